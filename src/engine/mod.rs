@@ -1,0 +1,4 @@
+//! Everything between sessions and store, pure.
+
+pub mod port;
+pub mod settings;
