@@ -1,4 +1,484 @@
-//! Everything between sessions and store, pure.
+//! Everything between the sockets and the store, pure: sessions by id, what they ask of the store and of the verifiers,
+//! who has what queued, who may download it, who is throttled. No clock, no thread, no socket: whoever runs it passes
+//! the time in and carries the answers to and fro, so that it can be simulated whole.
 
+mod admin;
+mod core;
+pub mod events;
+mod logins;
 pub mod port;
+pub mod queues;
 pub mod settings;
+pub mod throttle;
+mod work;
+
+use std::collections::VecDeque;
+
+use self::core::{Core, Desk};
+use self::events::{AdminResult, Event, Limit};
+pub use self::logins::Verification;
+use self::port::{AddressKey, Answer, Batch, FromStore, LoginRecord, Op, Outcome, Page, RequestId, SessionId};
+use self::settings::Settings;
+pub use self::work::BATCHES_UNDER_WAY_MAX;
+use crate::proto::dfa::Dialect;
+use crate::proto::download::MessageId;
+use crate::proto::services::Context;
+use crate::proto::session::{Closing, NEVER, Session};
+use crate::proto::types::{Millis, Username};
+use crate::timer::{Key, Wheel};
+
+/// Expired messages taken out in one go; the rest has its turn soon after.
+const EXPIRY_SLICE: usize = 256;
+
+/// One place for a connection.
+#[derive(Debug)]
+pub struct Slot {
+    serial: u64,
+    place: u32,
+    from: AddressKey,
+    opened: Millis,
+    /// In the wheel, at or before the session's deadline.
+    timer: Option<(Key, Millis)>,
+    /// In the list of those to be looked at.
+    dirty: bool,
+    session: Option<Session>,
+}
+
+impl Slot {
+    fn id(&self) -> SessionId {
+        SessionId { serial: self.serial, slot: self.place }
+    }
+
+    fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    fn opened(&self) -> Millis {
+        self.opened
+    }
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Settings,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    serials: u64,
+    per_address: std::collections::HashMap<AddressKey, u32>,
+    wheel: Wheel<u32>,
+    dirty: VecDeque<u32>,
+    core: Core,
+    /// When messages are looked through for expired ones next, and from which user on.
+    sweep: (Millis, usize),
+}
+
+impl Engine {
+    /// An engine without users or messages; `next_message` is the first id it may give.
+    pub fn new(settings: Settings, next_message: u64, now: Millis) -> Engine {
+        let core = Core { limits: settings.limits, next_message, ..Core::default() };
+        Engine {
+            settings,
+            slots: Vec::new(),
+            free: Vec::new(),
+            serials: 0,
+            per_address: std::collections::HashMap::new(),
+            wheel: Wheel::new(now),
+            dirty: VecDeque::new(),
+            core,
+            sweep: (now, 0),
+        }
+    }
+
+    /// A user that the store knows.
+    pub fn load_user(&mut self, name: Username) {
+        self.core.queues.add_user(name);
+    }
+
+    /// A message that the store holds; in the order of ids.
+    pub fn load_message(&mut self, message: &port::StoredMessage) {
+        let port::StoredMessage { id, recipient, sender, queued_at, bytes } = *message;
+        self.core.queues.load(id, recipient, sender, queued_at, usize::from(bytes));
+    }
+
+    /// Other settings from now on.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+        self.core.limits = settings.limits;
+    }
+
+    /// The wall clock in seconds since 1970; messages are stamped with it.
+    pub fn set_wall_clock(&mut self, seconds: u64) {
+        self.core.wall = seconds;
+    }
+
+    /// A client connected.
+    ///
+    /// # Errors
+    /// The limit that is reached: the client is to be told 500 and closed.
+    pub fn open(&mut self, from: AddressKey, dialect: Dialect, now: Millis) -> Result<SessionId, Limit> {
+        let limits = self.settings.limits;
+        let at_address = self.per_address.get(&from).copied().unwrap_or(0);
+        let refused = if self.connections() >= limits.connections {
+            Some(Limit::Connections)
+        } else if at_address >= limits.connections_per_address {
+            Some(Limit::ConnectionsPerAddress)
+        } else {
+            None
+        };
+        if let Some(limit) = refused {
+            self.core.counters.refused_connections += 1;
+            self.core.events.push_back(Event::Limit(limit));
+            return Err(limit);
+        }
+        *self.per_address.entry(from).or_default() += 1;
+        self.core.counters.connections += 1;
+        self.serials += 1;
+        let place = self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
+        let session = Some(Session::new(dialect, now, &self.settings.session));
+        let slot = Slot { serial: self.serials, place, from, opened: now, timer: None, dirty: false, session };
+        let id = slot.id();
+        match self.slots.get_mut(place as usize) {
+            Some(old) => *old = slot,
+            None => self.slots.push(slot),
+        }
+        self.arm(id);
+        Ok(id)
+    }
+
+    /// The connection is gone: what the session had not acknowledged is given back.
+    pub fn close(&mut self, id: SessionId, now: Millis) {
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        let Some(session) = slot.session.take() else {
+            return;
+        };
+        let (from, timer) = (slot.from, slot.timer.take());
+        if let Some((key, _)) = timer {
+            self.wheel.cancel(key);
+        }
+        if let Some(user) = session.state().user() {
+            self.core.release(user, id);
+        }
+        self.core.logins.abandon(id);
+        if let Some(count) = self.per_address.get_mut(&from) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_address.remove(&from);
+            }
+        }
+        self.free.push(id.slot);
+        self.settle(now);
+    }
+
+    /// Bytes came.
+    pub fn receive(&mut self, id: SessionId, bytes: &[u8], now: Millis) {
+        self.with(id, now, |s, cx| s.receive(bytes, cx));
+        self.settle(now);
+    }
+
+    /// The client shut down its sending side.
+    pub fn end_of_input(&mut self, id: SessionId, now: Millis) {
+        self.with(id, now, |s, cx| s.end_of_input(cx));
+        self.settle(now);
+    }
+
+    /// Bytes for the client.
+    pub fn output(&self, id: SessionId) -> &[u8] {
+        self.session(id).map_or(&[], Session::output)
+    }
+
+    /// The client's side took `count` of them.
+    pub fn sent(&mut self, id: SessionId, count: usize, now: Millis) {
+        if let Some((session, mut desk, settings)) = self.parts(id) {
+            session.output_sent(count, &mut Context { now, settings, services: &mut desk });
+        }
+        self.settle(now);
+    }
+
+    /// Whether more should be read from the client.
+    pub fn wants_input(&self, id: SessionId) -> bool {
+        self.session(id).is_some_and(Session::wants_input)
+    }
+
+    /// How the session ends, once that is decided.
+    pub fn closing(&self, id: SessionId) -> Closing {
+        self.session(id).map_or(Closing::Now, Session::closing)
+    }
+
+    /// The next session with which something happened: its output is to be sent, its end to be carried out.
+    pub fn next_dirty(&mut self) -> Option<SessionId> {
+        loop {
+            let place = self.dirty.pop_front()?;
+            if let Some(slot) = self.slots.get_mut(place as usize) {
+                slot.dirty = false;
+                if slot.session.is_some() {
+                    return Some(slot.id());
+                }
+            }
+        }
+    }
+
+    /// Sets the session's timer; to be called when it was looked at.
+    pub fn arm(&mut self, id: SessionId) {
+        let Some(slot) = self.slots.get_mut(id.slot as usize).filter(|s| s.serial == id.serial) else {
+            return;
+        };
+        let deadline = slot.session.as_ref().map_or(NEVER, Session::deadline);
+        if deadline == NEVER {
+            return;
+        }
+        match slot.timer {
+            Some((_, at)) if at <= deadline => {}
+            Some((key, _)) => {
+                self.wheel.rearm(key, deadline);
+                slot.timer = Some((key, deadline));
+            }
+            None => slot.timer = Some((self.wheel.insert(deadline, id.slot), deadline)),
+        }
+    }
+
+    /// When [`Engine::expire`] is to be called at the latest.
+    pub fn next_deadline(&self) -> Millis {
+        let sweep = if self.settings.limits.message_age > 0 { self.sweep.0 } else { NEVER };
+        self.wheel.next_expiry().unwrap_or(NEVER).min(sweep)
+    }
+
+    /// Does what is due.
+    pub fn expire(&mut self, now: Millis) {
+        while let Some(place) = self.wheel.expire(now) {
+            let Some(slot) = self.slots.get_mut(place as usize) else {
+                continue;
+            };
+            slot.timer = None;
+            let id = slot.id();
+            if self.session(id).is_some_and(|s| s.deadline() <= now) {
+                self.with(id, now, |s, cx| s.expire(cx));
+            }
+            self.arm(id);
+        }
+        if self.settings.limits.message_age > 0 && self.sweep.0 <= now {
+            self.expire_messages(now);
+        }
+        self.settle(now);
+    }
+
+    /// The next batch for the store.
+    pub fn next_batch(&mut self) -> Option<Batch> {
+        self.core.work.take()
+    }
+
+    /// Something came back from the store. [`FromStore::Broken`] is not for the engine.
+    pub fn from_store(&mut self, what: FromStore, now: Millis) {
+        match what {
+            FromStore::Answers(answers) => {
+                for answer in answers {
+                    self.answer(answer, now);
+                }
+            }
+            FromStore::Done(batch, outcome) => self.done(batch, outcome, now),
+            FromStore::Broken(_) => {}
+        }
+        self.settle(now);
+    }
+
+    /// The next password to verify.
+    pub fn next_verification(&mut self, now: Millis) -> Option<Verification> {
+        let (verification, throttled) = self.core.logins.next(&self.core.limits, now)?;
+        if throttled {
+            self.core.counters.throttled_logins += 1;
+            self.core.events.push_back(Event::Limit(Limit::Failures));
+        }
+        Some(verification)
+    }
+
+    /// The outcome of one; `rehash` is the old hash and the new one where the parameters have changed.
+    pub fn verified(&mut self, id: SessionId, ok: bool, rehash: Option<Box<(String, String)>>, now: Millis) {
+        let Some(login) = self.core.logins.end(id, ok, now) else {
+            return;
+        };
+        if login.ok {
+            self.core.counters.logins += 1;
+            self.core.events.push_back(Event::LoggedIn { session: id, user: login.name });
+            let at = self.core.wall;
+            self.core.work.push(Op::LoggedIn { name: login.name, from: login.from, at, rehash });
+        } else {
+            self.core.counters.failed_logins += 1;
+            self.core.events.push_back(Event::LoginFailed { session: id, name: login.name });
+        }
+        self.with(id, now, |s, cx| s.verified(login.ok, cx));
+        self.settle(now);
+    }
+
+    /// The next answer for an administrator.
+    pub fn next_result(&mut self) -> Option<(RequestId, AdminResult)> {
+        self.core.results.pop_front()
+    }
+
+    /// The next line for the log.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.core.events.pop_front()
+    }
+
+    /// The daemon stops: sessions take nothing more; what is being stored is still answered.
+    pub fn stop(&mut self) {
+        for slot in &mut self.slots {
+            if let Some(session) = &mut slot.session {
+                session.stop();
+                if !slot.dirty {
+                    slot.dirty = true;
+                    self.dirty.push_back(slot.place);
+                }
+            }
+        }
+    }
+
+    /// Whether the store has nothing of ours under way.
+    pub fn is_idle(&self) -> bool {
+        self.core.work.is_idle()
+    }
+
+    /// Sessions open now.
+    pub fn connections(&self) -> u32 {
+        u32::try_from(self.slots.len() - self.free.len()).unwrap_or(u32::MAX)
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| slot.session.is_some())
+    }
+
+    fn slot_mut(&mut self, id: SessionId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.slot as usize).filter(|slot| slot.serial == id.serial)
+    }
+
+    fn session(&self, id: SessionId) -> Option<&Session> {
+        self.slots.get(id.slot as usize).filter(|slot| slot.serial == id.serial)?.session.as_ref()
+    }
+
+    fn parts(&mut self, id: SessionId) -> Option<(&mut Session, Desk<'_>, &crate::proto::settings::SessionSettings)> {
+        let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.serial == id.serial)?;
+        let desk = Desk { core: &mut self.core, session: id, from: slot.from };
+        Some((slot.session.as_mut()?, desk, &self.settings.session))
+    }
+
+    /// Calls the session, if it is still there, and remembers to look at it.
+    fn with(&mut self, id: SessionId, now: Millis, call: impl FnOnce(&mut Session, &mut Context<'_, Desk<'_>>)) {
+        let Some((session, mut desk, settings)) = self.parts(id) else {
+            return;
+        };
+        call(session, &mut Context { now, settings, services: &mut desk });
+        if let Some(slot) = self.slot_mut(id)
+            && !slot.dirty
+        {
+            slot.dirty = true;
+            self.dirty.push_back(id.slot);
+        }
+    }
+
+    /// Ends the sessions for which `which` is true, and says how many.
+    fn kick(&mut self, which: impl Fn(&Slot) -> bool) -> usize {
+        let mut kicked = 0;
+        for slot in &mut self.slots {
+            if slot.session.is_some() && which(slot) {
+                kicked += 1;
+                if let Some(session) = &mut slot.session {
+                    session.kick();
+                }
+                if !slot.dirty {
+                    slot.dirty = true;
+                    self.dirty.push_back(slot.place);
+                }
+            }
+        }
+        kicked
+    }
+
+    /// Gives queues to sessions that wait for them.
+    fn settle(&mut self, now: Millis) {
+        while let Some(user) = self.core.grants.pop_front() {
+            if let Some(session) = self.core.queues.grant(user) {
+                self.with(session, now, |s, cx| s.granted(cx));
+            }
+        }
+    }
+
+    fn answer(&mut self, answer: Answer, now: Millis) {
+        match answer {
+            Answer::Page { session, download, page } => {
+                let user = self.session(session).and_then(|s| s.state().user());
+                let page = page.map(|page| self.still_queued(user, page));
+                self.with(session, now, |s, cx| s.page(download, page, cx));
+            }
+            Answer::Login { session, record } => {
+                // A store that cannot say is answered like an unknown user: nobody gets in.
+                let record: Option<Box<LoginRecord>> = record.ok().flatten();
+                self.core.logins.looked_up(session, record);
+            }
+            Answer::Admin { request, answer } => self.admin_answer(request, answer),
+        }
+    }
+
+    /// Without the messages that were purged while the page was on its way.
+    fn still_queued(&self, user: Option<Username>, mut page: Page) -> Page {
+        if let Some(user) = user {
+            page.messages.retain(|m| self.core.queues.contains(user, m.id));
+        }
+        page
+    }
+
+    fn done(&mut self, batch: Batch, outcome: Outcome, now: Millis) {
+        self.core.work.done(&batch, outcome);
+        if !outcome.inserts || !outcome.deletes {
+            self.core.counters.store_failures += 1;
+        }
+        for op in &batch.ops {
+            match op {
+                Op::Insert { session, id, recipient, .. } => {
+                    self.stored(*session, *recipient, *id, outcome.inserts, now);
+                }
+                Op::Delete { session, .. } => self.with(*session, now, |s, cx| s.deleted(outcome.deletes, cx)),
+                Op::Forget { .. } | Op::Fetch { .. } | Op::Lookup { .. } | Op::LoggedIn { .. } | Op::Admin { .. } => {}
+            }
+        }
+        self.core.work.recycle(batch);
+        for session in std::mem::take(&mut self.core.starved) {
+            self.with(session, now, |s, cx| s.resume(cx));
+        }
+    }
+
+    fn stored(&mut self, session: SessionId, recipient: Username, id: MessageId, ok: bool, now: Millis) {
+        if ok {
+            self.core.counters.stored += 1;
+            if self.core.queues.commit(recipient, id) {
+                self.core.grants.push_back(recipient);
+            }
+        } else {
+            self.core.queues.remove(recipient, id);
+        }
+        self.with(session, now, |s, cx| s.stored(ok, cx));
+    }
+
+    fn expire_messages(&mut self, now: Millis) {
+        let age = self.settings.limits.message_age;
+        let cutoff = self.core.wall.saturating_sub(age);
+        let (old, next) = self.core.queues.expired(cutoff, self.sweep.1, EXPIRY_SLICE);
+        let messages = old.len() as u64;
+        for (user, id) in old {
+            self.core.queues.remove(user, id);
+            self.core.work.push(Op::Forget { id });
+        }
+        if messages > 0 {
+            self.core.counters.expired += messages;
+            self.core.events.push_back(Event::Expired { messages });
+        }
+        self.sweep = match next {
+            Some(place) => (now + crate::timer::TICK_MS, place),
+            None => (now.saturating_add((age * 100).clamp(1000, 60_000)), 0),
+        };
+    }
+}

@@ -5,16 +5,13 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
+pub use crate::proto::download::{MessageId, Page, PageMessage};
 use crate::proto::types::Username;
-
-/// A message's number: grows with the order of queueing and is never used twice, not even after a restart.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct MessageId(pub u64);
 
 /// A connection's session: `slot` is its place in the table, `serial` is never used twice within a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionId {
-    pub serial: u32,
+    pub serial: u64,
     pub slot: u32,
 }
 
@@ -126,20 +123,6 @@ pub enum Answer {
         request: RequestId,
         answer: AdminAnswer,
     },
-}
-
-/// Messages of a download. `bytes[body]` is a message's body.
-#[derive(Debug, Default)]
-pub struct Page {
-    pub messages: Vec<PageMessage>,
-    pub bytes: Vec<u8>,
-}
-
-#[derive(Debug)]
-pub struct PageMessage {
-    pub id: MessageId,
-    pub sender: Username,
-    pub body: Range<u32>,
 }
 
 /// What a login is checked against.

@@ -1,0 +1,262 @@
+//! What administrators ask, live: what needs the store goes there in the order of everything else, and takes effect on
+//! sessions when it is on stable storage.
+
+use super::Engine;
+use super::core::Core;
+use super::events::{AdminRequest, AdminResult, PurgeFilter, SessionRow, Status};
+use super::port::{AdminAnswer, AdminOp, MessageRow, Op, RequestId};
+use crate::proto::download::MessageId;
+use crate::proto::types::{Millis, Username};
+
+/// What to do with the store's answer.
+#[derive(Debug)]
+pub(super) enum Pending {
+    UserAdd {
+        name: Username,
+    },
+    UserPasswd {
+        name: Username,
+        keep_sessions: bool,
+    },
+    UserLock {
+        name: Username,
+        locked: bool,
+    },
+    UserRemove {
+        name: Username,
+    },
+    Users {
+        limit: usize,
+    },
+    Messages {
+        more: bool,
+    },
+    Purge {
+        messages: u64,
+    },
+    Status,
+    /// The answer is the result.
+    Plain,
+}
+
+impl Engine {
+    /// Takes a request; its result comes from [`Engine::next_result`].
+    pub fn admin(&mut self, request: RequestId, what: AdminRequest, now: Millis) {
+        match what {
+            AdminRequest::UserAdd { name, hash } => {
+                let op = AdminOp::UserAdd { name, hash, at: self.core.wall };
+                self.core.ask(request, Pending::UserAdd { name }, op);
+            }
+            AdminRequest::UserPasswd { name, hash, keep_sessions } => {
+                let pending = Pending::UserPasswd { name, keep_sessions };
+                self.core.ask(request, pending, AdminOp::UserPasswd { name, hash });
+            }
+            AdminRequest::UserLock { name, locked } => {
+                self.core.ask(request, Pending::UserLock { name, locked }, AdminOp::UserLock { name, locked });
+            }
+            AdminRequest::UserRemove { name } => self.core.remove_user(request, name),
+            AdminRequest::UserList { after, limit } => {
+                let op = AdminOp::Users { after, limit: limit.saturating_add(1) };
+                self.core.ask(request, Pending::Users { limit: limit as usize }, op);
+            }
+            AdminRequest::UserShow { name } => {
+                self.core.ask(request, Pending::Users { limit: 1 }, AdminOp::User { name });
+            }
+            AdminRequest::QueueList { after, limit } => {
+                let (rows, more) = self.core.queues.list(after, limit as usize);
+                self.core.answer(request, AdminResult::Queues { rows, more });
+            }
+            AdminRequest::QueueShow { user, after, limit, bodies } => {
+                self.core.show_queue(request, user, MessageId(after), limit as usize, bodies);
+            }
+            AdminRequest::QueuePurge { user, filter } => self.purge(request, user, filter, now),
+            AdminRequest::BackupBegin => self.core.ask(request, Pending::Plain, AdminOp::BackupBegin),
+            AdminRequest::BackupRead { backup, offset, length } => {
+                self.core.ask(request, Pending::Plain, AdminOp::BackupRead { backup, offset, length });
+            }
+            AdminRequest::BackupEnd { backup } => {
+                self.core.ask(request, Pending::Plain, AdminOp::BackupEnd { backup });
+            }
+            AdminRequest::Check { after, limit } => {
+                self.core.ask(request, Pending::Plain, AdminOp::Check { after, limit });
+            }
+            AdminRequest::SessionList { after, limit } => self.list_sessions(request, after, limit as usize, now),
+            AdminRequest::SessionClose { serial } => {
+                let found = self.kick(|slot| slot.id().serial == serial) > 0;
+                self.core.answer(request, if found { AdminResult::Done } else { AdminResult::NoSuchSession });
+            }
+            AdminRequest::Status => self.core.ask(request, Pending::Status, AdminOp::Size),
+        }
+    }
+
+    /// The store's answer to what was asked of it.
+    pub(super) fn admin_answer(&mut self, request: RequestId, answer: AdminAnswer) {
+        let Some(pending) = self.core.pending.remove(&request) else {
+            return;
+        };
+        if matches!(answer, AdminAnswer::Done) {
+            self.take_effect(&pending);
+        } else if let Pending::UserRemove { name } = &pending {
+            self.core.queues.cancel_removal(*name);
+        }
+        let result = match (pending, answer) {
+            (Pending::UserRemove { name }, AdminAnswer::Done) => {
+                let messages = self.core.queues.queued(name);
+                self.core.queues.remove_user(name);
+                AdminResult::Gone { messages }
+            }
+            (Pending::Purge { messages }, AdminAnswer::Done) => AdminResult::Gone { messages },
+            (Pending::Status, AdminAnswer::Size { bytes }) => AdminResult::Status(Box::new(self.status(bytes))),
+            (Pending::Users { limit }, AdminAnswer::Users(mut users)) => {
+                let more = users.len() > limit;
+                users.truncate(limit);
+                let queued = |name| self.core.queues.queued(name);
+                AdminResult::Users { rows: users.into_iter().map(|u| (u.clone(), queued(u.name))).collect(), more }
+            }
+            (Pending::Messages { more }, AdminAnswer::Messages(rows)) => AdminResult::Messages { rows, more },
+            (_, AdminAnswer::Done) => AdminResult::Done,
+            (_, AdminAnswer::Exists) => AdminResult::UserExists,
+            (Pending::Plain, AdminAnswer::Missing) => AdminResult::NoSuchBackup,
+            (_, AdminAnswer::Missing) => AdminResult::NoSuchUser,
+            (_, AdminAnswer::Busy) => AdminResult::Busy,
+            (_, AdminAnswer::Failed(cause)) => AdminResult::Failed(cause),
+            (_, AdminAnswer::Backup { backup, bytes }) => AdminResult::Backup { backup, bytes },
+            (_, AdminAnswer::Bytes(bytes)) => AdminResult::Bytes(bytes),
+            (_, AdminAnswer::Checked { rows, damaged, next }) => AdminResult::Checked { rows, damaged, next },
+            (_, AdminAnswer::Users(_) | AdminAnswer::Messages(_) | AdminAnswer::Size { .. }) => {
+                AdminResult::Failed("the store answered something else".to_string())
+            }
+        };
+        self.core.answer(request, result);
+    }
+
+    /// What a change that is on stable storage means for the sessions of now.
+    fn take_effect(&mut self, pending: &Pending) {
+        match pending {
+            Pending::UserAdd { name } => self.core.queues.add_user(*name),
+            Pending::UserPasswd { name, keep_sessions } => {
+                self.core.logins.doom(*name);
+                if !keep_sessions {
+                    self.kick_user(*name);
+                }
+            }
+            Pending::UserLock { name, locked: true } | Pending::UserRemove { name } => {
+                self.core.logins.doom(*name);
+                self.kick_user(*name);
+            }
+            Pending::UserLock { locked: false, .. }
+            | Pending::Users { .. }
+            | Pending::Messages { .. }
+            | Pending::Purge { .. }
+            | Pending::Status
+            | Pending::Plain => {}
+        }
+    }
+
+    fn kick_user(&mut self, name: Username) {
+        self.kick(|slot| slot.session().is_some_and(|s| s.state().user() == Some(name)));
+    }
+
+    fn purge(&mut self, request: RequestId, user: Username, filter: PurgeFilter, now: Millis) {
+        if !self.core.queues.exists(user) {
+            return self.core.answer(request, AdminResult::NoSuchUser);
+        }
+        let ids = self.core.queues.select(user, |m| {
+            filter.id.is_none_or(|id| m.id.0 == id)
+                && filter.from.is_none_or(|from| m.sender == from)
+                && filter.before.is_none_or(|before| m.at < before)
+        });
+        if ids.is_empty() && filter.id.is_some() {
+            return self.core.answer(request, AdminResult::NoSuchMessage);
+        }
+        for id in &ids {
+            self.core.queues.remove(user, *id);
+        }
+        if let Some(session) = self.core.queues.leaseholder(user) {
+            self.with(session, now, |s, cx| s.purged(|id| ids.binary_search(&id).is_ok(), cx));
+        }
+        let messages = ids.len() as u64;
+        let ids = ids.iter().map(|id| id.0).collect();
+        self.core.ask(request, Pending::Purge { messages }, AdminOp::Purge { ids });
+    }
+
+    fn list_sessions(&mut self, request: RequestId, after: u64, limit: usize, now: Millis) {
+        let mut rows: Vec<SessionRow> = self
+            .slots()
+            .filter(|slot| slot.id().serial > after)
+            .filter_map(|slot| {
+                let session = slot.session()?;
+                let age = now.saturating_sub(slot.opened());
+                Some(SessionRow {
+                    id: slot.id(),
+                    user: session.state().user(),
+                    state: session.state().name(),
+                    age,
+                    idle: session.idle_for(&self.settings().session, now).unwrap_or(age),
+                })
+            })
+            .collect();
+        rows.sort_unstable_by_key(|row| row.id.serial);
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        self.core.answer(request, AdminResult::Sessions { rows, more });
+    }
+
+    fn status(&self, store_bytes: u64) -> Status {
+        let mut states: Vec<(&'static str, u32)> = Vec::new();
+        for session in self.slots().filter_map(|slot| slot.session()) {
+            let name = session.state().name();
+            match states.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, count)) => *count += 1,
+                None => states.push((name, 1)),
+            }
+        }
+        let (queued_messages, queued_bytes) = self.core.queues.totals();
+        Status {
+            connections: self.connections(),
+            states,
+            queued_messages,
+            queued_bytes,
+            store_bytes,
+            counters: self.core.counters,
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn answer(&mut self, request: RequestId, result: AdminResult) {
+        self.results.push_back((request, result));
+    }
+
+    fn ask(&mut self, request: RequestId, pending: Pending, op: AdminOp) {
+        self.pending.insert(request, pending);
+        self.work.push(Op::Admin { request, op: Box::new(op) });
+    }
+
+    fn remove_user(&mut self, request: RequestId, name: Username) {
+        if !self.queues.exists(name) {
+            return self.answer(request, AdminResult::NoSuchUser);
+        }
+        let ids = self.queues.begin_removal(name);
+        self.ask(request, Pending::UserRemove { name }, AdminOp::UserRemove { name, ids });
+    }
+
+    fn show_queue(&mut self, request: RequestId, user: Username, after: MessageId, limit: usize, bodies: bool) {
+        if !self.queues.exists(user) {
+            return self.answer(request, AdminResult::NoSuchUser);
+        }
+        let (rows, more) = self.queues.show(user, after, limit);
+        if bodies {
+            let ids = rows.iter().map(|row| row.id.0).collect();
+            return self.ask(request, Pending::Messages { more }, AdminOp::Messages { ids, bodies });
+        }
+        let describe = |m: super::queues::QueuedMessage| MessageRow {
+            id: m.id,
+            sender: m.sender,
+            queued_at: m.at,
+            bytes: u32::try_from(m.bytes).unwrap_or(u32::MAX),
+            body: None,
+        };
+        self.answer(request, AdminResult::Messages { rows: rows.into_iter().map(describe).collect(), more });
+    }
+}

@@ -1,0 +1,118 @@
+//! What all sessions share, and what it does for each of them.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::admin::Pending;
+use super::events::{AdminResult, Counters, Event, Limit};
+use super::logins::Logins;
+use super::port::{AddressKey, Op, RequestId, SessionId};
+use super::queues::{Queues, Quota};
+use super::settings::Limits;
+use super::work::Work;
+use crate::proto::dfa::Refusal;
+use crate::proto::download::MessageId;
+use crate::proto::services::{Admission, Opening, Services};
+use crate::proto::types::{Password, Username};
+
+/// Queues, work for the store, logins and what there is to tell.
+#[derive(Debug, Default)]
+pub(super) struct Core {
+    pub queues: Queues,
+    pub work: Work,
+    pub logins: Logins,
+    pub limits: Limits,
+    pub counters: Counters,
+    pub events: VecDeque<Event>,
+    pub next_message: u64,
+    /// Seconds since 1970, as of the call that runs.
+    pub wall: u64,
+    /// Users whose queue may have to be given to a session that waits for it.
+    pub grants: VecDeque<Username>,
+    /// Sessions whose next PDU waits for room on the way to the store.
+    pub starved: VecDeque<SessionId>,
+    pub pending: HashMap<RequestId, Pending>,
+    pub results: VecDeque<(RequestId, AdminResult)>,
+}
+
+impl Core {
+    /// Ends `session`'s download of `user`'s queue, or its wait for one.
+    pub fn release(&mut self, user: Username, session: SessionId) {
+        if self.queues.release(user, session) {
+            self.grants.push_back(user);
+        }
+    }
+
+    fn refuse(&mut self, quota: Quota) -> Refusal {
+        self.counters.refused_sends += 1;
+        let limit = match quota {
+            Quota::NoSuchUser => return Refusal::NoSuchUser,
+            Quota::QueueFull => Limit::QueueMessages,
+            Quota::SenderFull => Limit::QueueMessagesPerSender,
+            Quota::StoreFull => Limit::StoreBytes,
+        };
+        self.events.push_back(Event::Limit(limit));
+        Refusal::Failed
+    }
+}
+
+/// The services of one session for the length of one call.
+pub(super) struct Desk<'a> {
+    pub core: &'a mut Core,
+    pub session: SessionId,
+    pub from: AddressKey,
+}
+
+impl Services for Desk<'_> {
+    fn verify(&mut self, name: Username, password: Option<Password>) {
+        self.core.logins.begin(self.session, name, self.from, password);
+        self.core.work.push(Op::Lookup { session: self.session, name, from: self.from });
+    }
+
+    fn store(&mut self, sender: Username, recipient: Username, body: &[u8]) -> Admission {
+        let Core { queues, work, limits, next_message, wall, .. } = &mut *self.core;
+        if !work.has_room(body.len()) {
+            self.core.starved.push_back(self.session);
+            return Admission::Full;
+        }
+        let id = MessageId(*next_message);
+        match queues.admit(id, recipient, sender, *wall, body.len(), limits) {
+            Ok(()) => {
+                *next_message += 1;
+                let (session, queued_at) = (self.session, *wall);
+                work.insert(body, |body| Op::Insert { session, id, recipient, sender, queued_at, body });
+                Admission::Admitted
+            }
+            Err(quota) => Admission::Refused(self.core.refuse(quota)),
+        }
+    }
+
+    fn open_download(&mut self, user: Username, wait: bool) -> Opening {
+        if self.core.queues.lease(user, self.session) {
+            Opening::Opened
+        } else if wait {
+            self.core.queues.wait(user, self.session);
+            Opening::Waiting
+        } else {
+            Opening::Nothing
+        }
+    }
+
+    fn read_queue(&mut self, user: Username, serial: u32) -> Option<bool> {
+        let Core { queues, work, .. } = &mut *self.core;
+        let session = self.session;
+        work.fetch(|ids| queues.next_page(user, session, ids), |ids| Op::Fetch { session, download: serial, ids })
+    }
+
+    fn delete(&mut self, user: Username, id: MessageId) -> bool {
+        let there = self.core.queues.remove(user, id);
+        if there {
+            self.core.counters.acknowledged += 1;
+            self.core.work.push(Op::Delete { session: self.session, id });
+        }
+        there
+    }
+
+    fn close_download(&mut self, user: Username) {
+        self.core.release(user, self.session);
+    }
+}

@@ -1,0 +1,162 @@
+//! What the engine has to tell: to the log, and to an administrator who asked.
+
+use super::port::{MessageRow, SessionId, UserRow};
+use super::queues::QueueSummary;
+use crate::proto::types::{Millis, Username};
+
+/// Something for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    LoggedIn {
+        session: SessionId,
+        user: Username,
+    },
+    /// Never more than the protocol tells: not why.
+    LoginFailed {
+        session: SessionId,
+        name: Username,
+    },
+    Limit(Limit),
+    Expired {
+        messages: u64,
+    },
+}
+
+/// A limit that was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Limit {
+    Connections,
+    ConnectionsPerAddress,
+    QueueMessages,
+    QueueMessagesPerSender,
+    StoreBytes,
+    Failures,
+    Work,
+}
+
+impl Limit {
+    /// The key of the configuration that sets it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Limit::Connections => "limits.connections",
+            Limit::ConnectionsPerAddress => "limits.connections_per_address",
+            Limit::QueueMessages => "limits.queue_messages",
+            Limit::QueueMessagesPerSender => "limits.queue_messages_per_sender",
+            Limit::StoreBytes => "limits.store_bytes",
+            Limit::Failures => "limits.failures",
+            Limit::Work => "work under way",
+        }
+    }
+}
+
+/// What happened since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub connections: u64,
+    pub refused_connections: u64,
+    pub logins: u64,
+    pub failed_logins: u64,
+    pub throttled_logins: u64,
+    pub stored: u64,
+    pub refused_sends: u64,
+    pub acknowledged: u64,
+    pub expired: u64,
+    pub store_failures: u64,
+}
+
+/// Which of a user's messages to purge; all that are set must hold.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PurgeFilter {
+    pub id: Option<u64>,
+    pub from: Option<Username>,
+    /// Queued before this time, in seconds since 1970.
+    pub before: Option<u64>,
+}
+
+/// What an administrator asks for.
+#[derive(Debug)]
+pub enum AdminRequest {
+    UserAdd { name: Username, hash: String },
+    UserPasswd { name: Username, hash: String, keep_sessions: bool },
+    UserLock { name: Username, locked: bool },
+    UserRemove { name: Username },
+    UserList { after: Option<Username>, limit: u32 },
+    UserShow { name: Username },
+    QueueList { after: Option<Username>, limit: u32 },
+    QueueShow { user: Username, after: u64, limit: u32, bodies: bool },
+    QueuePurge { user: Username, filter: PurgeFilter },
+    BackupBegin,
+    BackupRead { backup: u64, offset: u64, length: u32 },
+    BackupEnd { backup: u64 },
+    Check { after: u64, limit: u32 },
+    SessionList { after: u64, limit: u32 },
+    SessionClose { serial: u64 },
+    Status,
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub enum AdminResult {
+    Done,
+    UserExists,
+    NoSuchUser,
+    NoSuchSession,
+    NoSuchMessage,
+    Busy,
+    NoSuchBackup,
+    Failed(String),
+    /// With the number of messages that wait for each.
+    Users {
+        rows: Vec<(UserRow, u64)>,
+        more: bool,
+    },
+    Queues {
+        rows: Vec<QueueSummary>,
+        more: bool,
+    },
+    Messages {
+        rows: Vec<MessageRow>,
+        more: bool,
+    },
+    /// How many messages are gone.
+    Gone {
+        messages: u64,
+    },
+    Sessions {
+        rows: Vec<SessionRow>,
+        more: bool,
+    },
+    Backup {
+        backup: u64,
+        bytes: u64,
+    },
+    Bytes(Vec<u8>),
+    Checked {
+        rows: u64,
+        damaged: Vec<String>,
+        next: Option<u64>,
+    },
+    Status(Box<Status>),
+}
+
+/// One session. Its address and listener are known to whoever accepted it.
+#[derive(Debug, Clone)]
+pub struct SessionRow {
+    pub id: SessionId,
+    pub user: Option<Username>,
+    pub state: &'static str,
+    /// How long it has been connected, and since its last complete PDU.
+    pub age: Millis,
+    pub idle: Millis,
+}
+
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub connections: u32,
+    /// By the names of the contract's states.
+    pub states: Vec<(&'static str, u32)>,
+    pub queued_messages: u64,
+    pub queued_bytes: u64,
+    pub store_bytes: u64,
+    pub counters: Counters,
+}

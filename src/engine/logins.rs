@@ -1,0 +1,125 @@
+//! Logins under way: first the store says what to check against, then, one after another, each is verified. Every
+//! attempt costs the same, whatever is wrong with it.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::port::{AddressKey, LoginRecord, SessionId};
+use super::settings::Limits;
+use super::throttle::{Attempt, Throttle, Verdict};
+use crate::proto::types::{Millis, Password, Username};
+
+/// Work for the verifiers: `password` against `hash`, or, without one, the same work for nothing.
+#[derive(Debug)]
+pub struct Verification {
+    pub session: SessionId,
+    pub password: Password,
+    pub hash: Option<String>,
+}
+
+#[derive(Debug)]
+struct Login {
+    name: Username,
+    from: AddressKey,
+    /// `None`: it was malformed, or was handed to a verifier.
+    password: Option<Password>,
+    stage: Stage,
+    /// An administrator changed the user meanwhile: whatever the outcome, it fails.
+    doomed: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    LookingUp,
+    Waiting(Option<Box<LoginRecord>>),
+    /// `None`: throttled, or nothing to check.
+    Verifying(Option<Attempt>),
+}
+
+/// What the end of a login means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub name: Username,
+    pub from: AddressKey,
+    pub ok: bool,
+}
+
+/// All logins under way.
+#[derive(Debug, Default)]
+pub struct Logins {
+    open: HashMap<SessionId, Login>,
+    /// Those in `Stage::Waiting`, first come first.
+    waiting: VecDeque<SessionId>,
+    throttle: Throttle,
+}
+
+impl Logins {
+    /// A session sent a password, or one that is malformed.
+    pub fn begin(&mut self, session: SessionId, name: Username, from: AddressKey, password: Option<Password>) {
+        self.open.insert(session, Login { name, from, password, stage: Stage::LookingUp, doomed: false });
+    }
+
+    /// What the store knows of the user.
+    pub fn looked_up(&mut self, session: SessionId, record: Option<Box<LoginRecord>>) {
+        if let Some(login) = self.open.get_mut(&session) {
+            login.stage = Stage::Waiting(record);
+            self.waiting.push_back(session);
+        }
+    }
+
+    /// The next login to verify; the second value tells that it is throttled. `None`: none waits, or its turn depends
+    /// on those being verified.
+    pub fn next(&mut self, limits: &Limits, now: Millis) -> Option<(Verification, bool)> {
+        loop {
+            let session = *self.waiting.front()?;
+            let Some(login) = self.open.get_mut(&session) else {
+                self.waiting.pop_front();
+                continue;
+            };
+            let known = matches!(&login.stage, Stage::Waiting(Some(record)) if record.known_address);
+            let (attempt, throttled) = match self.throttle.begin(login.name, login.from, known, limits, now) {
+                Verdict::Allowed(attempt) => (Some(attempt), false),
+                Verdict::Throttled => (None, true),
+                Verdict::Undecided => return None,
+            };
+            self.waiting.pop_front();
+            let record = match std::mem::replace(&mut login.stage, Stage::Verifying(attempt)) {
+                Stage::Waiting(record) => record,
+                Stage::LookingUp | Stage::Verifying(_) => None,
+            };
+            let given = login.password.take();
+            let tried = attempt.is_some() && given.is_some();
+            let hash = record.filter(|r| tried && !r.locked).map(|r| r.hash);
+            let password = given.or_else(|| Password::parse(b"-"))?;
+            return Some((Verification { session, password, hash }, throttled));
+        }
+    }
+
+    /// The outcome of a verification.
+    pub fn end(&mut self, session: SessionId, ok: bool, now: Millis) -> Option<Ended> {
+        let login = self.open.remove(&session)?;
+        let ok = ok && !login.doomed;
+        if let Stage::Verifying(Some(attempt)) = login.stage {
+            self.throttle.end(attempt, !ok, now);
+        }
+        Some(Ended { name: login.name, from: login.from, ok })
+    }
+
+    /// The session is gone. An attempt that is being verified still counts.
+    pub fn abandon(&mut self, session: SessionId) {
+        if let Some(login) = self.open.get(&session)
+            && !matches!(login.stage, Stage::Verifying(_))
+        {
+            self.open.remove(&session);
+        }
+    }
+
+    /// The user changed: logins that were looked up before the change fail.
+    pub fn doom(&mut self, name: Username) {
+        for login in self.open.values_mut().filter(|l| l.name == name) {
+            if !matches!(login.stage, Stage::LookingUp) {
+                login.doomed = true;
+            }
+        }
+    }
+
+}

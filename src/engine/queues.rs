@@ -1,0 +1,444 @@
+//! Who has what queued: the index over the store's rows, with quotas, leases and waiters. Some tens of bytes a message;
+//! bodies stay in the store.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::port::SessionId;
+use super::settings::Limits;
+use crate::proto::download::MessageId;
+use crate::proto::limits::{PAGE_MAX_BYTES, PAGE_MAX_MESSAGES};
+use crate::proto::types::Username;
+
+/// A name's number in this run; a message's sender keeps it after the user is gone.
+type NameId = u32;
+
+/// One queued message, in 16 bytes.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// The id above, the body's length in the lowest `LENGTH_BITS`.
+    packed: u64,
+    /// Queued at, in seconds since 1970, to 2106.
+    at: u32,
+    sender: NameId,
+}
+
+const LENGTH_BITS: u32 = 10;
+const _: () = assert!(crate::proto::limits::MESSAGE_MAX_BYTES < 1 << LENGTH_BITS);
+
+impl Entry {
+    fn new(id: MessageId, bytes: usize, at: u64, sender: NameId) -> Entry {
+        let length = (bytes as u64) & ((1 << LENGTH_BITS) - 1);
+        Entry { packed: id.0 << LENGTH_BITS | length, at: u32::try_from(at).unwrap_or(u32::MAX), sender }
+    }
+
+    fn id(&self) -> MessageId {
+        MessageId(self.packed >> LENGTH_BITS)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.packed & ((1 << LENGTH_BITS) - 1)
+    }
+}
+
+/// The one download of a queue: up to `last`, read up to `cursor`.
+#[derive(Debug)]
+struct Lease {
+    session: SessionId,
+    cursor: MessageId,
+    last: MessageId,
+}
+
+/// One user's queue.
+#[derive(Debug, Default)]
+struct Mailbox {
+    /// In the order of their ids. The first `committed` are on stable storage, the others on their way.
+    entries: VecDeque<Entry>,
+    committed: usize,
+    bytes: u64,
+    by_sender: HashMap<NameId, u32>,
+    lease: Option<Lease>,
+    waiters: VecDeque<SessionId>,
+    /// The user is being removed: nothing more is taken.
+    leaving: bool,
+}
+
+#[derive(Debug)]
+struct User {
+    name: Username,
+    exists: bool,
+    mailbox: Option<Box<Mailbox>>,
+}
+
+/// What is known of one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueSummary {
+    pub user: Username,
+    pub messages: u64,
+    pub bytes: u64,
+    /// Seconds since 1970.
+    pub oldest: u64,
+}
+
+/// What is known of one queued message without its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueuedMessage {
+    pub id: MessageId,
+    pub sender: Username,
+    pub at: u64,
+    pub bytes: u64,
+}
+
+/// Why a message is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quota {
+    NoSuchUser,
+    QueueFull,
+    SenderFull,
+    StoreFull,
+}
+
+/// All queues.
+#[derive(Debug, Default)]
+pub struct Queues {
+    names: HashMap<Username, NameId>,
+    users: Vec<User>,
+    messages: u64,
+    bytes: u64,
+}
+
+impl Queues {
+    /// Bodies queued in all, in bytes, and messages queued in all.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.messages, self.bytes)
+    }
+
+    pub fn add_user(&mut self, name: Username) {
+        let id = self.intern(name);
+        if let Some(user) = self.users.get_mut(id as usize) {
+            user.exists = true;
+        }
+    }
+
+    pub fn exists(&self, name: Username) -> bool {
+        self.user(name).is_some_and(|u| u.exists)
+    }
+
+    /// The number of messages that wait for `name`.
+    pub fn queued(&self, name: Username) -> u64 {
+        self.mailbox(name).map_or(0, |m| m.committed as u64)
+    }
+
+    /// From now on nothing is taken for `name`. Every message for it, also those on their way to the store.
+    pub fn begin_removal(&mut self, name: Username) -> Vec<u64> {
+        let Some(mailbox) = self.mailbox_or_new(name) else {
+            return Vec::new();
+        };
+        mailbox.leaving = true;
+        mailbox.entries.iter().map(|e| e.id().0).collect()
+    }
+
+    /// The removal failed.
+    pub fn cancel_removal(&mut self, name: Username) {
+        if let Some(mailbox) = self.mailbox_or_new(name) {
+            mailbox.leaving = false;
+        }
+        self.tidy(name);
+    }
+
+    /// The user and its queue are gone.
+    pub fn remove_user(&mut self, name: Username) {
+        if let Some(user) = self.user_mut(name) {
+            user.exists = false;
+            if let Some(mailbox) = user.mailbox.take() {
+                self.messages -= mailbox.entries.len() as u64;
+                self.bytes -= mailbox.bytes;
+            }
+        }
+    }
+
+    /// Adds a message that the store has already; in the order of ids.
+    pub fn load(&mut self, id: MessageId, recipient: Username, sender: Username, at: u64, bytes: usize) {
+        let sender = self.intern(sender);
+        self.push(recipient, Entry::new(id, bytes, at, sender));
+        if let Some(mailbox) = self.mailbox_or_new(recipient) {
+            mailbox.committed += 1;
+        }
+    }
+
+    /// Takes a message that is on its way to the store, or says why not.
+    ///
+    /// # Errors
+    /// The quota that it would exceed.
+    pub fn admit(
+        &mut self,
+        id: MessageId,
+        recipient: Username,
+        sender: Username,
+        at: u64,
+        bytes: usize,
+        limits: &Limits,
+    ) -> Result<(), Quota> {
+        if !self.exists(recipient) {
+            return Err(Quota::NoSuchUser);
+        }
+        let sender = self.intern(sender);
+        if let Some(mailbox) = self.mailbox(recipient) {
+            if mailbox.leaving {
+                return Err(Quota::NoSuchUser);
+            }
+            if mailbox.entries.len() as u64 >= u64::from(limits.queue_messages) {
+                return Err(Quota::QueueFull);
+            }
+            if mailbox.by_sender.get(&sender).is_some_and(|n| *n >= limits.queue_messages_per_sender) {
+                return Err(Quota::SenderFull);
+            }
+        }
+        if limits.store_bytes > 0 && self.bytes + bytes as u64 > limits.store_bytes {
+            return Err(Quota::StoreFull);
+        }
+        self.push(recipient, Entry::new(id, bytes, at, sender));
+        Ok(())
+    }
+
+    /// The message is on stable storage. `true`: somebody waits for it.
+    pub fn commit(&mut self, recipient: Username, id: MessageId) -> bool {
+        match self.mailbox_mut(recipient) {
+            Some(mailbox) if mailbox.entries.get(mailbox.committed).is_some_and(|e| e.id() == id) => {
+                mailbox.committed += 1;
+                !mailbox.waiters.is_empty()
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes a message out: acknowledged, purged, expired, or never stored. `false`: it was not there.
+    pub fn remove(&mut self, recipient: Username, id: MessageId) -> bool {
+        let Some(mailbox) = self.mailbox_mut(recipient) else {
+            return false;
+        };
+        let Some(entry) = mailbox.take(id) else {
+            return false;
+        };
+        self.messages -= 1;
+        self.bytes -= entry.bytes();
+        self.tidy(recipient);
+        true
+    }
+
+    /// Whether the message waits for `user`.
+    pub fn contains(&self, user: Username, id: MessageId) -> bool {
+        self.mailbox(user).is_some_and(|m| m.find(id).is_some())
+    }
+
+    /// Gives `user`'s queue to `session` to download, up to what is queued now. `false`: empty, or another has it.
+    pub fn lease(&mut self, user: Username, session: SessionId) -> bool {
+        let Some(mailbox) = self.mailbox_mut(user) else {
+            return false;
+        };
+        let Some(last) = mailbox.committed.checked_sub(1).and_then(|i| mailbox.entries.get(i)) else {
+            return false;
+        };
+        if mailbox.lease.is_some() {
+            return false;
+        }
+        mailbox.lease = Some(Lease { session, cursor: MessageId(0), last: last.id() });
+        true
+    }
+
+    /// Queues `session` up for `user`'s next message.
+    pub fn wait(&mut self, user: Username, session: SessionId) {
+        if let Some(mailbox) = self.mailbox_or_new(user) {
+            mailbox.waiters.push_back(session);
+        }
+    }
+
+    /// Ends `session`'s download, or its wait for one. `true`: somebody else waits for what is left.
+    pub fn release(&mut self, user: Username, session: SessionId) -> bool {
+        let Some(mailbox) = self.mailbox_mut(user) else {
+            return false;
+        };
+        if mailbox.lease.as_ref().is_some_and(|l| l.session == session) {
+            mailbox.lease = None;
+        }
+        mailbox.waiters.retain(|w| *w != session);
+        let wanted = !mailbox.waiters.is_empty() && mailbox.committed > 0;
+        self.tidy(user);
+        wanted
+    }
+
+    /// Gives `user`'s queue to the session that waits longest, if it can be given.
+    pub fn grant(&mut self, user: Username) -> Option<SessionId> {
+        let session = *self.mailbox(user)?.waiters.front()?;
+        if !self.lease(user, session) {
+            return None;
+        }
+        self.mailbox_mut(user)?.waiters.pop_front()
+    }
+
+    /// Appends the ids of the next page of `session`'s download to `ids`. `None`: nothing is left; else whether more
+    /// is left behind this page.
+    pub fn next_page(&mut self, user: Username, session: SessionId, ids: &mut Vec<u64>) -> Option<bool> {
+        let mailbox = self.mailbox_mut(user)?;
+        let lease = mailbox.lease.as_mut().filter(|l| l.session == session)?;
+        let start = mailbox.entries.partition_point(|e| e.id() <= lease.cursor);
+        let mut bytes = 0;
+        let (mut count, mut more) = (0, false);
+        for entry in mailbox.entries.range(start..mailbox.committed.max(start)) {
+            if entry.id() > lease.last {
+                break;
+            }
+            bytes += entry.bytes() as usize;
+            if count > 0 && (bytes > PAGE_MAX_BYTES || count >= PAGE_MAX_MESSAGES) {
+                more = true;
+                break;
+            }
+            count += 1;
+            ids.push(entry.id().0);
+            lease.cursor = entry.id();
+        }
+        (count > 0).then_some(more)
+    }
+
+    /// The session that downloads `user`'s queue now.
+    pub fn leaseholder(&self, user: Username) -> Option<SessionId> {
+        self.mailbox(user)?.lease.as_ref().map(|l| l.session)
+    }
+
+    /// Up to `limit` non-empty queues after `after`, in the order of their names, and whether there are more.
+    pub fn list(&self, after: Option<Username>, limit: usize) -> (Vec<QueueSummary>, bool) {
+        let mut found: Vec<QueueSummary> =
+            self.users.iter().filter(|u| after.is_none_or(|a| u.name > a)).filter_map(summary).collect();
+        found.sort_unstable_by_key(|q| q.user);
+        let more = found.len() > limit;
+        found.truncate(limit);
+        (found, more)
+    }
+
+    /// Up to `limit` messages of `user` with ids above `after`, and whether there are more.
+    pub fn show(&self, user: Username, after: MessageId, limit: usize) -> (Vec<QueuedMessage>, bool) {
+        let Some(mailbox) = self.mailbox(user) else {
+            return (Vec::new(), false);
+        };
+        let start = mailbox.entries.partition_point(|e| e.id() <= after);
+        let end = mailbox.committed.max(start);
+        let rows = mailbox.entries.range(start..end).take(limit).filter_map(|e| self.describe(e)).collect();
+        (rows, end - start > limit)
+    }
+
+    /// The ids of `user`'s messages for which `wanted` is true.
+    pub fn select(&self, user: Username, wanted: impl Fn(&QueuedMessage) -> bool) -> Vec<MessageId> {
+        let Some(mailbox) = self.mailbox(user) else {
+            return Vec::new();
+        };
+        let committed = mailbox.entries.range(..mailbox.committed);
+        committed.filter_map(|e| self.describe(e)).filter(wanted).map(|m| m.id).collect()
+    }
+
+    /// Up to `limit` messages queued before `cutoff` (seconds since 1970) that nobody is downloading. Looks at the
+    /// users from `from` on, and says where it stopped: `None` at the end.
+    pub fn expired(&self, cutoff: u64, from: usize, limit: usize) -> (Vec<(Username, MessageId)>, Option<usize>) {
+        let mut found = Vec::new();
+        for (place, user) in self.users.iter().enumerate().skip(from) {
+            let Some(mailbox) = user.mailbox.as_ref().filter(|m| m.lease.is_none()) else {
+                continue;
+            };
+            let old = mailbox.entries.range(..mailbox.committed).take_while(|e| u64::from(e.at) < cutoff);
+            for entry in old {
+                if found.len() >= limit {
+                    return (found, Some(place));
+                }
+                found.push((user.name, entry.id()));
+            }
+        }
+        (found, None)
+    }
+
+    fn describe(&self, entry: &Entry) -> Option<QueuedMessage> {
+        let sender = self.users.get(entry.sender as usize)?.name;
+        Some(QueuedMessage { id: entry.id(), sender, at: u64::from(entry.at), bytes: entry.bytes() })
+    }
+
+    fn push(&mut self, recipient: Username, entry: Entry) {
+        self.messages += 1;
+        self.bytes += entry.bytes();
+        if let Some(mailbox) = self.mailbox_or_new(recipient) {
+            mailbox.bytes += entry.bytes();
+            *mailbox.by_sender.entry(entry.sender).or_default() += 1;
+            mailbox.entries.push_back(entry);
+        }
+    }
+
+    fn intern(&mut self, name: Username) -> NameId {
+        let next = NameId::try_from(self.users.len()).unwrap_or(NameId::MAX);
+        *self.names.entry(name).or_insert_with(|| {
+            self.users.push(User { name, exists: false, mailbox: None });
+            next
+        })
+    }
+
+    fn user(&self, name: Username) -> Option<&User> {
+        self.users.get(*self.names.get(&name)? as usize)
+    }
+
+    fn user_mut(&mut self, name: Username) -> Option<&mut User> {
+        self.users.get_mut(*self.names.get(&name)? as usize)
+    }
+
+    fn mailbox(&self, name: Username) -> Option<&Mailbox> {
+        self.user(name)?.mailbox.as_deref()
+    }
+
+    fn mailbox_mut(&mut self, name: Username) -> Option<&mut Mailbox> {
+        self.user_mut(name)?.mailbox.as_deref_mut()
+    }
+
+    fn mailbox_or_new(&mut self, name: Username) -> Option<&mut Mailbox> {
+        let id = self.intern(name);
+        Some(self.users.get_mut(id as usize)?.mailbox.get_or_insert_default())
+    }
+
+    /// A queue that nobody needs costs nothing.
+    fn tidy(&mut self, name: Username) {
+        if let Some(user) = self.user_mut(name)
+            && user.mailbox.as_ref().is_some_and(|m| m.is_unused())
+        {
+            user.mailbox = None;
+        }
+    }
+}
+
+fn summary(user: &User) -> Option<QueueSummary> {
+    let mailbox = user.mailbox.as_ref()?;
+    let oldest = mailbox.entries.front().filter(|_| mailbox.committed > 0)?;
+    let bytes = mailbox.entries.range(mailbox.committed..).fold(mailbox.bytes, |sum, e| sum - e.bytes());
+    Some(QueueSummary { user: user.name, messages: mailbox.committed as u64, bytes, oldest: u64::from(oldest.at) })
+}
+
+impl Mailbox {
+    fn find(&self, id: MessageId) -> Option<usize> {
+        match self.entries.front() {
+            Some(front) if front.id() == id => Some(0),
+            _ => self.entries.binary_search_by_key(&id, Entry::id).ok(),
+        }
+    }
+
+    fn take(&mut self, id: MessageId) -> Option<Entry> {
+        let place = self.find(id)?;
+        let entry = self.entries.remove(place)?;
+        if place < self.committed {
+            self.committed -= 1;
+        }
+        self.bytes -= entry.bytes();
+        if let Some(count) = self.by_sender.get_mut(&entry.sender) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_sender.remove(&entry.sender);
+            }
+        }
+        Some(entry)
+    }
+
+    fn is_unused(&self) -> bool {
+        self.entries.is_empty() && self.lease.is_none() && self.waiters.is_empty() && !self.leaving
+    }
+}

@@ -1,0 +1,133 @@
+//! A session's time: its deadlines, and what happens when one has passed.
+
+use super::{Closing, Context, NEVER, Services, Session};
+use crate::proto::dfa::{Dialect, Event, State};
+use crate::proto::limits::OUTPUT_HIGH_WATER_BYTES;
+use crate::proto::types::Millis;
+
+impl Session {
+    /// When [`Session::expire`] is to be called at the latest.
+    pub fn deadline(&self) -> Millis {
+        self.pdu_deadline
+            .min(self.quiet_deadline)
+            .min(self.state_deadline)
+            .min(self.idle_deadline)
+            .min(self.write_deadline)
+    }
+
+    /// Does what is due at `now`.
+    pub fn expire<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+        if self.write_deadline <= cx.now {
+            self.closing = Closing::Now;
+        }
+        if self.idle_deadline <= cx.now {
+            self.close(cx);
+        }
+        if self.state_deadline <= cx.now {
+            self.state_deadline = NEVER;
+            self.expire_state(cx);
+        }
+        if self.quiet_deadline <= cx.now {
+            self.quiet_deadline = NEVER;
+            self.decoder.end_by_silence();
+            self.resume(cx);
+        }
+        if self.pdu_deadline <= cx.now {
+            self.expire_pdu(cx);
+        }
+        self.settle(cx);
+    }
+
+    fn expire_state<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+        match &self.state {
+            State::ReceivingMessage { download, .. } if download.waiting => self.end_wait(cx),
+            State::ReceivingMessage { .. } => self.apply(Event::AckTimeout, cx),
+            State::Idle
+            | State::UserValidated { .. }
+            | State::AuthenticationValidated { .. }
+            | State::ErrorProcessing { .. } => self.close(cx),
+            State::ProcessCommand { .. } | State::SendingMessage { .. } => {}
+        }
+        self.resume(cx);
+    }
+
+    /// The unfinished line took too long. While another PDU is under way its answer would come too early.
+    fn expire_pdu<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+        if !self.takes_pdus() {
+            self.pdu_deadline = cx.now.saturating_add(cx.settings.timeouts.pdu);
+            return;
+        }
+        self.pdu_deadline = NEVER;
+        if !self.decoder.unfinished() {
+            return;
+        }
+        match self.decoder.give_up() {
+            Some(verb) => {
+                if self.is_waiting() {
+                    self.end_wait(cx);
+                }
+                self.apply(Event::Late(verb), cx);
+            }
+            None => self.close(cx),
+        }
+    }
+
+    /// After every call: the timers that follow from where the session stands, and its end after the client's FIN.
+    pub(super) fn settle<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+        if self.closing != Closing::Open {
+            self.input = Vec::new();
+            self.pdu_deadline = NEVER;
+            self.quiet_deadline = NEVER;
+            self.state_deadline = NEVER;
+            self.idle_deadline = NEVER;
+        } else if self.ended && self.is_stuck() {
+            self.close(cx);
+        } else {
+            if self.decoder.collecting() && self.pdu_deadline == NEVER {
+                self.pdu_deadline = cx.now.saturating_add(cx.settings.timeouts.pdu);
+            }
+            if !self.decoder.unfinished() {
+                self.quiet_deadline = NEVER;
+            } else if self.quiet_deadline == NEVER && self.dialect == Dialect::Classic {
+                self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
+            }
+        }
+        if self.output.is_empty() {
+            self.write_deadline = NEVER;
+        } else if self.write_deadline == NEVER {
+            self.write_deadline = cx.now.saturating_add(cx.settings.timeouts.write);
+        }
+    }
+
+    /// Whether nothing can happen any more without input.
+    pub(super) fn is_stuck(&self) -> bool {
+        if self.penance || self.is_full() || self.undeleted > 0 || self.has_pdu() {
+            return false;
+        }
+        match &self.state {
+            State::Idle
+            | State::UserValidated { .. }
+            | State::ProcessCommand { .. }
+            | State::ErrorProcessing { .. } => true,
+            State::AuthenticationValidated { .. } | State::SendingMessage { .. } => false,
+            State::ReceivingMessage { download, .. } => !download.waiting && !download.reading,
+        }
+    }
+
+    /// Whether a PDU waits that could not be taken yet.
+    pub(super) fn has_pdu(&self) -> bool {
+        !self.input.is_empty() || self.decoder.finished()
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(&self.state, State::ReceivingMessage { download, .. } if download.waiting)
+    }
+
+    pub(super) fn takes_pdus(&self) -> bool {
+        !self.penance && self.state.takes_pdus()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.output().len() >= OUTPUT_HIGH_WATER_BYTES
+    }
+}
