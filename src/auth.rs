@@ -1,0 +1,390 @@
+//! Passwords: hashing and verifying with argon2id, stored as PHC strings
+//! (`$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>`).
+//!
+//! A login must cost the same whether the user exists, is locked or is throttled (docs/protocol.md section 7), so there is
+//! always one hash of the current cost: [`Hasher::dummy`]. A stored hash of another cost takes its own time, until its
+//! owner's next login replaces it ([`Verdict::Match`] with `rehash`): for that long, a stop watch can tell it from an
+//! unknown name. What is stored is read with suspicion as well: parameters beyond this room's bounds are never computed.
+
+use std::fmt;
+
+use argon2::password_hash::phc::{Decimal, Ident, Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+
+use crate::proto::types::Password;
+
+/// Memory of one hash, in KiB: what argon2 can do at all, and the most that is ever allocated.
+pub const MEMORY_MIN_KIB: u32 = 8;
+pub const MEMORY_MAX_KIB: u32 = 1024 * 1024;
+/// Passes over the memory.
+pub const ITERATIONS_MIN: u32 = 1;
+pub const ITERATIONS_MAX: u32 = 1000;
+/// Work of one hash, in KiB times passes: some seconds on one core.
+pub const WORK_MAX_KIB: u64 = 4 * 1024 * 1024;
+/// Length of the hash that is made, and those that are accepted, in bytes.
+pub const OUTPUT_BYTES: usize = 32;
+pub const OUTPUT_MIN_BYTES: usize = 16;
+pub const OUTPUT_MAX_BYTES: usize = 64;
+/// Random salt of each hash, in bytes.
+pub const SALT_BYTES: usize = 16;
+/// Longest PHC string that is looked at, in bytes.
+pub const PHC_MAX_BYTES: usize = 256;
+
+const LANES: u32 = 1;
+
+const _: () = assert!(MEMORY_MIN_KIB >= Params::MIN_M_COST && ITERATIONS_MIN >= Params::MIN_T_COST);
+const _: () = assert!(MEMORY_MAX_KIB as u64 <= WORK_MAX_KIB);
+const _: () = assert!(OUTPUT_MIN_BYTES <= OUTPUT_BYTES && OUTPUT_BYTES <= OUTPUT_MAX_BYTES);
+
+/// What a hash costs. Can only hold what this room's bounds allow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HashParams {
+    memory_kib: u32,
+    iterations: u32,
+}
+
+impl HashParams {
+    /// `None`: beyond the bounds above, in one of the two or in their product.
+    pub const fn new(memory_kib: u32, iterations: u32) -> Option<HashParams> {
+        if memory_kib < MEMORY_MIN_KIB
+            || memory_kib > MEMORY_MAX_KIB
+            || iterations < ITERATIONS_MIN
+            || iterations > ITERATIONS_MAX
+            || memory_kib as u64 * iterations as u64 > WORK_MAX_KIB
+        {
+            return None;
+        }
+        Some(HashParams { memory_kib, iterations })
+    }
+
+    pub fn memory_kib(self) -> u32 {
+        self.memory_kib
+    }
+
+    pub fn iterations(self) -> u32 {
+        self.iterations
+    }
+
+    /// Weaker than the least that is recommended for argon2id (7 MiB with 5 passes, or more memory and fewer passes).
+    pub fn is_weak(self) -> bool {
+        const LEAST_MEMORY_KIB: u32 = 7168;
+        const LEAST_WORK_KIB: u64 = 5 * LEAST_MEMORY_KIB as u64;
+        self.memory_kib < LEAST_MEMORY_KIB || u64::from(self.memory_kib) * u64::from(self.iterations) < LEAST_WORK_KIB
+    }
+
+    fn argon2(self, output_bytes: usize) -> Result<Argon2<'static>, AuthError> {
+        let params = Params::new(self.memory_kib, self.iterations, LANES, Some(output_bytes));
+        let params = params.map_err(|_| AuthError::Unusable)?;
+        Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+    }
+}
+
+impl Default for HashParams {
+    fn default() -> HashParams {
+        HashParams { memory_kib: 19_456, iterations: 2 }
+    }
+}
+
+/// Why there is no hash or no verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AuthError {
+    /// The stored hash is none that this room makes: damaged, or of parameters beyond the bounds.
+    Unusable,
+    /// The memory for a hash could not be had.
+    Memory,
+    /// The kernel gave no randomness.
+    Randomness,
+}
+
+impl fmt::Display for AuthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AuthError::Unusable => "the stored password hash is damaged or beyond the bounds",
+            AuthError::Memory => "no memory for a password hash",
+            AuthError::Randomness => "no randomness from the kernel",
+        })
+    }
+}
+
+impl std::error::Error for AuthError {}
+
+/// The outcome of a verification.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The password is right; `rehash`: the stored hash has another cost than the current one and wants replacing.
+    Match {
+        rehash: bool,
+    },
+    Mismatch,
+}
+
+/// Computes hashes in memory that it keeps: the pages of a login were touched by the one before it.
+pub struct Hasher {
+    current: HashParams,
+    memory: Vec<Block>,
+}
+
+impl fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hasher").field("current", &self.current).finish_non_exhaustive()
+    }
+}
+
+impl Hasher {
+    /// Allocates nothing yet.
+    pub fn new(current: HashParams) -> Hasher {
+        Hasher { current, memory: Vec::new() }
+    }
+
+    /// From now on new hashes and dummies cost `current`.
+    pub fn set_params(&mut self, current: HashParams) {
+        self.current = current;
+        self.shrink();
+    }
+
+    /// Gives the memory back until the next hash.
+    pub fn release(&mut self) {
+        self.memory = Vec::new();
+    }
+
+    /// Bytes held for the next hash.
+    pub fn held_bytes(&self) -> usize {
+        self.memory.capacity() * Block::SIZE
+    }
+
+    /// A new PHC string for `password`, with a fresh salt and the current cost. Errors: [`AuthError::Memory`],
+    /// [`AuthError::Randomness`].
+    pub fn hash(&mut self, password: &Password) -> Result<String, AuthError> {
+        let mut salt = [0; SALT_BYTES];
+        getrandom::fill(&mut salt).map_err(|_| AuthError::Randomness)?;
+        let mut output = [0; OUTPUT_BYTES];
+        self.compute(self.current, password, &salt, &mut output)?;
+        phc_string(self.current, &salt, &output)
+    }
+
+    /// Whether `password` is the one that `stored` was made from. Errors: [`AuthError::Unusable`], in which case the work
+    /// of a [`Hasher::dummy`] was done; [`AuthError::Memory`].
+    pub fn verify(&mut self, password: &Password, stored: &str) -> Result<Verdict, AuthError> {
+        let Some(stored) = Stored::parse(stored) else {
+            self.dummy(password)?;
+            return Err(AuthError::Unusable);
+        };
+        let mut bytes = [0; OUTPUT_MAX_BYTES];
+        let output = bytes.get_mut(..stored.output.len()).ok_or(AuthError::Unusable)?;
+        self.compute(stored.params, password, stored.salt.as_ref(), output)?;
+        self.shrink();
+        // Output compares in constant time.
+        if Output::new(output).is_ok_and(|computed| computed == stored.output) {
+            Ok(Verdict::Match { rehash: stored.needs_rehash(self.current) })
+        } else {
+            Ok(Verdict::Mismatch)
+        }
+    }
+
+    /// The work of a verification at the current cost, for an unknown, locked or throttled user. Error:
+    /// [`AuthError::Memory`].
+    pub fn dummy(&mut self, password: &Password) -> Result<(), AuthError> {
+        let mut output = [0; OUTPUT_BYTES];
+        self.compute(self.current, password, &[0; SALT_BYTES], &mut output)?;
+        // The comparison belongs to the work; nobody knows a password that hashes to zeros.
+        let zeros = Output::new(&[0; OUTPUT_BYTES]);
+        std::hint::black_box(Output::new(&output).ok() == zeros.ok());
+        Ok(())
+    }
+
+    fn compute(
+        &mut self,
+        params: HashParams,
+        password: &Password,
+        salt: &[u8],
+        output: &mut [u8],
+    ) -> Result<(), AuthError> {
+        let argon2 = params.argon2(output.len())?;
+        let blocks = argon2.params().block_count();
+        if self.memory.len() < blocks {
+            let more = blocks - self.memory.len();
+            self.memory.try_reserve_exact(more).map_err(|_| AuthError::Memory)?;
+            self.memory.resize(blocks, Block::new());
+        }
+        let memory = self.memory.get_mut(..blocks).ok_or(AuthError::Memory)?;
+        let computed = argon2.hash_password_into_with_memory(password.as_bytes(), salt, output, memory);
+        computed.map_err(|_| AuthError::Unusable)
+    }
+
+    /// Keeps no more memory than the current cost asks for, after an older and dearer hash.
+    fn shrink(&mut self) {
+        let wanted = usize::try_from(self.current.memory_kib).unwrap_or(usize::MAX);
+        if self.memory.len() > wanted {
+            self.memory.truncate(wanted);
+            self.memory.shrink_to_fit();
+        }
+    }
+}
+
+/// Whether a login should replace the PHC string `stored` by one of the cost `current`. `false` for what cannot be
+/// verified at all.
+pub fn needs_rehash(stored: &str, current: HashParams) -> bool {
+    Stored::parse(stored).is_some_and(|stored| stored.needs_rehash(current))
+}
+
+/// A stored hash that is safe to compute.
+struct Stored {
+    params: HashParams,
+    salt: Salt,
+    output: Output,
+}
+
+impl Stored {
+    /// `None`: not a hash of argon2id version 19 with one lane, or beyond the bounds.
+    fn parse(text: &str) -> Option<Stored> {
+        if text.len() > PHC_MAX_BYTES {
+            return None;
+        }
+        let phc = PasswordHash::new(text).ok()?;
+        let number = |name: &str| phc.params.get(name).and_then(|value| value.decimal().ok());
+        let only_known = phc.params.iter().all(|(name, _)| matches!(name.as_str(), "m" | "t" | "p"));
+        let ours = phc.algorithm == argon2::ARGON2ID_IDENT && phc.version == Some(Version::V0x13.into());
+        if !ours || !only_known || number("p")? != LANES {
+            return None;
+        }
+        let params = HashParams::new(number("m")?, number("t")?)?;
+        let (salt, output) = (phc.salt?, phc.hash?);
+        let lengths =
+            salt.len() >= argon2::MIN_SALT_LEN && (OUTPUT_MIN_BYTES..=OUTPUT_MAX_BYTES).contains(&output.len());
+        lengths.then_some(Stored { params, salt, output })
+    }
+
+    fn needs_rehash(&self, current: HashParams) -> bool {
+        self.params != current || self.output.len() != OUTPUT_BYTES || self.salt.len() < SALT_BYTES
+    }
+}
+
+fn phc_string(params: HashParams, salt: &[u8], output: &[u8]) -> Result<String, AuthError> {
+    let mut shown = ParamsString::new();
+    let numbers = [("m", params.memory_kib), ("t", params.iterations), ("p", LANES)];
+    for (name, number) in numbers {
+        let name = Ident::new(name).map_err(|_| AuthError::Unusable)?;
+        let number: Decimal = number;
+        shown.add_decimal(name, number).map_err(|_| AuthError::Unusable)?;
+    }
+    let phc = PasswordHash {
+        algorithm: argon2::ARGON2ID_IDENT,
+        version: Some(Version::V0x13.into()),
+        params: shown,
+        salt: Some(Salt::new(salt).map_err(|_| AuthError::Unusable)?),
+        hash: Some(Output::new(output).map_err(|_| AuthError::Unusable)?),
+    };
+    Ok(phc.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn password(text: &str) -> Password {
+        Password::parse(text.as_bytes()).unwrap()
+    }
+
+    fn cheap() -> HashParams {
+        HashParams::new(64, 1).unwrap()
+    }
+
+    #[test]
+    fn a_hash_verifies_its_password_only() {
+        let mut hasher = Hasher::new(cheap());
+        let stored = hasher.hash(&password("secret")).unwrap();
+        assert!(stored.starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{stored}");
+        assert!(stored.len() <= PHC_MAX_BYTES);
+        assert_eq!(hasher.verify(&password("secret"), &stored), Ok(Verdict::Match { rehash: false }));
+        assert_eq!(hasher.verify(&password("Secret"), &stored), Ok(Verdict::Mismatch));
+        assert_ne!(hasher.hash(&password("secret")).unwrap(), stored, "each hash has a salt of its own");
+    }
+
+    #[test]
+    fn hashes_of_the_reference_implementation_verify() {
+        // echo -n password | argon2 somesalt -id -t 2 -m 16 -p 1
+        let stored = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+        let mut hasher = Hasher::new(cheap());
+        assert_eq!(hasher.verify(&password("password"), stored), Ok(Verdict::Match { rehash: true }));
+        assert_eq!(hasher.verify(&password("passwore"), stored), Ok(Verdict::Mismatch));
+        assert!(hasher.held_bytes() <= 64 * 1024, "a dear old hash keeps no memory");
+    }
+
+    #[test]
+    fn another_cost_wants_a_new_hash() {
+        let stored = Hasher::new(cheap()).hash(&password("secret")).unwrap();
+        let dearer = HashParams::new(128, 2).unwrap();
+        let mut hasher = Hasher::new(dearer);
+        assert_eq!(hasher.verify(&password("secret"), &stored), Ok(Verdict::Match { rehash: true }));
+        assert!(needs_rehash(&stored, dearer) && !needs_rehash(&stored, cheap()));
+        let renewed = hasher.hash(&password("secret")).unwrap();
+        assert!(!needs_rehash(&renewed, dearer));
+    }
+
+    #[test]
+    fn hostile_or_damaged_hashes_are_refused_before_any_memory_is_taken() {
+        let tail = "$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+        let head = "$argon2id$v=19$";
+        let mut hostile: Vec<String> = [
+            "m=4294967295,t=1,p=1",
+            "m=1048577,t=1,p=1",
+            "m=64,t=4294967295,p=1",
+            "m=1048576,t=1000,p=1",
+            "m=64,t=1,p=2",
+            "m=16777215,t=1,p=16777215",
+            "m=64,t=0,p=1",
+            "m=7,t=1,p=1",
+            "m=64,t=1",
+            "m=64,t=1,p=1,keyid=AAAA",
+            "m=64,t=1,p=1,data=AAAA",
+            "m=-1,t=1,p=1",
+        ]
+        .iter()
+        .map(|params| format!("{head}{params}{tail}"))
+        .collect();
+        hostile.extend([
+            format!("$argon2i$v=19$m=64,t=1,p=1{tail}"),
+            format!("$argon2id$v=16$m=64,t=1,p=1{tail}"),
+            format!("$argon2id$m=64,t=1,p=1{tail}"),
+            format!("{head}m=64,t=1,p=1$c29tZXNhbHQ"),
+            format!("{head}m=64,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaM"),
+            format!("{head}m=64,t=1,p=1$c2FsdA$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc"),
+            format!("{head}m=64,t=1,p=1{tail}$x"),
+            "x".repeat(PHC_MAX_BYTES + 1),
+            String::new(),
+            String::from("$"),
+            String::from("plain"),
+        ]);
+        for stored in &hostile {
+            let mut hasher = Hasher::new(cheap());
+            assert_eq!(hasher.verify(&password("password"), stored), Err(AuthError::Unusable), "{stored}");
+            assert_eq!(hasher.held_bytes(), 64 * 1024, "the dummy's work was done, and no more: {stored}");
+            assert!(!needs_rehash(stored, cheap()));
+        }
+    }
+
+    #[test]
+    fn memory_is_kept_between_hashes_and_given_back() {
+        let mut hasher = Hasher::new(cheap());
+        assert_eq!(hasher.held_bytes(), 0);
+        hasher.dummy(&password("x")).unwrap();
+        let (at, held) = (hasher.memory.as_ptr(), hasher.held_bytes());
+        assert_eq!(held, 64 * 1024);
+        let stored = hasher.hash(&password("x")).unwrap();
+        hasher.verify(&password("y"), &stored).unwrap();
+        assert_eq!((hasher.memory.as_ptr(), hasher.held_bytes()), (at, held));
+        hasher.release();
+        assert_eq!(hasher.held_bytes(), 0);
+    }
+
+    #[test]
+    fn bounds_hold_for_each_and_for_the_product() {
+        assert!(HashParams::new(8, 1).is_some() && HashParams::new(MEMORY_MAX_KIB, 4).is_some());
+        assert!(HashParams::new(7, 1).is_none() && HashParams::new(8, 0).is_none());
+        assert!(HashParams::new(MEMORY_MAX_KIB + 1, 1).is_none() && HashParams::new(8, ITERATIONS_MAX + 1).is_none());
+        assert!(HashParams::new(MEMORY_MAX_KIB, 5).is_none());
+        assert!(HashParams::new(8, 1).unwrap().is_weak() && !HashParams::default().is_weak());
+        let default = HashParams::default();
+        assert_eq!(HashParams::new(default.memory_kib, default.iterations), Some(default));
+    }
+}

@@ -1,0 +1,107 @@
+//! The command line of cpd.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::ValueParser;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, Command};
+
+use crate::daemon::exit::{ExitCode, Fatal};
+
+/// What the command line says.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Arguments {
+    /// `--config FILE`; without it [`super::DEFAULT_FILE`] is read if it is there.
+    pub config: Option<PathBuf>,
+    /// `--data DIR`: the first try without root.
+    pub data: Option<PathBuf>,
+    /// `--check`: read and check the configuration, then end.
+    pub check: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Invocation {
+    Run(Arguments),
+    /// `--help` or `--version`: print this on stdout and end with 0.
+    Print(String),
+}
+
+/// The parser, for the check of the manual page as well.
+pub fn command() -> Command {
+    let path = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).value_parser(ValueParser::path_buf()).help(help)
+    };
+    Command::new("cpd")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Daemon for CP, the Chat Protocol; stays in the foreground")
+        .arg(path("config", "FILE", "Read this configuration instead of /etc/cpd/cpd.toml"))
+        .arg(path(
+            "data",
+            "DIR",
+            "First try without root: store and control socket in DIR, listening on 127.0.0.1:5035",
+        ))
+        .arg(Arg::new("check").long("check").action(ArgAction::SetTrue).help("Check the configuration and exit"))
+}
+
+/// Reads the command line, `arguments` beginning with the program's name. Errors: [`ExitCode::Usage`].
+pub fn parse<I, T>(arguments: I) -> Result<Invocation, Fatal>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let mut matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return Ok(Invocation::Print(error.to_string()));
+        }
+        Err(error) => {
+            let text = error.to_string();
+            let cause = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            return Err(Fatal::new(ExitCode::Usage, format!("{cause} (try cpd --help)")));
+        }
+    };
+    let arguments = Arguments {
+        config: matches.remove_one("config"),
+        data: matches.remove_one("data"),
+        check: matches.get_flag("check"),
+    };
+    if [&arguments.config, &arguments.data].into_iter().flatten().any(|path| path.as_os_str().is_empty()) {
+        return Err(Fatal::new(ExitCode::Usage, "a path must not be empty (try cpd --help)"));
+    }
+    Ok(Invocation::Run(arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read() {
+        command().debug_assert();
+        let all = parse(["cpd", "--config", "/a", "--data=/b", "--check"]).unwrap();
+        let expected = Arguments { config: Some("/a".into()), data: Some("/b".into()), check: true };
+        assert_eq!(all, Invocation::Run(expected));
+        assert_eq!(parse(["cpd"]).unwrap(), Invocation::Run(Arguments::default()));
+    }
+
+    #[test]
+    fn help_and_version_are_printed() {
+        let version = format!("cpd {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(parse(["cpd", "--version"]).unwrap(), Invocation::Print(version));
+        let Invocation::Print(help) = parse(["cpd", "--help"]).unwrap() else { panic!("no help") };
+        for option in ["--config", "--data", "--check", "--version", "--help"] {
+            assert!(help.contains(option), "{option}");
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_one_line_and_64() {
+        for wrong in [&["cpd", "--confg", "x"][..], &["cpd", "x"], &["cpd", "--data"], &["cpd", "--data", ""]] {
+            let fatal = parse(wrong).unwrap_err();
+            assert_eq!(fatal.code, ExitCode::Usage, "{wrong:?}");
+            assert!(!fatal.message.contains('\n') && fatal.message.contains("--help"), "{}", fatal.message);
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! The table of keys: name, kind with its range, whether it needs a restart, and what it means. The default is what
+//! [`Config::default`] says. The manual page and the shipped file are compared with it.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use toml::de::DeValue;
+
+use super::{Config, check_socket_path, duration};
+use crate::auth;
+use crate::daemon::logging::{Level, LogTarget};
+
+/// Addresses that one key of `[listen]` may name.
+pub const LISTEN_MAX_ADDRESSES: usize = 64;
+/// Largest limit that can be set.
+pub const LIMIT_MAX: u32 = 1 << 31;
+/// Longest name of a group, in bytes (that of utmp and useradd(8)).
+pub const GROUP_MAX_BYTES: usize = 32;
+
+const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// One key of the file.
+pub struct Key {
+    pub section: &'static str,
+    pub key: &'static str,
+    pub kind: Kind,
+    /// A reload does not change it.
+    pub restart: bool,
+    /// One line for the shipped file and the manual page.
+    pub help: &'static str,
+}
+
+type Field<T> = fn(&mut Config) -> &mut T;
+
+/// What a key holds, where it goes, and its range. `usual`: values outside are possible, and warned about.
+pub enum Kind {
+    Addresses {
+        field: Field<Vec<SocketAddr>>,
+    },
+    /// An absolute path; `socket`: short enough for a Unix socket's address.
+    Path {
+        field: Field<PathBuf>,
+        socket: bool,
+    },
+    Group {
+        field: Field<String>,
+    },
+    Number {
+        field: Field<u32>,
+        range: (u32, u32),
+        usual: (u32, u32),
+    },
+    Bytes {
+        field: Field<u64>,
+        usual_min: u64,
+    },
+    /// `range` and `usual` in milliseconds, the field in units of `unit` milliseconds; `zero`: 0 is possible as well.
+    Duration {
+        field: Field<u64>,
+        unit: u64,
+        range: (u64, u64),
+        usual: (u64, u64),
+        zero: bool,
+    },
+    Flag {
+        field: Field<bool>,
+    },
+    Target {
+        field: Field<LogTarget>,
+    },
+    Level {
+        field: Field<Level>,
+    },
+}
+
+/// Every key, in the order of the shipped file.
+pub const KEYS: &[Key] = &[
+    Key {
+        section: "listen",
+        key: "cp",
+        kind: Kind::Addresses { field: |c| &mut c.cp },
+        restart: true,
+        help: "addresses for CP; [::] is both families, IPv4 alone where IPv6 is off",
+    },
+    Key {
+        section: "listen",
+        key: "classic",
+        kind: Kind::Addresses { field: |c| &mut c.classic },
+        restart: true,
+        help: "addresses for the classic dialect, for clients of 2020 that end no line",
+    },
+    Key {
+        section: "control",
+        key: "socket",
+        kind: Kind::Path { field: |c| &mut c.control_socket, socket: true },
+        restart: true,
+        help: "where cpctl connects",
+    },
+    Key {
+        section: "control",
+        key: "group",
+        kind: Kind::Group { field: |c| &mut c.control_group },
+        restart: true,
+        help: "may connect there, beside root and the daemon's user; no such group: a warning, mode 0600",
+    },
+    Key {
+        section: "store",
+        key: "path",
+        kind: Kind::Path { field: |c| &mut c.store_path, socket: false },
+        restart: true,
+        help: "the file of users and messages",
+    },
+    Key {
+        section: "auth",
+        key: "memory_kib",
+        kind: Kind::Number {
+            field: |c| &mut c.auth.memory_kib,
+            range: (auth::MEMORY_MIN_KIB, auth::MEMORY_MAX_KIB),
+            usual: (auth::MEMORY_MIN_KIB, 256 * 1024),
+        },
+        restart: false,
+        help: "memory of one password hash (argon2id) in KiB",
+    },
+    Key {
+        section: "auth",
+        key: "iterations",
+        kind: Kind::Number {
+            field: |c| &mut c.auth.iterations,
+            range: (auth::ITERATIONS_MIN, auth::ITERATIONS_MAX),
+            usual: (auth::ITERATIONS_MIN, 20),
+        },
+        restart: false,
+        help: "passes of one password hash over its memory",
+    },
+    Key {
+        section: "auth",
+        key: "threads",
+        kind: Kind::Number { field: |c| &mut c.auth.threads, range: (0, 256), usual: (0, 64) },
+        restart: true,
+        help: "threads that verify passwords; 0: one less than the cores, at least 1",
+    },
+    limit("connections", |c| &mut c.settings.limits.connections, (10, 1_000_000), LIMIT_HELP[0]),
+    limit("connections_per_address", |c| &mut c.settings.limits.connections_per_address, (2, 1_000_000), LIMIT_HELP[1]),
+    limit("queue_messages", |c| &mut c.settings.limits.queue_messages, (10, 1_000_000), LIMIT_HELP[2]),
+    limit(
+        "queue_messages_per_sender",
+        |c| &mut c.settings.limits.queue_messages_per_sender,
+        (2, 1_000_000),
+        LIMIT_HELP[3],
+    ),
+    limit("failures_per_address", |c| &mut c.settings.limits.failures_per_address, (1, 1000), LIMIT_HELP[4]),
+    limit("failures_per_user", |c| &mut c.settings.limits.failures_per_user, (1, 1000), LIMIT_HELP[5]),
+    Key {
+        section: "limits",
+        key: "store_bytes",
+        kind: Kind::Bytes { field: |c| &mut c.settings.limits.store_bytes, usual_min: 1024 * 1024 },
+        restart: false,
+        help: "bytes of queued messages, above which senders get 540; 0: as the disk allows",
+    },
+    Key {
+        section: "limits",
+        key: "message_age",
+        kind: Kind::Duration {
+            field: |c| &mut c.settings.limits.message_age,
+            unit: SECOND,
+            range: (SECOND, 36_500 * DAY),
+            usual: (HOUR, 36_500 * DAY),
+            zero: true,
+        },
+        restart: false,
+        help: "undelivered messages expire after this, counted and logged; 0s: kept until downloaded",
+    },
+    timeout("pdu", |c| &mut c.settings.session.timeouts.pdu, "first byte of a PDU to its end"),
+    timeout("login", |c| &mut c.settings.session.timeouts.login, "connect to logged in"),
+    timeout("ack", |c| &mut c.settings.session.timeouts.ack, "RMSG sent to its 250"),
+    timeout("recover", |c| &mut c.settings.session.timeouts.recover, "Error Processing to 201"),
+    timeout("idle", |c| &mut c.settings.session.timeouts.idle, "last PDU to the next while logged in"),
+    timeout("write", |c| &mut c.settings.session.timeouts.write, "bytes waiting for a client that takes none"),
+    Key {
+        section: "protocol",
+        key: "allow_colon",
+        kind: Kind::Flag { field: |c| &mut c.settings.session.allow_colon },
+        restart: false,
+        help: "further colons of an SMSG belong to the message; 546 is not sent",
+    },
+    Key {
+        section: "protocol",
+        key: "classic_quiet",
+        kind: Kind::Duration {
+            field: |c| &mut c.settings.session.classic_quiet,
+            unit: 1,
+            range: (1, 10 * SECOND),
+            usual: (10, SECOND),
+            zero: false,
+        },
+        restart: false,
+        help: "silence that ends a PDU in the classic dialect",
+    },
+    Key {
+        section: "log",
+        key: "target",
+        kind: Kind::Target { field: |c| &mut c.log_target },
+        restart: true,
+        help: "auto: where systemd or syslog listens, else stderr",
+    },
+    Key {
+        section: "log",
+        key: "level",
+        kind: Kind::Level { field: |c| &mut c.log_level },
+        restart: false,
+        help: "the least important lines that are logged",
+    },
+];
+
+const LIMIT_HELP: [&str; 6] = [
+    "connections in all; lowered to what the file limit allows, and said so",
+    "connections of one address (IPv6: of one /64)",
+    "messages in one recipient's queue",
+    "of them, messages of one sender",
+    "failed logins of one address in a minute; more are throttled",
+    "failed logins for one user in a minute, from addresses that this user never logged in from",
+];
+
+const fn limit(key: &'static str, field: Field<u32>, usual: (u32, u32), help: &'static str) -> Key {
+    Key { section: "limits", key, kind: Kind::Number { field, range: (1, LIMIT_MAX), usual }, restart: false, help }
+}
+
+const fn timeout(key: &'static str, field: Field<u64>, help: &'static str) -> Key {
+    let kind = Kind::Duration { field, unit: 1, range: (100, DAY), usual: (SECOND, 2 * HOUR), zero: false };
+    Key { section: "timeouts", key, kind, restart: false, help }
+}
+
+impl Key {
+    /// `section.key`
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+
+    /// What it holds in `config`, as TOML.
+    pub fn show(&self, config: &Config) -> String {
+        let mut config = config.clone();
+        let c = &mut config;
+        match &self.kind {
+            Kind::Addresses { field } => {
+                let all: Vec<String> = field(c).iter().map(|address| quoted(&address.to_string())).collect();
+                format!("[{}]", all.join(", "))
+            }
+            Kind::Path { field, .. } => quoted(&field(c).to_string_lossy()),
+            Kind::Group { field } => quoted(field(c)),
+            Kind::Number { field, .. } => field(c).to_string(),
+            Kind::Bytes { field, .. } => field(c).to_string(),
+            Kind::Duration { field, unit, .. } => quoted(&duration::show(field(c).saturating_mul(*unit))),
+            Kind::Flag { field } => field(c).to_string(),
+            Kind::Target { field } => quoted(field(c).name()),
+            Kind::Level { field } => quoted(field(c).name()),
+        }
+    }
+
+    /// What it holds without a file, as TOML.
+    pub fn default_value(&self) -> String {
+        self.show(&Config::default())
+    }
+
+    /// What it may hold, for people.
+    pub fn range(&self) -> String {
+        match &self.kind {
+            Kind::Addresses { .. } => {
+                format!("a list of at most {LISTEN_MAX_ADDRESSES} addresses with port, as \"[::]:5035\"")
+            }
+            Kind::Path { socket: false, .. } => String::from("an absolute path"),
+            Kind::Path { socket: true, .. } => {
+                format!("an absolute path of at most {} bytes", super::SOCKET_PATH_MAX_BYTES)
+            }
+            Kind::Group { .. } => format!("the name of a group, at most {GROUP_MAX_BYTES} bytes, or empty for none"),
+            Kind::Number { range: (low, high), .. } => format!("a whole number from {low} to {high}"),
+            Kind::Bytes { .. } => format!("a whole number from 0 to {}", i64::MAX),
+            Kind::Duration { range: (low, high), zero, .. } => {
+                let zero = if *zero { "0s, or " } else { "" };
+                format!("{zero}a duration from {} to {}", duration::show(*low), duration::show(*high))
+            }
+            Kind::Flag { .. } => String::from("true or false"),
+            Kind::Target { .. } => one_of(LogTarget::ALL.map(LogTarget::name)),
+            Kind::Level { .. } => one_of(Level::ALL.map(Level::name)),
+        }
+    }
+
+    /// Puts `value` in its place. `Ok(Some(_))`: what is unusual about it. `Err`: what is wrong with it, without the
+    /// range.
+    pub(super) fn apply(&self, c: &mut Config, value: &DeValue<'_>) -> Result<Option<String>, String> {
+        match &self.kind {
+            Kind::Addresses { field } => addresses(value).map(|all| *field(c) = all)?,
+            Kind::Path { field, socket } => path(value, *socket).map(|path| *field(c) = path)?,
+            Kind::Group { field } => group(value).map(|group| *field(c) = group)?,
+            Kind::Number { field, range: (low, high), usual } => {
+                let number = whole(value)?;
+                let inside = u32::try_from(number).ok().filter(|n| (*low..=*high).contains(n));
+                let number = inside.ok_or_else(|| format!("{number} is out of range"))?;
+                *field(c) = number;
+                return Ok(unusual(number, *usual, |n| n.to_string()));
+            }
+            Kind::Bytes { field, usual_min } => {
+                let number = whole(value)?;
+                let bytes = u64::try_from(number).map_err(|_| format!("{number} is out of range"))?;
+                *field(c) = bytes;
+                let usual = bytes == 0 || bytes >= *usual_min;
+                return Ok((!usual).then(|| format!("{bytes} is less than the usual {usual_min}")));
+            }
+            Kind::Duration { field, unit, range: (low, high), usual, zero } => {
+                let text = string(value)?;
+                let millis = duration::parse(text).ok_or_else(|| format!("{} is not a duration", quoted(text)))?;
+                let inside = (*low..=*high).contains(&millis) && millis % unit == 0;
+                if *zero && millis == 0 {
+                    *field(c) = 0;
+                } else if inside {
+                    *field(c) = millis / unit;
+                    return Ok(unusual(millis, *usual, duration::show));
+                } else {
+                    return Err(format!("{text} is out of range"));
+                }
+            }
+            Kind::Flag { field } => {
+                let flag =
+                    value.as_bool().ok_or_else(|| format!("expected true or false, found {}", kind_of(value)))?;
+                *field(c) = flag;
+            }
+            Kind::Target { field } => {
+                *field(c) = choice(value, LogTarget::ALL.map(|target| (target.name(), target)))?;
+            }
+            Kind::Level { field } => *field(c) = choice(value, Level::ALL.map(|level| (level.name(), level)))?,
+        }
+        Ok(None)
+    }
+
+    /// Gives `to` what `from` holds.
+    pub(super) fn copy(&self, from: &mut Config, to: &mut Config) {
+        match &self.kind {
+            Kind::Addresses { field } => field(to).clone_from(field(from)),
+            Kind::Path { field, .. } => field(to).clone_from(field(from)),
+            Kind::Group { field } => field(to).clone_from(field(from)),
+            Kind::Number { field, .. } => *field(to) = *field(from),
+            Kind::Bytes { field, .. } | Kind::Duration { field, .. } => *field(to) = *field(from),
+            Kind::Flag { field } => *field(to) = *field(from),
+            Kind::Target { field } => *field(to) = *field(from),
+            Kind::Level { field } => *field(to) = *field(from),
+        }
+    }
+}
+
+fn unusual<T: PartialOrd + Copy>(value: T, (low, high): (T, T), show: impl Fn(T) -> String) -> Option<String> {
+    if value < low {
+        Some(format!("{} is less than the usual {}", show(value), show(low)))
+    } else if value > high {
+        Some(format!("{} is more than the usual {}", show(value), show(high)))
+    } else {
+        None
+    }
+}
+
+fn one_of<const N: usize>(names: [&str; N]) -> String {
+    format!("one of {}", names.map(quoted).join(", "))
+}
+
+/// A TOML string of `text`.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn kind_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a section",
+    }
+}
+
+fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
+    value.as_str().ok_or_else(|| format!("expected a string, found {}", kind_of(value)))
+}
+
+fn whole(value: &DeValue<'_>) -> Result<i64, String> {
+    let number = value.as_integer().ok_or_else(|| format!("expected a whole number, found {}", kind_of(value)))?;
+    i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| format!("{number} is out of range"))
+}
+
+fn choice<T: Copy, const N: usize>(value: &DeValue<'_>, all: [(&str, T); N]) -> Result<T, String> {
+    let text = string(value)?;
+    let found = all.iter().find(|(name, _)| *name == text);
+    found.map(|(_, choice)| *choice).ok_or_else(|| format!("{} is out of range", quoted(text)))
+}
+
+fn addresses(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, String> {
+    let list = value.as_array().ok_or_else(|| format!("expected a list, found {}", kind_of(value)))?;
+    if list.len() > LISTEN_MAX_ADDRESSES {
+        return Err(format!("{} addresses are too many", list.len()));
+    }
+    let mut all = Vec::with_capacity(list.len());
+    for item in list.iter() {
+        let text = string(item.get_ref())?;
+        let address: SocketAddr = text.parse().map_err(|_| format!("{} is not an address with port", quoted(text)))?;
+        all.push(address);
+    }
+    Ok(all)
+}
+
+fn path(value: &DeValue<'_>, socket: bool) -> Result<PathBuf, String> {
+    let text = string(value)?;
+    let path = PathBuf::from(text);
+    if !path.is_absolute() || path.file_name().is_none() || text.contains('\0') {
+        return Err(format!("{} is not an absolute path of a file", quoted(text)));
+    }
+    if socket {
+        check_socket_path(&path)?;
+    }
+    Ok(path)
+}
+
+fn group(value: &DeValue<'_>) -> Result<String, String> {
+    let text = string(value)?;
+    if text.len() > GROUP_MAX_BYTES || text.chars().any(|c| c.is_control() || c == ':' || c == '/') {
+        return Err(format!("{} is not the name of a group", quoted(text)));
+    }
+    Ok(String::from(text))
+}

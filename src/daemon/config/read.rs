@@ -1,0 +1,151 @@
+//! TOML into a [`Config`], with the line of whatever is wrong. Every key is checked; the first fault of the file is
+//! reported, with the number of the others.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, KEYS, Key};
+use crate::auth::{HashParams, WORK_MAX_KIB};
+use crate::daemon::exit::{ExitCode, Fatal};
+
+/// `base` with what `text` says, `file` being the name for faults. Errors: [`ExitCode::Config`].
+pub(super) fn apply(base: Config, file: &Path, text: &str) -> Result<Config, Fatal> {
+    let fatal = |line: usize, what: &str| {
+        let name = file.display();
+        Fatal::new(ExitCode::Config, format!("{name}:{line}: {what}"))
+    };
+    let document = DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        fatal(line_of(text, at), &error.message().replace('\n', "; "))
+    })?;
+    let mut reader = Reader { config: base, file, text, lines: BTreeMap::new(), faults: Vec::new() };
+    for (section, value) in document.get_ref() {
+        reader.section(section, value);
+    }
+    reader.check_auth();
+    reader.check_listeners();
+    reader.faults.sort();
+    let others = reader.faults.len().saturating_sub(1);
+    match reader.faults.first() {
+        None => Ok(reader.config),
+        Some((line, what)) if others == 0 => Err(fatal(*line, what)),
+        Some((line, what)) => Err(fatal(*line, &format!("{what}; and {others} more"))),
+    }
+}
+
+/// The line, from 1, of the byte at `offset`.
+fn line_of(text: &str, offset: usize) -> usize {
+    line_of_bytes(text.as_bytes(), offset)
+}
+
+pub(super) fn line_of_bytes(text: &[u8], offset: usize) -> usize {
+    text.iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
+}
+
+struct Reader<'a> {
+    config: Config,
+    file: &'a Path,
+    text: &'a str,
+    /// Line of each key that the file names.
+    lines: BTreeMap<String, usize>,
+    /// Line and fault.
+    faults: Vec<(usize, String)>,
+}
+
+impl Reader<'_> {
+    fn section<T: AsRef<str>>(&mut self, name: &Spanned<T>, value: &Spanned<DeValue<'_>>) {
+        let line = line_of(self.text, name.span().start);
+        let section = name.get_ref().as_ref();
+        if !KEYS.iter().any(|key| key.section == section) {
+            let known = sections().join(", ");
+            self.faults.push((line, format!("unknown section or key {section:?} (sections: {known})")));
+            return;
+        }
+        let Some(table) = value.get_ref().as_table() else {
+            self.faults.push((line, format!("{section} is a section: write [{section}] on a line of its own")));
+            return;
+        };
+        for (key, value) in table {
+            let line = line_of(self.text, key.span().start);
+            self.key(section, key.get_ref(), value.get_ref(), line);
+        }
+    }
+
+    fn key(&mut self, section: &str, name: &str, value: &DeValue<'_>, line: usize) {
+        let of_section = || KEYS.iter().filter(|key| key.section == section);
+        let Some(key) = of_section().find(|key| key.key == name) else {
+            let known: Vec<&str> = of_section().map(|key| key.key).collect();
+            let known = known.join(", ");
+            self.faults.push((line, format!("unknown key {name:?} in [{section}] (keys: {known})")));
+            return;
+        };
+        self.lines.insert(key.name(), line);
+        match key.apply(&mut self.config, value) {
+            Ok(None) => {}
+            Ok(Some(unusual)) => self.warn(key, &unusual, line),
+            Err(fault) => self.faults.push((line, format!("{}: {fault} ({})", key.name(), key.range()))),
+        }
+    }
+
+    fn warn(&mut self, key: &Key, what: &str, line: usize) {
+        self.config.warnings.push(format!("{}:{line}: {}: {what}", self.file.display(), key.name()));
+    }
+
+    /// What holds for memory and iterations together.
+    fn check_auth(&mut self) {
+        let line = |key: &str| self.lines.get(key).copied();
+        let Some(line) = line("auth.memory_kib").or_else(|| line("auth.iterations")) else { return };
+        let auth = self.config.auth;
+        let file = self.file.display();
+        match HashParams::new(auth.memory_kib, auth.iterations) {
+            // Beyond the range of one of them: told there.
+            None if self.faults.iter().any(|(_, fault)| fault.starts_with("auth.")) => {}
+            None => {
+                let fault = format!(
+                    "auth.memory_kib: {} times auth.iterations {} is out of range (a product up to {WORK_MAX_KIB})",
+                    auth.memory_kib, auth.iterations
+                );
+                self.faults.push((line, fault));
+            }
+            Some(params) if params.is_weak() => {
+                let warning = format!(
+                    "{file}:{line}: auth: memory_kib = {} with iterations = {} is weak: stolen hashes are guessed fast",
+                    auth.memory_kib, auth.iterations
+                );
+                self.config.warnings.push(warning);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// What holds for both lists of addresses together.
+    fn check_listeners(&mut self) {
+        let line = |key: &str| self.lines.get(key).copied();
+        let Some(line) = line("listen.classic").or_else(|| line("listen.cp")) else { return };
+        let mut seen: Vec<SocketAddr> = Vec::new();
+        for address in self.config.cp.iter().chain(&self.config.classic) {
+            // Port 0 is another port each time.
+            if address.port() != 0 && seen.contains(address) {
+                self.faults.push((line, format!("listen: {address} is named twice")));
+            }
+            seen.push(*address);
+        }
+        let file = self.file.display();
+        if seen.is_empty() {
+            self.config.warnings.push(format!("{file}:{line}: listen: no address for clients"));
+        }
+        for address in seen.iter().filter(|address| address.port() == 0) {
+            self.config.warnings.push(format!("{file}:{line}: listen: the kernel chooses the port of {address}"));
+        }
+    }
+}
+
+fn sections() -> Vec<&'static str> {
+    let mut all: Vec<&str> = KEYS.iter().map(|key| key.section).collect();
+    all.dedup();
+    all
+}

@@ -1,0 +1,105 @@
+//! How the daemon ends: exit codes after sysexits.h and the one line on stderr that says why.
+
+use std::fmt;
+use std::io::Write;
+
+use super::logging::escape_into;
+
+/// Exit codes (cpd(8)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum ExitCode {
+    Ok = 0,
+    /// The arguments are wrong (EX_USAGE).
+    Usage = 64,
+    /// The store is damaged (EX_DATAERR).
+    DamagedStore = 65,
+    /// An address is in use, or another cpd holds the store (EX_UNAVAILABLE).
+    Unavailable = 69,
+    /// A fault of cpd itself (EX_SOFTWARE).
+    Internal = 70,
+    /// The system refused something that should work (EX_OSERR).
+    System = 71,
+    /// A file, directory or socket cannot be created (EX_CANTCREAT).
+    CannotCreate = 73,
+    /// Not permitted (EX_NOPERM).
+    NotPermitted = 77,
+    /// The configuration is wrong (EX_CONFIG).
+    Config = 78,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> std::process::ExitCode {
+        std::process::ExitCode::from(code as u8)
+    }
+}
+
+/// Why the daemon cannot go on: the code, and one line naming the file, key, address or path.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fatal {
+    pub code: ExitCode,
+    pub message: String,
+}
+
+impl Fatal {
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Fatal {
+        Fatal { code, message: message.into() }
+    }
+
+    /// Writes `cpd: <message>` as exactly one line to stderr and gives the code to end with. A closed stderr is no
+    /// reason to end differently.
+    pub fn report(&self) -> std::process::ExitCode {
+        let _ = std::io::stderr().lock().write_all(format!("{self}\n").as_bytes());
+        self.code.into()
+    }
+}
+
+impl fmt::Display for Fatal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = String::from("cpd: ");
+        escape_into(&mut line, &self.message);
+        f.write_str(&line)
+    }
+}
+
+impl std::error::Error for Fatal {}
+
+/// From now on a panic in any thread writes one line to stderr and ends the process with [`ExitCode::Internal`]: a
+/// daemon that lost a thread would look alive and answer nobody.
+pub fn end_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+        let cause = info.payload_as_str().unwrap_or("no cause given");
+        let _ = Fatal::new(ExitCode::Internal, format!("internal error{place}: {cause}")).report();
+        std::process::exit(i32::from(ExitCode::Internal as u8));
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_of_sysexits() {
+        let codes = [
+            (ExitCode::Ok, 0),
+            (ExitCode::Usage, 64),
+            (ExitCode::DamagedStore, 65),
+            (ExitCode::Unavailable, 69),
+            (ExitCode::Internal, 70),
+            (ExitCode::System, 71),
+            (ExitCode::CannotCreate, 73),
+            (ExitCode::NotPermitted, 77),
+            (ExitCode::Config, 78),
+        ];
+        for (code, number) in codes {
+            assert_eq!(code as u8, number);
+        }
+    }
+
+    #[test]
+    fn a_cause_is_one_line_whatever_it_holds() {
+        let fatal = Fatal::new(ExitCode::Config, "a\nb\u{1b}[2J \u{202e}c é");
+        assert_eq!(fatal.to_string(), "cpd: a\\nb\\u{1b}[2J \\u{202e}c é");
+    }
+}

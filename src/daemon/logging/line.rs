@@ -1,0 +1,152 @@
+//! One event as one line: `event key=value key="a value"`. Nothing that a peer sent can end a line, start another, or
+//! reach the terminal that shows it.
+
+use std::fmt::{Display, Write};
+
+/// Bytes of one value before escaping; longer ones end in `…`.
+pub const VALUE_MAX_BYTES: usize = 512;
+/// Bytes of a whole line; fields beyond are left out and `cut=true` says so.
+pub const LINE_MAX_BYTES: usize = 8 * 1024;
+
+/// An event under construction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Line {
+    text: String,
+    cut: bool,
+}
+
+impl Line {
+    /// An event by its name: a few plain words fixed in the source, such as `auth failure`.
+    pub fn new(event: &'static str) -> Line {
+        Line { text: String::from(event), cut: false }
+    }
+
+    /// Adds ` key=value`. The value is quoted where it holds anything but letters, digits and `._:/@+,-[]%`, and
+    /// escaped inside the quotes.
+    pub fn field(mut self, key: &'static str, value: impl Display) -> Line {
+        let value = value.to_string();
+        let (shown, more) = shorten(&value);
+        let mut text = String::with_capacity(shown.len() + 2);
+        if !more && !shown.is_empty() && shown.bytes().all(is_plain) {
+            text.push_str(shown);
+        } else {
+            text.push('"');
+            escape_quoted(&mut text, shown);
+            text.push_str(if more { "…\"" } else { "\"" });
+        }
+        if self.text.len() + key.len() + text.len() + 2 > LINE_MAX_BYTES {
+            self.cut = true;
+            return self;
+        }
+        let _ = write!(self.text, " {key}={text}");
+        self
+    }
+
+    /// The line without its end.
+    pub fn into_text(mut self) -> String {
+        if self.cut {
+            self.text.push_str(" cut=true");
+        }
+        self.text
+    }
+}
+
+/// The beginning of `value` that is shown, and whether there is more.
+fn shorten(value: &str) -> (&str, bool) {
+    if value.len() <= VALUE_MAX_BYTES {
+        return (value, false);
+    }
+    let end = value.floor_char_boundary(VALUE_MAX_BYTES);
+    (value.get(..end).unwrap_or_default(), true)
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._:/@+,-[]%".contains(&byte)
+}
+
+/// Characters that act on what shows them: every control character (Cc: C0, DEL, C1), line and paragraph separators,
+/// and what is invisible or turns the direction of writing.
+fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Appends `text`, which then is safe for a terminal and one line.
+pub fn escape_into(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if acts(c) => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
+}
+
+/// As [`escape_into`], and so that the text cannot end the quotes around it.
+fn escape_quoted(out: &mut String, text: &str) {
+    for part in text.split_inclusive(['"', '\\']) {
+        let rest = part.trim_end_matches(['"', '\\']);
+        escape_into(out, rest);
+        for c in part.chars().skip(rest.chars().count()) {
+            out.push('\\');
+            out.push(c);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_values_stay_bare_and_others_are_quoted() {
+        let line = Line::new("auth failure")
+            .field("user", "bob")
+            .field("addr", "[2001:db8::1]:4711")
+            .field("path", "/var/lib/cpd/cpd.db")
+            .field("reason", "wrong password")
+            .field("empty", "")
+            .field("count", 3)
+            .into_text();
+        let expected = "auth failure user=bob addr=[2001:db8::1]:4711 path=/var/lib/cpd/cpd.db \
+                        reason=\"wrong password\" empty=\"\" count=3";
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn a_value_cannot_forge_a_field_or_a_line() {
+        let line = Line::new("x").field("v", "a\" addr=1.2.3.4 \\\r\nx v=b").into_text();
+        assert_eq!(line, r#"x v="a\" addr=1.2.3.4 \\\r\nx v=b""#);
+        assert_eq!(Line::new("x").field("v", "a=b").into_text(), r#"x v="a=b""#);
+    }
+
+    #[test]
+    fn nothing_that_acts_on_a_terminal_is_left() {
+        let every: String = (0..=0x10_ffff).filter_map(char::from_u32).filter(|c| acts(*c)).collect();
+        assert!(every.contains('\u{1b}') && every.contains('\u{7f}') && every.contains('\u{9b}'));
+        assert!(every.contains('\u{202e}') && every.contains('\u{2028}') && every.contains('\u{2066}'));
+        let mut out = String::new();
+        escape_into(&mut out, &every);
+        assert!(out.is_ascii() && !out.bytes().any(|b| b.is_ascii_control()), "{out}");
+        let mut kept = String::new();
+        escape_into(&mut kept, "grüße 你好 🙂");
+        assert_eq!(kept, "grüße 你好 🙂");
+    }
+
+    #[test]
+    fn lines_are_bounded() {
+        let long = "é".repeat(VALUE_MAX_BYTES);
+        let line = Line::new("x").field("v", &long).into_text();
+        assert!(line.len() < VALUE_MAX_BYTES + 16 && line.ends_with("…\""), "{line}");
+        let mut line = Line::new("x");
+        for _ in 0..1000 {
+            line = line.field("v", "\u{1b}".repeat(100));
+        }
+        let text = line.into_text();
+        assert!(text.len() <= LINE_MAX_BYTES + 16 && text.ends_with(" cut=true"));
+    }
+}

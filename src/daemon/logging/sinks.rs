@@ -1,0 +1,228 @@
+//! Where log lines go: systemd's journal, the classic log socket, or stderr. Only the log's own thread comes here, so
+//! these may block for as long as [`SEND_TIMEOUT`].
+
+use std::io::{self, Write};
+use std::os::linux::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use syslog::{Facility, LogFormat, LoggerBackend, Severity};
+
+use super::{Level, LogTarget};
+
+/// Where systemd's journal listens for its native protocol.
+pub const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
+/// The classic log socket.
+pub const SYSLOG_SOCKET: &str = "/dev/log";
+/// How long one send to a log service may take before its line counts as lost.
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A place for lines.
+pub enum Sink {
+    Journal {
+        socket: UnixDatagram,
+        path: PathBuf,
+    },
+    Syslog {
+        logger: syslog::Logger<LoggerBackend, Unstamped>,
+        path: PathBuf,
+    },
+    /// Lines for people, or with the `<N>` that a journal behind stderr takes for the level.
+    Stream {
+        out: Box<dyn Write + Send>,
+        prefixed: bool,
+    },
+}
+
+impl Sink {
+    /// The sink for `target`, and why it is another one than asked for.
+    pub fn open(target: LogTarget) -> (Sink, Option<String>) {
+        Sink::open_at(target, Path::new(JOURNAL_SOCKET), Path::new(SYSLOG_SOCKET))
+    }
+
+    /// As [`Sink::open`] with other places of the two sockets.
+    pub fn open_at(target: LogTarget, journal: &Path, syslog: &Path) -> (Sink, Option<String>) {
+        let opened = match target {
+            LogTarget::Auto => Sink::journal(journal).or_else(|_| Sink::syslog(syslog)).or_else(|_| Ok(Sink::stderr())),
+            LogTarget::Journal => Sink::journal(journal).map_err(|e| format!("{}: {e}", journal.display())),
+            LogTarget::Syslog => Sink::syslog(syslog).map_err(|e| format!("{}: {e}", syslog.display())),
+            LogTarget::Stderr => Ok(Sink::stderr()),
+        };
+        match opened {
+            Ok(sink) => (sink, None),
+            Err(cause) => (Sink::stderr(), Some(cause)),
+        }
+    }
+
+    fn journal(path: &Path) -> io::Result<Sink> {
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(path)?;
+        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+        Ok(Sink::Journal { socket, path: path.to_owned() })
+    }
+
+    fn syslog(path: &Path) -> io::Result<Sink> {
+        let logger = syslog::unix_custom(Unstamped, path).map_err(io::Error::other)?;
+        match &logger.backend {
+            LoggerBackend::Unix(socket) => socket.set_write_timeout(Some(SEND_TIMEOUT))?,
+            LoggerBackend::UnixStream(stream) => stream.get_ref().set_write_timeout(Some(SEND_TIMEOUT))?,
+            LoggerBackend::Udp(..) | LoggerBackend::Tcp(_) => {}
+        }
+        Ok(Sink::Syslog { logger, path: path.to_owned() })
+    }
+
+    fn stderr() -> Sink {
+        Sink::Stream { out: Box::new(io::stderr()), prefixed: stderr_is_a_journal() }
+    }
+
+    /// The name of the target, for the log itself.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Sink::Journal { .. } => "journal",
+            Sink::Syslog { .. } => "syslog",
+            Sink::Stream { .. } => "stderr",
+        }
+    }
+
+    /// Writes one line; a log service that went away (restarted) is looked for once more. `Err`: the line is lost.
+    pub fn write(&mut self, level: Level, text: &str) -> io::Result<()> {
+        let first = self.send(level, text);
+        let Err(error) = first else { return Ok(()) };
+        // A full or slow service is not helped by sending the line again.
+        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            return Err(error);
+        }
+        let again = match self {
+            Sink::Journal { path, .. } => Sink::journal(path)?,
+            Sink::Syslog { path, .. } => Sink::syslog(path)?,
+            Sink::Stream { .. } => return Err(error),
+        };
+        *self = again;
+        self.send(level, text)
+    }
+
+    fn send(&mut self, level: Level, text: &str) -> io::Result<()> {
+        match self {
+            Sink::Journal { socket, .. } => {
+                let pid = std::process::id();
+                let priority = level.priority();
+                let entry = format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=cpd\nSYSLOG_PID={pid}\nMESSAGE={text}\n");
+                socket.send(entry.as_bytes()).map(drop)
+            }
+            Sink::Syslog { logger, .. } => {
+                let sent = match level {
+                    Level::Error => logger.err(text),
+                    Level::Warn => logger.warning(text),
+                    Level::Info => logger.info(text),
+                    Level::Debug => logger.debug(text),
+                };
+                sent.map_err(|error| match error {
+                    syslog::Error::Write(cause) | syslog::Error::Io(cause) => cause,
+                    other => io::Error::other(other),
+                })
+            }
+            Sink::Stream { out, prefixed } => {
+                let line = if *prefixed {
+                    format!("<{}>{text}\n", level.priority())
+                } else {
+                    format!("{:.0} {} {text}\n", jiff::Timestamp::now(), level.name())
+                };
+                out.write_all(line.as_bytes())?;
+                out.flush()
+            }
+        }
+    }
+}
+
+/// RFC 3164 without its time: the log service stamps what arrives, and knows the local time that this format wants.
+#[derive(Clone, Copy)]
+pub struct Unstamped;
+
+impl LogFormat<&str> for Unstamped {
+    fn format<W: Write>(&self, w: &mut W, severity: Severity, text: &str) -> syslog::Result<()> {
+        let priority = Facility::LOG_DAEMON as u8 | severity as u8;
+        // One write: on a datagram socket each is a message of its own.
+        write!(w, "<{priority}>cpd[{}]: {text}", std::process::id()).map_err(syslog::Error::Write)
+    }
+}
+
+/// Whether systemd connected this stderr to its journal (systemd.exec(5), `JOURNAL_STREAM`).
+fn stderr_is_a_journal() -> bool {
+    let Ok(told) = std::env::var("JOURNAL_STREAM") else { return false };
+    // A name for the open descriptor, so that no descriptor has to be borrowed.
+    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
+    told == format!("{}:{}", stderr.st_dev(), stderr.st_ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receive(socket: &UnixDatagram) -> String {
+        let mut buffer = [0; 16 * 1024];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn auto_takes_the_journal_then_syslog_then_stderr() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, syslog) = (dir.path().join("journal"), dir.path().join("log"));
+        let open = |target| Sink::open_at(target, &journal, &syslog);
+        assert_eq!(open(LogTarget::Auto).0.name(), "stderr");
+        let (sink, why) = open(LogTarget::Journal);
+        assert!(sink.name() == "stderr" && why.unwrap().contains("journal"), "said why it is not the journal");
+        let _log = UnixDatagram::bind(&syslog).unwrap();
+        assert_eq!(open(LogTarget::Auto).0.name(), "syslog");
+        let _journal = UnixDatagram::bind(&journal).unwrap();
+        assert_eq!(open(LogTarget::Auto).0.name(), "journal");
+        assert_eq!(open(LogTarget::Syslog).0.name(), "syslog");
+        assert_eq!(open(LogTarget::Stderr).0.name(), "stderr");
+    }
+
+    #[test]
+    fn journal_entries_have_level_and_name_and_follow_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let service = UnixDatagram::bind(&path).unwrap();
+        let (mut sink, _) = Sink::open_at(LogTarget::Journal, &path, Path::new("/nonexistent"));
+        sink.write(Level::Warn, "one a=b").unwrap();
+        let entry = receive(&service);
+        assert!(entry.starts_with("PRIORITY=4\nSYSLOG_IDENTIFIER=cpd\n"), "{entry}");
+        assert!(entry.ends_with("\nMESSAGE=one a=b\n"), "{entry}");
+        drop(service);
+        std::fs::remove_file(&path).unwrap();
+        assert!(sink.write(Level::Info, "lost").is_err());
+        let service = UnixDatagram::bind(&path).unwrap();
+        sink.write(Level::Info, "two").unwrap();
+        assert!(receive(&service).ends_with("\nMESSAGE=two\n"));
+    }
+
+    #[test]
+    fn syslog_lines_have_facility_and_level_and_follow_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let service = UnixDatagram::bind(&path).unwrap();
+        let (mut sink, _) = Sink::open_at(LogTarget::Syslog, Path::new("/nonexistent"), &path);
+        sink.write(Level::Error, "one").unwrap();
+        assert_eq!(receive(&service), format!("<27>cpd[{}]: one", std::process::id()));
+        drop(service);
+        std::fs::remove_file(&path).unwrap();
+        assert!(sink.write(Level::Info, "lost").is_err());
+        let service = UnixDatagram::bind(&path).unwrap();
+        sink.write(Level::Info, "two").unwrap();
+        assert!(receive(&service).ends_with("two"));
+    }
+
+    #[test]
+    fn a_journal_that_takes_nothing_is_not_waited_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let _service = UnixDatagram::bind(&path).unwrap();
+        let (mut sink, _) = Sink::open_at(LogTarget::Journal, &path, Path::new("/nonexistent"));
+        // The service never reads: its queue fills, and the write must come back with an error.
+        let lost = (0..10_000).find_map(|_| sink.write(Level::Info, "x").err());
+        assert!(lost.is_some());
+    }
+}
