@@ -1,5 +1,7 @@
 //! cpd: a daemon for CP, the Chat Protocol (docs/protocol.md), and cpctl, its admin tool.
 #![deny(unsafe_code)]
 
+pub mod control;
+pub mod ctl;
 pub mod engine;
 pub mod proto;
