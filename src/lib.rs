@@ -2,6 +2,8 @@
 #![deny(unsafe_code)]
 
 pub mod auth;
+pub mod control;
+pub mod ctl;
 pub mod daemon;
 pub mod engine;
 pub mod proto;

@@ -1,0 +1,93 @@
+//! Why a request was refused: a code for programs, a sentence for people.
+
+use std::fmt;
+
+macro_rules! codes {
+    ($($variant:ident $name:literal $meaning:literal,)*) => {
+        /// The complete list of codes. Names are stable; new ones may be added.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum ErrorCode {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl ErrorCode {
+            /// Every code there is.
+            pub const ALL: &[ErrorCode] = &[$(ErrorCode::$variant,)*];
+
+            /// The code as it stands in an answer.
+            pub fn as_str(self) -> &'static str {
+                match self { $(ErrorCode::$variant => $name,)* }
+            }
+
+            /// What it means, in a few words.
+            pub fn meaning(self) -> &'static str {
+                match self { $(ErrorCode::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    BadJson "bad_json" "the line is not one JSON object",
+    NotUtf8 "not_utf8" "the line is not UTF-8",
+    TooLong "too_long" "the line is over 64 KiB",
+    TooDeep "too_deep" "the JSON is nested too deeply",
+    UnknownVersion "unknown_version" "the daemon does not speak this version",
+    UnknownCommand "unknown_command" "there is no such command",
+    UnknownField "unknown_field" "the command has no such field",
+    MissingField "missing_field" "the command needs a field that is not there",
+    DuplicateField "duplicate_field" "a field is there twice",
+    BadValue "bad_value" "a field's value is of the wrong kind or out of range",
+    BadName "bad_name" "no user can have this name",
+    BadPassword "bad_password" "no user can have this password",
+    UserExists "user_exists" "there is such a user already",
+    NoSuchUser "no_such_user" "there is no such user",
+    NoSuchSession "no_such_session" "there is no such session",
+    NoSuchMessage "no_such_message" "there is no such message",
+    NoSuchBackup "no_such_backup" "there is no such backup, or no longer",
+    Busy "busy" "the daemon has too much to do, or another backup is under way: try again",
+    TooManyConnections "too_many_connections" "too many control connections of this user are open",
+    NotPermitted "not_permitted" "the peer may not do this",
+    StoreFailed "store_failed" "the store could not do it",
+    Stopping "stopping" "the daemon is stopping",
+    Internal "internal" "a fault in the daemon; its log says more",
+}
+
+impl ErrorCode {
+    /// The code called `name`, or `None` for one that this version does not know.
+    pub fn parse(name: &str) -> Option<ErrorCode> {
+        ErrorCode::ALL.iter().copied().find(|code| code.as_str() == name)
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A refusal. Its message never holds a password or other value of the request, but for names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ControlError {
+    pub code: ErrorCode,
+    pub message: String,
+}
+
+impl ControlError {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> ControlError {
+        ControlError { code, message: message.into() }
+    }
+
+    /// The answer to send, one line with its newline.
+    pub fn encode(&self) -> Vec<u8> {
+        super::encode_error(self.code, &self.message)
+    }
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for ControlError {}
