@@ -94,8 +94,9 @@ impl Engine {
         let Some(pending) = self.core.pending.remove(&request) else {
             return;
         };
+        let mut sessions = 0;
         if matches!(answer, AdminAnswer::Done) {
-            self.take_effect(&pending);
+            sessions = self.take_effect(&pending);
         } else if let Pending::UserRemove { name } = &pending {
             self.core.queues.cancel_removal(*name);
         }
@@ -103,9 +104,15 @@ impl Engine {
             (Pending::UserRemove { name }, AdminAnswer::Done) => {
                 let messages = self.core.queues.queued(name);
                 self.core.queues.remove_user(name);
-                AdminResult::Gone { messages }
+                AdminResult::Gone { messages, sessions }
             }
-            (Pending::Purge { messages }, AdminAnswer::Done) => AdminResult::Gone { messages },
+            (Pending::Purge { messages }, AdminAnswer::Done) => {
+                self.core.counters.purged += messages;
+                AdminResult::Gone { messages, sessions: 0 }
+            }
+            (Pending::UserPasswd { .. } | Pending::UserLock { locked: true, .. }, AdminAnswer::Done) => {
+                AdminResult::Ended { sessions }
+            }
             (Pending::Status, AdminAnswer::Size { bytes }) => AdminResult::Status(Box::new(self.status(bytes))),
             (Pending::Users { limit }, AdminAnswer::Users(mut users)) => {
                 let more = users.len() > limit;
@@ -130,19 +137,19 @@ impl Engine {
         self.core.answer(request, result);
     }
 
-    /// What a change that is on stable storage means for the sessions of now.
-    fn take_effect(&mut self, pending: &Pending) {
+    /// What a change that is on stable storage means for the sessions of now; how many it ended.
+    fn take_effect(&mut self, pending: &Pending) -> u64 {
         match pending {
             Pending::UserAdd { name } => self.core.queues.add_user(*name),
             Pending::UserPasswd { name, keep_sessions } => {
                 self.core.logins.doom(*name);
                 if !keep_sessions {
-                    self.kick_user(*name);
+                    return self.kick_user(*name);
                 }
             }
             Pending::UserLock { name, locked: true } | Pending::UserRemove { name } => {
                 self.core.logins.doom(*name);
-                self.kick_user(*name);
+                return self.kick_user(*name);
             }
             Pending::UserLock { locked: false, .. }
             | Pending::Users { .. }
@@ -151,10 +158,11 @@ impl Engine {
             | Pending::Status
             | Pending::Plain => {}
         }
+        0
     }
 
-    fn kick_user(&mut self, name: Username) {
-        self.kick(|slot| slot.session().is_some_and(|s| s.state().user() == Some(name)));
+    fn kick_user(&mut self, name: Username) -> u64 {
+        self.kick(|slot| slot.session().is_some_and(|s| s.state().user() == Some(name))) as u64
     }
 
     fn purge(&mut self, request: RequestId, user: Username, filter: PurgeFilter, now: Millis) {
@@ -169,9 +177,7 @@ impl Engine {
         if ids.is_empty() && filter.id.is_some() {
             return self.core.answer(request, AdminResult::NoSuchMessage);
         }
-        for id in &ids {
-            self.core.queues.remove(user, *id);
-        }
+        self.core.queues.remove_all(user, &ids);
         if let Some(session) = self.core.queues.leaseholder(user) {
             self.with(session, now, |s, cx| s.purged(|id| ids.binary_search(&id).is_ok(), cx));
         }

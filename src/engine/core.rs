@@ -11,6 +11,7 @@ use super::settings::Limits;
 use super::work::Work;
 use crate::proto::dfa::Refusal;
 use crate::proto::download::MessageId;
+use crate::proto::reply::Reply;
 use crate::proto::services::{Admission, Opening, Services};
 use crate::proto::types::{Password, Username};
 
@@ -43,7 +44,6 @@ impl Core {
     }
 
     fn refuse(&mut self, quota: Quota) -> Refusal {
-        self.counters.refused_sends += 1;
         let limit = match quota {
             Quota::NoSuchUser => return Refusal::NoSuchUser,
             Quota::QueueFull => Limit::QueueMessages,
@@ -110,6 +110,22 @@ impl Services for Desk<'_> {
             self.core.work.push(Op::Delete { session: self.session, id });
         }
         there
+    }
+
+    fn replied(&mut self, reply: Reply) {
+        match reply {
+            Reply::BadCommand => self.core.counters.bad_commands += 1,
+            Reply::SendError | Reply::NoSuchUser | Reply::TooManyColons => self.core.counters.refused_sends += 1,
+            Reply::Recovered
+            | Reply::UserReceived
+            | Reply::Authenticated
+            | Reply::Sent
+            | Reply::End
+            | Reply::NoMessages
+            | Reply::DownloadError
+            | Reply::UserError
+            | Reply::AuthError => {}
+        }
     }
 
     fn close_download(&mut self, user: Username) {

@@ -61,6 +61,10 @@ pub struct Counters {
     pub refused_sends: u64,
     pub acknowledged: u64,
     pub expired: u64,
+    pub purged: u64,
+    pub bad_commands: u64,
+    pub timeouts: u64,
+    pub store_batches: u64,
     pub store_failures: u64,
 }
 

@@ -254,6 +254,7 @@ impl Engine {
             slot.timer = None;
             let id = slot.id();
             if self.session(id).is_some_and(|s| s.deadline() <= now) {
+                self.core.counters.timeouts += 1;
                 self.with(id, now, |s, cx| s.expire(cx));
             }
             self.arm(id);
@@ -433,6 +434,7 @@ impl Engine {
 
     fn done(&mut self, batch: Batch, outcome: Outcome, now: Millis) {
         self.core.work.done(&batch, outcome);
+        self.core.counters.store_batches += 1;
         if !outcome.inserts || !outcome.deletes {
             self.core.counters.store_failures += 1;
         }

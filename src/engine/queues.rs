@@ -225,6 +225,19 @@ impl Queues {
         true
     }
 
+    /// Takes messages out; `ids` in ascending order.
+    pub fn remove_all(&mut self, recipient: Username, ids: &[MessageId]) {
+        let Some(mailbox) = self.mailbox_mut(recipient) else {
+            return;
+        };
+        let before = (mailbox.entries.len() as u64, mailbox.bytes);
+        mailbox.take_all(ids);
+        let after = (mailbox.entries.len() as u64, mailbox.bytes);
+        self.messages -= before.0 - after.0;
+        self.bytes -= before.1 - after.1;
+        self.tidy(recipient);
+    }
+
     /// Whether the message waits for `user`.
     pub fn contains(&self, user: Username, id: MessageId) -> bool {
         self.mailbox(user).is_some_and(|m| m.find(id).is_some())
@@ -428,6 +441,26 @@ impl Mailbox {
         if place < self.committed {
             self.committed -= 1;
         }
+        self.forget(entry);
+        Some(entry)
+    }
+
+    fn take_all(&mut self, ids: &[MessageId]) {
+        let (mut kept, mut committed) = (VecDeque::with_capacity(self.entries.len()), 0);
+        for (place, entry) in std::mem::take(&mut self.entries).into_iter().enumerate() {
+            if ids.binary_search(&entry.id()).is_ok() {
+                self.forget(entry);
+            } else {
+                committed += usize::from(place < self.committed);
+                kept.push_back(entry);
+            }
+        }
+        self.entries = kept;
+        self.committed = committed;
+    }
+
+    /// Counts the entry no more.
+    fn forget(&mut self, entry: Entry) {
         self.bytes -= entry.bytes();
         if let Some(count) = self.by_sender.get_mut(&entry.sender) {
             *count -= 1;
@@ -435,7 +468,6 @@ impl Mailbox {
                 self.by_sender.remove(&entry.sender);
             }
         }
-        Some(entry)
     }
 
     fn is_unused(&self) -> bool {

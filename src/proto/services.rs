@@ -2,6 +2,7 @@
 
 use super::dfa::Refusal;
 use super::download::MessageId;
+use super::reply::Reply;
 use super::settings::SessionSettings;
 use super::types::{Millis, Password, Username};
 
@@ -40,6 +41,8 @@ pub trait Services {
     fn read_queue(&mut self, user: Username, serial: u32) -> Option<bool>;
     /// The client has this message. Whether [`super::session::Session::deleted`] will be called for it.
     fn delete(&mut self, user: Username, id: MessageId) -> bool;
+    /// This reply is on its way; for those who count.
+    fn replied(&mut self, reply: Reply);
     /// The download or the wait for it is over; what is not deleted stays queued.
     fn close_download(&mut self, user: Username);
 }

@@ -152,7 +152,7 @@ impl Session {
     /// The work asked for by [`Services::verify`] is done.
     pub fn verified<S: Services>(&mut self, ok: bool, cx: &mut Context<'_, S>) {
         if mem::take(&mut self.penance) {
-            self.say(Reply::AuthError);
+            self.say(Reply::AuthError, cx);
             self.count_failure();
         } else {
             self.apply(Event::Verified(ok), cx);

@@ -96,7 +96,7 @@ impl Session {
         }
         match say {
             Say::Reply(Reply::AuthError) if matches!(action, Action::VerifyNothing { .. }) => self.penance = true,
-            Say::Reply(reply) => self.say(reply),
+            Say::Reply(reply) => self.say(reply, cx),
             Say::Nothing | Say::Later | Say::Messages => {}
         }
         self.act(action, was_logged_in, cx);
@@ -214,7 +214,8 @@ impl Session {
         }
     }
 
-    pub(super) fn say(&mut self, reply: Reply) {
+    pub(super) fn say<S: Services>(&mut self, reply: Reply, cx: &mut Context<'_, S>) {
+        cx.services.replied(reply);
         let into_error = matches!(self.state, State::ErrorProcessing { .. }) && reply != Reply::BadCommand;
         reply.write(into_error, &mut self.output);
     }
