@@ -122,9 +122,14 @@ pub enum AdminResult {
         rows: Vec<MessageRow>,
         more: bool,
     },
-    /// How many messages are gone.
+    /// How many sessions were ended.
+    Ended {
+        sessions: u64,
+    },
+    /// How many messages are gone, and sessions were ended.
     Gone {
         messages: u64,
+        sessions: u64,
     },
     Sessions {
         rows: Vec<SessionRow>,
