@@ -1,0 +1,351 @@
+//! Clients' connections: bytes between sockets and sessions, one bounded turn each, and the orderly end.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+
+use mio::event::{Event, Source};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+use crate::engine::Engine;
+use crate::engine::port::{AddressKey, SessionId};
+use crate::proto::dfa::Dialect;
+use crate::proto::reply::Reply;
+use crate::proto::session::{Closing, NEVER};
+use crate::proto::types::Millis;
+
+/// Bytes read from one connection in one turn.
+pub const TURN_READ_BYTES: usize = 8 * 1024;
+/// How long a connection is drained after the server's last byte.
+pub const LINGER_MS: Millis = 2000;
+/// Connections drained at once; beyond, the oldest is dropped.
+pub const LINGER_MAX: usize = 256;
+/// Bytes drained of one connection in one turn.
+const DRAIN_TURN_BYTES: usize = 64 * 1024;
+
+/// One client.
+#[derive(Debug)]
+struct Client {
+    stream: TcpStream,
+    peer: SocketAddr,
+    id: SessionId,
+    dialect: Dialect,
+    /// There may be something to read, or the end.
+    readable: bool,
+    /// The peer has shut down its sending side; there may be bytes before that.
+    read_closed: bool,
+    /// The end was read.
+    ended: bool,
+    /// In the list of those whose turn comes.
+    queued: bool,
+}
+
+/// A connection without a session, until the peer has seen the end.
+#[derive(Debug)]
+struct Lingering {
+    stream: TcpStream,
+    until: Millis,
+}
+
+/// All clients' connections.
+#[derive(Debug)]
+pub struct Clients {
+    first_token: usize,
+    clients: Vec<Option<Client>>,
+    turns: VecDeque<u32>,
+    /// By number; the numbers in use are contiguous but for those that ended early.
+    lingering: VecDeque<Option<Lingering>>,
+    lingering_from: usize,
+    /// Numbers of those that had more than one turn's bytes.
+    drains: VecDeque<usize>,
+    linger_token: usize,
+    scratch: Box<[u8]>,
+}
+
+impl Clients {
+    /// Sessions have tokens from `first_token` to below `linger_token`, connections being drained from there on.
+    pub fn new(first_token: usize, linger_token: usize) -> Clients {
+        Clients {
+            first_token,
+            clients: Vec::new(),
+            turns: VecDeque::new(),
+            lingering: VecDeque::new(),
+            lingering_from: 0,
+            drains: VecDeque::new(),
+            linger_token,
+            scratch: vec![0; TURN_READ_BYTES].into_boxed_slice(),
+        }
+    }
+
+    /// A connection was accepted. Over a limit it is told 500 and closed.
+    ///
+    /// # Errors
+    /// The kernel's, when it cannot be watched.
+    pub fn add(
+        &mut self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        dialect: Dialect,
+        engine: &mut Engine,
+        registry: &Registry,
+        now: Millis,
+    ) -> io::Result<()> {
+        let Ok(id) = engine.open(AddressKey::of(peer.ip()), dialect, now) else {
+            let mut reply = Vec::new();
+            Reply::BadCommand.write(false, &mut reply);
+            // A fresh connection has room for one line; if not, the peer learns it from the end alone.
+            let _ = stream.write(&reply);
+            self.linger(stream, false, registry, now);
+            return Ok(());
+        };
+        let token = Token(self.first_token + id.slot as usize);
+        if let Err(error) = stream.register(registry, token, Interest::READABLE | Interest::WRITABLE) {
+            engine.close(id, now);
+            return Err(error);
+        }
+        let client = Client {
+            stream,
+            peer,
+            id,
+            dialect,
+            readable: true,
+            read_closed: false,
+            ended: false,
+            queued: false,
+        };
+        let place = id.slot as usize;
+        if self.clients.len() <= place {
+            self.clients.resize_with(place + 1, || None);
+        }
+        if let Some(slot) = self.clients.get_mut(place) {
+            *slot = Some(client);
+        }
+        self.queue(id.slot);
+        Ok(())
+    }
+
+    /// Where a session's client is, and what it speaks.
+    pub fn peer_of(&self, id: SessionId) -> Option<(SocketAddr, Dialect)> {
+        let client = self.clients.get(id.slot as usize)?.as_ref().filter(|c| c.id == id)?;
+        Some((client.peer, client.dialect))
+    }
+
+    /// The kernel says that something can be done.
+    pub fn ready(&mut self, event: &Event, engine: &mut Engine, registry: &Registry, now: Millis) {
+        let token = event.token().0;
+        if token >= self.linger_token {
+            return self.drain(token - self.linger_token);
+        }
+        let place = token - self.first_token;
+        let Some(Some(client)) = self.clients.get_mut(place) else {
+            return;
+        };
+        let id = client.id;
+        if event.is_error() || event.is_write_closed() {
+            return self.drop_client(id, engine, now);
+        }
+        if event.is_readable() || event.is_read_closed() {
+            client.readable = true;
+            client.read_closed |= event.is_read_closed();
+            self.queue(id.slot);
+        }
+        if event.is_writable() && !engine.output(id).is_empty() {
+            self.flush(id, engine, registry, now);
+        }
+    }
+
+    /// Whether connections wait for their turn.
+    pub fn has_turns(&self) -> bool {
+        !self.turns.is_empty() || !self.drains.is_empty()
+    }
+
+    /// Gives each connection that waits for it one turn.
+    pub fn take_turns(&mut self, engine: &mut Engine, now: Millis) {
+        for _ in 0..self.turns.len() {
+            let Some(place) = self.turns.pop_front() else {
+                return;
+            };
+            if self.read(place, engine, now) {
+                self.queue(place);
+            }
+        }
+        for _ in 0..self.drains.len() {
+            if let Some(number) = self.drains.pop_front() {
+                self.drain(number);
+            }
+        }
+    }
+
+    /// Sends what the session has to say and carries out its end.
+    pub fn flush(&mut self, id: SessionId, engine: &mut Engine, registry: &Registry, now: Millis) {
+        let Some(client) = self.clients.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|c| c.id == id)
+        else {
+            return engine.close(id, now);
+        };
+        loop {
+            let output = engine.output(id);
+            if output.is_empty() {
+                break;
+            }
+            let length = output.len();
+            match client.stream.write(output) {
+                Ok(count) => {
+                    engine.sent(id, count, now);
+                    if count < length {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return self.drop_client(id, engine, now),
+            }
+        }
+        match engine.closing(id) {
+            Closing::Now => self.drop_client(id, engine, now),
+            Closing::Flush => self.end(id, engine, registry, now),
+            Closing::Open | Closing::Stopping => {
+                engine.arm(id);
+                if client.readable && engine.wants_input(id) {
+                    self.queue(id.slot);
+                }
+            }
+        }
+    }
+
+    /// Ends every connection that is left, at once.
+    pub fn drop_all(&mut self, engine: &mut Engine, now: Millis) {
+        let all: Vec<SessionId> = self.clients.iter().flatten().map(|c| c.id).collect();
+        for id in all {
+            self.drop_client(id, engine, now);
+        }
+        self.lingering.clear();
+    }
+
+    /// Connections being drained.
+    pub fn lingering(&self) -> usize {
+        self.lingering.iter().flatten().count()
+    }
+
+    /// When the next connection has been drained long enough.
+    pub fn next_deadline(&self) -> Millis {
+        self.lingering.iter().flatten().next().map_or(NEVER, |l| l.until)
+    }
+
+    /// Drops connections that were drained long enough.
+    pub fn expire(&mut self, now: Millis) {
+        while let Some(first) = self.lingering.front() {
+            if first.as_ref().is_some_and(|l| l.until > now) {
+                return;
+            }
+            self.lingering.pop_front();
+            self.lingering_from += 1;
+        }
+    }
+
+    fn queue(&mut self, place: u32) {
+        if let Some(Some(client)) = self.clients.get_mut(place as usize)
+            && !client.queued
+        {
+            client.queued = true;
+            self.turns.push_back(place);
+        }
+    }
+
+    /// One read. Whether there may be more to read at once.
+    fn read(&mut self, place: u32, engine: &mut Engine, now: Millis) -> bool {
+        let Some(Some(client)) = self.clients.get_mut(place as usize) else {
+            return false;
+        };
+        client.queued = false;
+        let id = client.id;
+        if !client.readable || client.ended || !engine.wants_input(id) {
+            return false;
+        }
+        match client.stream.read(&mut self.scratch) {
+            Ok(0) => {
+                client.ended = true;
+                client.readable = false;
+                engine.end_of_input(id, now);
+                false
+            }
+            Ok(count) => {
+                // Less than asked for means that the socket is empty; the next bytes bring a new event.
+                client.readable = count == self.scratch.len() || client.read_closed;
+                let more = client.readable;
+                engine.receive(id, self.scratch.get(..count).unwrap_or_default(), now);
+                more && engine.wants_input(id)
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                client.readable = false;
+                false
+            }
+            Err(_) => {
+                self.drop_client(id, engine, now);
+                false
+            }
+        }
+    }
+
+    /// Nothing more will be said: the end is sent, and what still comes is read and thrown away for a while, so that no
+    /// reset overtakes the last reply.
+    fn end(&mut self, id: SessionId, engine: &mut Engine, registry: &Registry, now: Millis) {
+        engine.close(id, now);
+        if let Some(client) = self.clients.get_mut(id.slot as usize).and_then(Option::take) {
+            self.linger(client.stream, client.ended, registry, now);
+        }
+    }
+
+    fn linger(&mut self, mut stream: TcpStream, ended: bool, registry: &Registry, now: Millis) {
+        if stream.shutdown(Shutdown::Write).is_err() || ended {
+            return;
+        }
+        if self.lingering.len() >= LINGER_MAX {
+            self.lingering.pop_front();
+            self.lingering_from += 1;
+        }
+        let number = self.lingering_from + self.lingering.len();
+        let token = Token(self.linger_token + number);
+        // A refused connection was not registered before.
+        let watched = stream.reregister(registry, token, Interest::READABLE).is_ok()
+            || stream.register(registry, token, Interest::READABLE).is_ok();
+        if watched {
+            self.lingering.push_back(Some(Lingering { stream, until: now + LINGER_MS }));
+            self.drain(number);
+        }
+    }
+
+    fn drain(&mut self, number: usize) {
+        let Some(place) = number.checked_sub(self.lingering_from).and_then(|n| self.lingering.get_mut(n)) else {
+            return;
+        };
+        let Some(lingering) = place else {
+            return;
+        };
+        let mut drained = 0;
+        loop {
+            if drained >= DRAIN_TURN_BYTES {
+                return self.drains.push_back(number);
+            }
+            match lingering.stream.read(&mut self.scratch) {
+                Ok(count) if count > 0 => drained += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => break,
+            }
+        }
+        *place = None;
+    }
+
+    fn drop_client(&mut self, id: SessionId, engine: &mut Engine, now: Millis) {
+        engine.close(id, now);
+        if let Some(place) = self.clients.get_mut(id.slot as usize)
+            && place.as_ref().is_some_and(|c| c.id == id)
+            && let Some(client) = place.take()
+        {
+            // Not only dropped: a duplicate of the descriptor may be held elsewhere.
+            let _ = client.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
