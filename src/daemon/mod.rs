@@ -1,5 +1,7 @@
 //! The shell: everything that touches the world.
 
+pub mod auth_pool;
 pub mod config;
 pub mod exit;
 pub mod logging;
+pub mod notify;
