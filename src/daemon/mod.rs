@@ -3,5 +3,7 @@
 pub mod auth_pool;
 pub mod config;
 pub mod exit;
+pub mod fd;
+pub mod listeners;
 pub mod logging;
 pub mod notify;
