@@ -1,0 +1,440 @@
+//! The threads that compute password hashes, which take tens of milliseconds each and must not stop the event loop.
+//! Jobs wait in a bounded queue; results come back in a bounded channel, and `wake` tells the event loop to look.
+//!
+//! The threads run at a lower priority than the event loop and the store, so that a storm of logins slows logins only.
+//! This calls setpriority(2): a system call filter without it must answer with an error, not with a signal.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::exit::{ExitCode, Fatal};
+use crate::auth::{AuthError, HashParams, Hasher, Verdict};
+use crate::engine::port::{RequestId, SessionId};
+use crate::proto::types::Password;
+
+/// Jobs that may wait for a thread.
+pub const QUEUE_MAX_JOBS: usize = 256;
+/// Results that may wait for the event loop; the threads stop for more.
+pub const RESULTS_MAX: usize = 256;
+/// After this long without a job a thread gives its hash memory back.
+pub const IDLE_RELEASE: Duration = Duration::from_secs(30);
+/// How much nicer than the event loop the threads are (nice(2)).
+pub const NICENESS: i32 = 5;
+
+/// What a password is checked against.
+pub enum Against {
+    /// The user's stored PHC string.
+    Stored(String),
+    /// Nothing: the user is unknown, locked or throttled. The same work, and never right.
+    Dummy,
+}
+
+/// One piece of work.
+pub enum Job {
+    Verify { token: SessionId, password: Password, against: Against },
+    HashNew { request: RequestId, password: Password },
+}
+
+impl fmt::Debug for Job {
+    /// Without the stored hash.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Job::Verify { token, .. } => f.debug_struct("Verify").field("token", token).finish_non_exhaustive(),
+            Job::HashNew { request, .. } => f.debug_struct("HashNew").field("request", request).finish_non_exhaustive(),
+        }
+    }
+}
+
+/// What comes back, one for each job that was taken and not dropped by [`AuthPool::close`].
+#[derive(PartialEq, Eq)]
+pub enum Done {
+    Verified {
+        token: SessionId,
+        ok: bool,
+        /// Only with `ok`: the stored hash has another cost than the current one; (stored, its replacement).
+        rehash: Option<Box<(String, String)>>,
+        /// Why the password could not be verified, to be logged; `ok` is false then.
+        problem: Option<AuthError>,
+    },
+    Hashed {
+        request: RequestId,
+        phc: Result<String, AuthError>,
+    },
+}
+
+impl fmt::Debug for Done {
+    /// Without any hash.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Done::Verified { token, ok, rehash, problem } => f
+                .debug_struct("Verified")
+                .field("token", token)
+                .field("ok", ok)
+                .field("rehash", &rehash.is_some())
+                .field("problem", problem)
+                .finish(),
+            Done::Hashed { request, phc } => {
+                f.debug_struct("Hashed").field("request", request).field("error", &phc.as_ref().err()).finish()
+            }
+        }
+    }
+}
+
+/// Counters since the start, for a watchdog: jobs under way while `finished` stands still are a pool that hangs.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Jobs that the queue took.
+    pub submitted: AtomicU64,
+    /// Jobs that a thread has finished, its result handed over.
+    pub finished: AtomicU64,
+}
+
+struct Queue {
+    jobs: VecDeque<Job>,
+    closing: bool,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    /// The current cost, which a reload changes.
+    memory_kib: AtomicU32,
+    iterations: AtomicU32,
+    progress: Arc<Progress>,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // Nothing that holds this lock can panic half way through a change.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn params(&self) -> HashParams {
+        let (memory, iterations) = (self.memory_kib.load(Ordering::Relaxed), self.iterations.load(Ordering::Relaxed));
+        HashParams::new(memory, iterations).unwrap_or_default()
+    }
+}
+
+/// The pool, held by the event loop.
+pub struct AuthPool {
+    shared: Arc<Shared>,
+    results: Receiver<Done>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for AuthPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthPool").field("threads", &self.threads.len()).finish_non_exhaustive()
+    }
+}
+
+impl AuthPool {
+    /// Starts `threads` threads (at least one). `wake` is called from them after each result. Errors:
+    /// [`ExitCode::System`].
+    pub fn start(threads: usize, params: HashParams, wake: Arc<dyn Fn() + Send + Sync>) -> Result<AuthPool, Fatal> {
+        let (sender, results) = sync_channel(RESULTS_MAX);
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue { jobs: VecDeque::with_capacity(QUEUE_MAX_JOBS), closing: false }),
+            filled: Condvar::new(),
+            memory_kib: AtomicU32::new(params.memory_kib()),
+            iterations: AtomicU32::new(params.iterations()),
+            progress: Arc::default(),
+        });
+        let mut pool = AuthPool { shared, results, threads: Vec::new() };
+        for number in 0..threads.max(1) {
+            let worker = Worker {
+                shared: Arc::clone(&pool.shared),
+                results: sender.clone(),
+                wake: Arc::clone(&wake),
+                hasher: Hasher::new(params),
+                params,
+            };
+            let started = std::thread::Builder::new().name(format!("auth-{number}")).spawn(move || worker.run());
+            match started {
+                Ok(thread) => pool.threads.push(thread),
+                Err(error) => {
+                    pool.close();
+                    return Err(Fatal::new(ExitCode::System, format!("cannot start a password thread: {error}")));
+                }
+            }
+        }
+        Ok(pool)
+    }
+
+    /// Hands a job to the threads. Never waits for one; `Err` gives the job back: the queue is full.
+    pub fn try_submit(&self, job: Job) -> Result<(), Job> {
+        let mut queue = self.shared.queue();
+        if queue.closing || queue.jobs.len() >= QUEUE_MAX_JOBS {
+            return Err(job);
+        }
+        queue.jobs.push_back(job);
+        self.shared.progress.submitted.fetch_add(1, Ordering::Relaxed);
+        drop(queue);
+        self.shared.filled.notify_one();
+        Ok(())
+    }
+
+    /// The next result, if there is one.
+    pub fn try_next(&self) -> Option<Done> {
+        self.results.try_recv().ok()
+    }
+
+    /// New hashes and dummies have this cost from now on, and older ones are replaced at login.
+    pub fn set_params(&self, params: HashParams) {
+        // A thread that reads between the two stores computes one hash of a mixed cost, which the next login mends.
+        self.shared.memory_kib.store(params.memory_kib(), Ordering::Relaxed);
+        self.shared.iterations.store(params.iterations(), Ordering::Relaxed);
+    }
+
+    /// The counters.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.shared.progress)
+    }
+
+    /// Ends the threads: waits for the jobs that are being computed, drops those that wait and all results.
+    pub fn close(self) {
+        let AuthPool { shared, results, threads } = self;
+        let mut queue = shared.queue();
+        queue.closing = true;
+        let waiting = std::mem::take(&mut queue.jobs);
+        drop(queue);
+        drop(waiting);
+        // A thread that waits to hand over a result must not wait for ever.
+        drop(results);
+        shared.filled.notify_all();
+        for thread in threads {
+            // A thread that panicked has ended the process already (exit::end_on_panic).
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    results: SyncSender<Done>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    hasher: Hasher,
+    params: HashParams,
+}
+
+impl Worker {
+    fn run(mut self) {
+        // On Linux "the calling process" of setpriority(2) is the calling thread. If it is refused, logins compete with
+        // the event loop as equals, which is slower and not wrong.
+        if rustix::process::getpriority_process(None).is_ok_and(|nice| nice < NICENESS) {
+            let _ = rustix::process::setpriority_process(None, NICENESS);
+        }
+        while let Some(job) = self.next_job() {
+            let params = self.shared.params();
+            if params != self.params {
+                self.params = params;
+                self.hasher.set_params(params);
+            }
+            let done = self.compute(job);
+            if self.results.send(done).is_err() {
+                return;
+            }
+            self.shared.progress.finished.fetch_add(1, Ordering::Relaxed);
+            (self.wake)();
+        }
+    }
+
+    /// Waits for a job; `None`: the pool closes.
+    fn next_job(&mut self) -> Option<Job> {
+        let shared = Arc::clone(&self.shared);
+        let mut queue = shared.queue();
+        loop {
+            if queue.closing {
+                return None;
+            }
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some(job);
+            }
+            if self.hasher.held_bytes() == 0 {
+                queue = shared.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let (woken, waited) =
+                shared.filled.wait_timeout(queue, IDLE_RELEASE).unwrap_or_else(PoisonError::into_inner);
+            queue = woken;
+            if waited.timed_out() {
+                drop(queue);
+                self.hasher.release();
+                queue = shared.queue();
+            }
+        }
+    }
+
+    fn compute(&mut self, job: Job) -> Done {
+        match job {
+            Job::HashNew { request, password } => Done::Hashed { request, phc: self.hasher.hash(&password) },
+            Job::Verify { token, password, against: Against::Dummy } => {
+                let problem = self.hasher.dummy(&password).err();
+                Done::Verified { token, ok: false, rehash: None, problem }
+            }
+            Job::Verify { token, password, against: Against::Stored(stored) } => {
+                let (ok, renew, problem) = match self.hasher.verify(&password, &stored) {
+                    Ok(Verdict::Match { rehash }) => (true, rehash, None),
+                    Ok(Verdict::Mismatch) => (false, false, None),
+                    Err(error) => (false, false, Some(error)),
+                };
+                // Without its replacement the stored hash is as good as before: the login stands.
+                let new = if renew { self.hasher.hash(&password).ok() } else { None };
+                Done::Verified { token, ok, rehash: new.map(|new| Box::new((stored, new))), problem }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn cheap() -> HashParams {
+        HashParams::new(64, 1).unwrap()
+    }
+
+    fn session(serial: u32) -> SessionId {
+        SessionId { serial, slot: 0 }
+    }
+
+    fn password(text: &str) -> Password {
+        Password::parse(text.as_bytes()).unwrap()
+    }
+
+    fn verify(serial: u32, text: &str, against: Against) -> Job {
+        Job::Verify { token: session(serial), password: password(text), against }
+    }
+
+    /// A pool, and a channel that gets a word for each wake.
+    fn pool(threads: usize) -> (AuthPool, mpsc::Receiver<()>) {
+        let (sender, woken) = mpsc::channel();
+        let pool = AuthPool::start(threads, cheap(), Arc::new(move || sender.send(()).unwrap_or_default())).unwrap();
+        (pool, woken)
+    }
+
+    fn next(pool: &AuthPool, woken: &mpsc::Receiver<()>) -> Done {
+        woken.recv_timeout(Duration::from_secs(60)).unwrap();
+        pool.try_next().expect("a result before its wake")
+    }
+
+    fn verdict(done: Done) -> (u32, bool, bool, Option<AuthError>) {
+        match done {
+            Done::Verified { token, ok, rehash, problem } => (token.serial, ok, rehash.is_some(), problem),
+            Done::Hashed { .. } => panic!("not a verdict"),
+        }
+    }
+
+    #[test]
+    fn passwords_are_hashed_and_verified() {
+        let (pool, woken) = pool(2);
+        pool.try_submit(Job::HashNew { request: RequestId(7), password: password("secret") }).unwrap();
+        let Done::Hashed { request: RequestId(7), phc: Ok(phc) } = next(&pool, &woken) else { panic!("not hashed") };
+        pool.try_submit(verify(1, "secret", Against::Stored(phc.clone()))).unwrap();
+        assert_eq!(verdict(next(&pool, &woken)), (1, true, false, None));
+        pool.try_submit(verify(2, "wrong", Against::Stored(phc))).unwrap();
+        assert_eq!(verdict(next(&pool, &woken)), (2, false, false, None));
+        pool.try_submit(verify(3, "secret", Against::Dummy)).unwrap();
+        assert_eq!(verdict(next(&pool, &woken)), (3, false, false, None));
+        pool.try_submit(verify(4, "secret", Against::Stored("junk".into()))).unwrap();
+        assert_eq!(verdict(next(&pool, &woken)), (4, false, false, Some(AuthError::Unusable)));
+        assert_eq!(pool.progress().submitted.load(Ordering::Relaxed), 5);
+        assert!(pool.try_next().is_none());
+        pool.close();
+    }
+
+    #[test]
+    fn another_cost_gives_a_replacement_to_the_right_password_only() {
+        let (pool, woken) = pool(1);
+        let old = Hasher::new(cheap()).hash(&password("secret")).unwrap();
+        pool.set_params(HashParams::new(128, 1).unwrap());
+        pool.try_submit(verify(1, "wrong", Against::Stored(old.clone()))).unwrap();
+        assert_eq!(verdict(next(&pool, &woken)), (1, false, false, None));
+        pool.try_submit(verify(2, "secret", Against::Stored(old.clone()))).unwrap();
+        let Done::Verified { ok: true, rehash: Some(pair), .. } = next(&pool, &woken) else { panic!("no replacement") };
+        assert_eq!(pair.0, old);
+        assert!(pair.1.starts_with("$argon2id$v=19$m=128,t=1,p=1$"));
+        pool.try_submit(verify(3, "secret", Against::Stored(pair.1))).unwrap();
+        assert_eq!(verdict(next(&pool, &woken)), (3, true, false, None));
+        pool.close();
+    }
+
+    /// A pool of one thread that stands still in its first wake until the sender is dropped.
+    fn held_up() -> (AuthPool, mpsc::Sender<()>, mpsc::Receiver<()>) {
+        let (open, gate) = mpsc::channel::<()>();
+        let (entered, inside) = mpsc::channel();
+        let gate = Mutex::new(gate);
+        let wake = move || {
+            let _ = entered.send(());
+            let _ = gate.lock().unwrap().recv();
+        };
+        let pool = AuthPool::start(1, cheap(), Arc::new(wake)).unwrap();
+        pool.try_submit(verify(0, "x", Against::Dummy)).unwrap();
+        inside.recv().unwrap();
+        (pool, open, inside)
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_job_back() {
+        let (pool, open, _inside) = held_up();
+        for serial in 0..QUEUE_MAX_JOBS {
+            pool.try_submit(verify(u32::try_from(serial).unwrap(), "x", Against::Dummy)).unwrap();
+        }
+        let back = pool.try_submit(verify(999, "x", Against::Dummy));
+        let Err(Job::Verify { token, password, .. }) = back else { panic!("taken") };
+        assert_eq!((token, password.as_bytes()), (session(999), &b"x"[..]));
+        drop(open);
+        pool.close();
+    }
+
+    #[test]
+    fn closing_drops_what_waits_and_joins() {
+        let (pool, open, _inside) = held_up();
+        for serial in 0..100 {
+            pool.try_submit(verify(serial, "x", Against::Dummy)).unwrap();
+        }
+        let progress = pool.progress();
+        let closer = std::thread::spawn(move || pool.close());
+        drop(open);
+        closer.join().unwrap();
+        let finished = progress.finished.load(Ordering::Relaxed);
+        assert!(finished <= 101 && progress.submitted.load(Ordering::Relaxed) == 101);
+    }
+
+    #[test]
+    fn closing_does_not_hang_on_results_that_nobody_took() {
+        let pool = AuthPool::start(2, cheap(), Arc::new(|| {})).unwrap();
+        let progress = pool.progress();
+        let mut submitted = 0;
+        // More results than the channel holds: the threads stand in their send.
+        while submitted < RESULTS_MAX + 2 {
+            match pool.try_submit(verify(0, "x", Against::Dummy)) {
+                Ok(()) => submitted += 1,
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+        while progress.finished.load(Ordering::Relaxed) < RESULTS_MAX as u64 {
+            std::thread::yield_now();
+        }
+        pool.close();
+    }
+
+    #[test]
+    fn the_threads_are_nicer_than_their_starter() {
+        let own = rustix::process::getpriority_process(None).unwrap();
+        let (sender, told) = mpsc::channel();
+        let wake = move || sender.send(rustix::process::getpriority_process(None).unwrap()).unwrap();
+        let pool = AuthPool::start(1, cheap(), Arc::new(wake)).unwrap();
+        pool.try_submit(verify(0, "x", Against::Dummy)).unwrap();
+        assert_eq!(told.recv().unwrap(), NICENESS.max(own));
+        assert_eq!(rustix::process::getpriority_process(None).unwrap(), own, "the starter stays as it was");
+        pool.close();
+    }
+}

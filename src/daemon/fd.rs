@@ -1,0 +1,58 @@
+//! Descriptors that systemd handed over, from numbers to owners.
+//!
+//! The one place where unsafe code is allowed: a descriptor known by its number can be adopted in no other way, and the
+//! variables that announce it must go before another thread could read them. Nothing else belongs here.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A descriptor and the name it was given (`FileDescriptorName=`, or FDNAME of a stored one).
+#[derive(Debug)]
+pub struct Inherited {
+    pub name: String,
+    pub fd: OwnedFd,
+}
+
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Adopts the descriptors of sd_listen_fds(3), close-on-exec from here on, and removes the variables about them from
+/// the environment. To be called first of all, before any thread is started or any file opened. Without such
+/// descriptors, and at every further call, the list is empty. Errors: variables that say nonsense, or numbers that are
+/// not open.
+pub fn take_inherited() -> io::Result<Vec<Inherited>> {
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Ok(Vec::new());
+    }
+    let numbered: Vec<_> = if is_single_threaded() {
+        // SAFETY: no other thread exists that could read or write the environment.
+        unsafe { sd_notify::listen_fds_with_names_and_unset_env()?.collect() }
+    } else {
+        sd_notify::listen_fds_with_names()?.collect()
+    };
+    let adopt = |(number, name)| {
+        // SAFETY: sd-notify found the descriptor open, and systemd gave it to this very process (LISTEN_PID) to own.
+        // TAKEN makes this the only owner.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        Inherited { name, fd }
+    };
+    Ok(numbered.into_iter().map(adopt).collect())
+}
+
+/// Only if the kernel says so.
+fn is_single_threaded() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_inherited_by_a_test_and_never_twice() {
+        assert!(take_inherited().unwrap().is_empty());
+        assert!(TAKEN.load(Ordering::SeqCst));
+        assert!(take_inherited().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,178 @@
+//! Where clients and administrators come in: sockets that systemd handed over, each checked to be what its name says,
+//! and for what was not handed over sockets bound here. To be called once the store is locked: the control socket of
+//! another cpd is not taken away.
+
+mod control;
+mod tcp;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::SocketAddr as UnixAddress;
+use std::path::PathBuf;
+
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+
+pub use control::ControlListener;
+pub use tcp::BACKLOG;
+
+use super::config::Config;
+use super::exit::{ExitCode, Fatal};
+use super::fd::Inherited;
+use super::logging::{Level, Line};
+
+/// How clients of a listener end their PDUs (docs/protocol.md section 8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dialect {
+    Cp,
+    Classic,
+}
+
+impl Dialect {
+    /// The name of its key in `[listen]`, and of its sockets in a unit.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dialect::Cp => "cp",
+            Dialect::Classic => "classic",
+        }
+    }
+}
+
+/// A socket that accepts clients; non-blocking, close-on-exec.
+#[derive(Debug)]
+pub struct StreamListener {
+    pub socket: mio::net::TcpListener,
+    pub dialect: Dialect,
+    /// What it is bound to, with the port that the kernel chose where 0 was asked for.
+    pub address: SocketAddr,
+    pub inherited: bool,
+}
+
+/// Everything that listens.
+#[derive(Debug)]
+pub struct Listeners {
+    pub streams: Vec<StreamListener>,
+    /// At least one; dropping one that was made here removes its file.
+    pub control: Vec<ControlListener>,
+    /// To be logged.
+    pub notes: Vec<(Level, Line)>,
+}
+
+/// Opens every listener of `config`, using `inherited` sockets first. Errors: [`ExitCode::Config`] for an inherited
+/// descriptor that is not what its name says; [`ExitCode::Unavailable`], [`ExitCode::NotPermitted`],
+/// [`ExitCode::CannotCreate`] or [`ExitCode::System`] for an address or path that cannot be had, naming it.
+pub fn open(config: &Config, inherited: Vec<Inherited>) -> Result<Listeners, Fatal> {
+    let mut listeners = Listeners { streams: Vec::new(), control: Vec::new(), notes: Vec::new() };
+    for Inherited { name, fd } in inherited {
+        listeners.adopt(&name, fd)?;
+    }
+    listeners.complete(Dialect::Cp, &config.cp)?;
+    listeners.complete(Dialect::Classic, &config.classic)?;
+    listeners.complete_control(config)?;
+    Ok(listeners)
+}
+
+impl Listeners {
+    fn adopt(&mut self, name: &str, fd: OwnedFd) -> Result<(), Fatal> {
+        match name {
+            "cp" => self.adopt_stream(Dialect::Cp, fd),
+            "classic" => self.adopt_stream(Dialect::Classic, fd),
+            "control" => {
+                check_listening(name, &fd)?;
+                self.control.push(ControlListener::adopt(fd)?);
+                Ok(())
+            }
+            "tls" | "unix" => {
+                let line = Line::new("inherited socket closed").field("name", name);
+                self.note(Level::Warn, line.field("reason", "not supported in this version"));
+                Ok(())
+            }
+            _ => {
+                let line = Line::new("inherited socket closed").field("name", name);
+                self.note(Level::Warn, line.field("reason", "unknown name"));
+                Ok(())
+            }
+        }
+    }
+
+    fn adopt_stream(&mut self, dialect: Dialect, fd: OwnedFd) -> Result<(), Fatal> {
+        check_listening(dialect.name(), &fd)?;
+        let socket = std::net::TcpListener::from(fd);
+        let address = socket.local_addr().map_err(|_| wrong_kind(dialect.name(), "an IPv4 or IPv6 socket"))?;
+        let ready = socket.set_nonblocking(true).map(|()| mio::net::TcpListener::from_std(socket));
+        let socket = ready.map_err(|e| Fatal::new(ExitCode::System, format!("inherited socket {address}: {e}")))?;
+        self.streams.push(StreamListener { socket, dialect, address, inherited: true });
+        Ok(())
+    }
+
+    /// Binds what was configured for `dialect`, unless its sockets were handed over.
+    fn complete(&mut self, dialect: Dialect, configured: &[SocketAddr]) -> Result<(), Fatal> {
+        let handed: Vec<SocketAddr> =
+            self.streams.iter().filter(|one| one.dialect == dialect).map(|one| one.address).collect();
+        if handed.is_empty() {
+            for address in configured {
+                let (socket, note) = tcp::listen(*address)?;
+                self.notes.extend(note);
+                let address = socket.local_addr().unwrap_or(*address);
+                let socket = mio::net::TcpListener::from_std(socket);
+                self.streams.push(StreamListener { socket, dialect, address, inherited: false });
+            }
+            return Ok(());
+        }
+        let same = handed.len() == configured.len() && configured.iter().all(|address| handed.contains(address));
+        if !same {
+            let line = Line::new("configured addresses not used: sockets were handed over")
+                .field("key", format!("listen.{}", dialect.name()))
+                .field("configured", list(configured))
+                .field("used", list(&handed));
+            self.note(Level::Warn, line);
+        }
+        Ok(())
+    }
+
+    fn complete_control(&mut self, config: &Config) -> Result<(), Fatal> {
+        if self.control.is_empty() {
+            let (listener, note) = control::make(&config.control_socket, &config.control_group)?;
+            self.notes.extend(note);
+            self.control.push(listener);
+        } else if !self.control.iter().any(|one| one.path() == Some(config.control_socket.as_path())) {
+            let used: Vec<String> = self.control.iter().map(ControlListener::name).collect();
+            let line = Line::new("configured socket not used: one was handed over")
+                .field("key", "control.socket")
+                .field("configured", config.control_socket.display())
+                .field("used", used.join(","));
+            self.note(Level::Warn, line);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, level: Level, line: Line) {
+        self.notes.push((level, line));
+    }
+}
+
+/// Whether an inherited descriptor is a stream socket that listens.
+fn check_listening(name: &str, fd: &OwnedFd) -> Result<(), Fatal> {
+    if getsockopt(fd, sockopt::SockType) != Ok(SockType::Stream) {
+        return Err(wrong_kind(name, "a stream socket"));
+    }
+    if getsockopt(fd, sockopt::AcceptConn) != Ok(true) {
+        return Err(wrong_kind(name, "a listening socket (Accept=no)"));
+    }
+    Ok(())
+}
+
+fn wrong_kind(name: &str, wanted: &str) -> Fatal {
+    Fatal::new(ExitCode::Config, format!("the descriptor that was handed over as {name:?} is not {wanted}"))
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    let all: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    all.join(",")
+}
+
+fn path_of(address: &UnixAddress) -> Option<PathBuf> {
+    address.as_pathname().map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! The control socket that cpd makes itself where systemd does not: for its owner, and for one group.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::Group;
+
+use super::{path_of, wrong_kind};
+use crate::daemon::exit::{ExitCode, Fatal};
+use crate::daemon::logging::{Level, Line};
+
+/// Administrators that the kernel keeps until they are accepted.
+const BACKLOG: u16 = 128;
+
+/// A socket that accepts administrators; non-blocking, close-on-exec. One that was made here removes its file when it
+/// is dropped, if the file is still its own.
+#[derive(Debug)]
+pub struct ControlListener {
+    pub socket: mio::net::UnixListener,
+    path: Option<PathBuf>,
+    /// Device and inode of the file that was made here.
+    made: Option<(u64, u64)>,
+}
+
+impl ControlListener {
+    /// A listening stream socket that was handed over. Error: [`ExitCode::Config`], not a Unix socket.
+    pub(super) fn adopt(fd: OwnedFd) -> Result<ControlListener, Fatal> {
+        let socket = UnixListener::from(fd);
+        let address = socket.local_addr().map_err(|_| wrong_kind("control", "a Unix socket"))?;
+        socket
+            .set_nonblocking(true)
+            .map_err(|e| Fatal::new(ExitCode::System, format!("inherited control socket: {e}")))?;
+        let socket = mio::net::UnixListener::from_std(socket);
+        Ok(ControlListener { socket, path: path_of(&address), made: None })
+    }
+
+    /// Where it is bound, if it has a name in the file system.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// For people.
+    pub fn name(&self) -> String {
+        self.path().map_or_else(|| String::from("(no path)"), |path| path.display().to_string())
+    }
+
+    /// Whether systemd handed it over.
+    pub fn inherited(&self) -> bool {
+        self.made.is_none()
+    }
+}
+
+impl Drop for ControlListener {
+    fn drop(&mut self) {
+        let (Some(made), Some(path)) = (self.made, &self.path) else { return };
+        if std::fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == made) {
+            // At the end there is nobody left to tell; the next start replaces what stays.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+type Note = Option<(Level, Line)>;
+
+/// Makes the socket at `path`, for its owner and for `group` (empty: none). A group that cannot be given is a note, and
+/// the socket is the owner's alone. Errors: [`ExitCode::Unavailable`] when somebody answers there,
+/// [`ExitCode::CannotCreate`] when something else is there or the directory is missing, [`ExitCode::NotPermitted`].
+pub(super) fn make(path: &Path, group: &str) -> Result<(ControlListener, Note), Fatal> {
+    make_way(path)?;
+    let socket = bind_private(path).map_err(|error| refused(path, error))?;
+    let file = std::fs::symlink_metadata(path).map_err(|e| cannot(path, &e.to_string()))?;
+    let listener = ControlListener {
+        socket: mio::net::UnixListener::from_std(UnixListener::from(socket)),
+        path: Some(path.to_owned()),
+        made: Some((file.dev(), file.ino())),
+    };
+    if file.mode() & 0o177 != 0 {
+        return Err(cannot(path, &format!("it came out with mode {:o}", file.mode() & 0o777)));
+    }
+    let note = match give_to(path, group) {
+        Ok(()) => None,
+        Err(cause) => {
+            let line = Line::new("control socket for its owner alone").field("path", path.display());
+            Some((Level::Warn, line.field("group", group).field("cause", cause)))
+        }
+    };
+    Ok((listener, note))
+}
+
+/// Removes a socket that nobody answers on; everything else there stays.
+fn make_way(path: &Path) -> Result<(), Fatal> {
+    let there = match std::fs::symlink_metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(cannot(path, &error.to_string())),
+    };
+    if !there.file_type().is_socket() {
+        return Err(cannot(path, "something that is not a socket is there"));
+    }
+    match probe(path) {
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => {}
+        Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => {
+            return Err(Fatal::new(ExitCode::Unavailable, format!("{}: somebody answers on it", path.display())));
+        }
+        Err(error) => return Err(refused(path, error)),
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(cannot(path, &format!("the old socket stays: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether somebody listens at `path`. Does not wait for a listener whose queue is full (`EAGAIN`).
+fn probe(path: &Path) -> Result<(), Errno> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)
+}
+
+/// A listening socket whose file belongs to its owner alone from its first moment: Linux makes the file with the mode
+/// of the socket itself, so that neither the process's umask nor a moment of a wider mode comes into it.
+fn bind_private(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(socket)
+}
+
+/// Opens the socket to `group`, whose it becomes first.
+fn give_to(path: &Path, group: &str) -> Result<(), String> {
+    if group.is_empty() {
+        return Ok(());
+    }
+    let found = Group::from_name(group).map_err(|error| error.desc().to_string())?;
+    let gid = found.ok_or("no such group")?.gid;
+    lchown(path, None, Some(gid.as_raw())).map_err(|error| error.to_string())?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(|error| error.to_string())
+}
+
+fn refused(path: &Path, error: Errno) -> Fatal {
+    let code = match error {
+        Errno::EADDRINUSE => ExitCode::Unavailable,
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => ExitCode::NotPermitted,
+        _ => ExitCode::CannotCreate,
+    };
+    Fatal::new(code, format!("control socket {}: {}", path.display(), error.desc()))
+}
+
+fn cannot(path: &Path, cause: &str) -> Fatal {
+    Fatal::new(ExitCode::CannotCreate, format!("control socket {}: {cause}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn a_socket_is_made_for_its_owner_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let (listener, note) = make(&path, "").unwrap();
+        assert!(note.is_none() && !listener.inherited() && listener.path() == Some(&path));
+        assert_eq!(mode(&path), 0o600);
+        let _client = UnixStream::connect(&path).unwrap();
+        listener.socket.accept().unwrap();
+        assert_eq!(listener.socket.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_file_is_private_from_its_first_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let _socket = bind_private(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn the_group_gets_it_and_a_missing_group_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let own = nix::unistd::getgid();
+        let name = Group::from_gid(own).unwrap().unwrap().name;
+        let (listener, note) = make(&path, &name).unwrap();
+        assert!(note.is_none());
+        assert_eq!(mode(&path), 0o660);
+        assert_eq!(std::fs::symlink_metadata(&path).unwrap().gid(), own.as_raw());
+        drop(listener);
+        let (_listener, note) = make(&path, "no-such-grp-x").unwrap();
+        let text = note.unwrap().1.into_text();
+        assert!(text.contains("group=no-such-grp-x") && text.contains("no such group"), "{text}");
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn only_a_socket_that_nobody_answers_on_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let old = UnixListener::bind(&path).unwrap();
+        let fatal = make(&path, "").unwrap_err();
+        assert_eq!(fatal.code, ExitCode::Unavailable);
+        assert!(fatal.message.contains(path.to_str().unwrap()) && UnixStream::connect(&path).is_ok());
+        drop(old);
+        let (listener, _) = make(&path, "").unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(listener);
+        let _datagram = UnixDatagram::bind(&path).unwrap();
+        assert_eq!(make(&path, "").unwrap_err().code, ExitCode::Unavailable);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(make(&path, "").unwrap_err().code, ExitCode::CannotCreate);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join("control.sock"), dir.path().join("target"));
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        assert_eq!(make(&path, "").unwrap_err().code, ExitCode::CannotCreate);
+        assert!(!target.exists());
+    }
+
+    #[test]
+    fn a_full_listener_is_somebody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let busy = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        bind(busy.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&busy, Backlog::new(0).unwrap()).unwrap();
+        let _first = UnixStream::connect(&path).unwrap();
+        assert_eq!(make(&path, "").unwrap_err().code, ExitCode::Unavailable);
+    }
+
+    #[test]
+    fn anothers_socket_at_the_same_path_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let (listener, _) = make(&path, "").unwrap();
+        std::fs::rename(&path, dir.path().join("moved")).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(listener);
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let fatal = make(Path::new("/nonexistent/control.sock"), "").unwrap_err();
+        assert_eq!(fatal.code, ExitCode::CannotCreate);
+        assert!(fatal.message.contains("/nonexistent/control.sock"));
+    }
+}

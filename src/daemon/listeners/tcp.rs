@@ -1,0 +1,139 @@
+//! TCP sockets that cpd binds itself.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen as start_listening, setsockopt,
+    socket, sockopt,
+};
+
+use crate::daemon::exit::{ExitCode, Fatal};
+use crate::daemon::logging::{Level, Line};
+
+/// Connections that the kernel keeps for a listener until they are accepted; net.core.somaxconn may lower it.
+pub const BACKLOG: u16 = 1024;
+/// What lets the packaged unit bind addresses itself.
+const DROP_IN: &str = "/etc/systemd/system/cpd.service.d/network.conf";
+
+type Note = Option<(Level, Line)>;
+
+/// Listens on `address`; `[::]` is both families, and IPv4 alone, with a note, where the kernel has no IPv6. Errors:
+/// [`ExitCode::Unavailable`], [`ExitCode::NotPermitted`] or [`ExitCode::System`], naming the address.
+pub fn listen(address: SocketAddr) -> Result<(TcpListener, Note), Fatal> {
+    listen_with(address, bind_to)
+}
+
+fn listen_with<S>(address: SocketAddr, bind: impl Fn(SocketAddr) -> Result<S, Errno>) -> Result<(S, Note), Fatal> {
+    let error = match bind(address) {
+        Ok(socket) => return Ok((socket, None)),
+        Err(error) => error,
+    };
+    let no_ipv6 = matches!(error, Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL | Errno::EPROTONOSUPPORT);
+    if !(no_ipv6 && address.is_ipv6() && address.ip().is_unspecified()) {
+        return Err(refused(address, error));
+    }
+    let instead = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+    let socket = bind(instead).map_err(|error| refused(instead, error))?;
+    let line = Line::new("no IPv6").field("address", address).field("using", instead).field("cause", error.desc());
+    Ok((socket, Some((Level::Warn, line))))
+}
+
+fn bind_to(address: SocketAddr) -> Result<TcpListener, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    // Without this a restart would have to wait for the old connections' last minute.
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    match address {
+        SocketAddr::V4(v4) => bind(socket.as_raw_fd(), &SockaddrIn::from(v4))?,
+        SocketAddr::V6(v6) => {
+            setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+            bind(socket.as_raw_fd(), &SockaddrIn6::from(v6))?;
+        }
+    }
+    start_listening(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(TcpListener::from(socket))
+}
+
+fn refused(address: SocketAddr, error: Errno) -> Fatal {
+    let (code, hint) = match error {
+        Errno::EADDRINUSE => (ExitCode::Unavailable, String::new()),
+        Errno::EACCES | Errno::EPERM | Errno::EAFNOSUPPORT => (ExitCode::NotPermitted, drop_in_hint(address)),
+        // In a network namespace of its own (PrivateNetwork=) the host's addresses are not there.
+        Errno::EADDRNOTAVAIL => (ExitCode::System, drop_in_hint(address)),
+        _ => (ExitCode::System, String::new()),
+    };
+    Fatal::new(code, format!("cannot listen on {address}: {}{hint}", error.desc()))
+}
+
+fn drop_in_hint(address: SocketAddr) -> String {
+    let low = if (1..1024).contains(&address.port()) {
+        ", AmbientCapabilities=CAP_NET_BIND_SERVICE and CapabilityBoundingSet=CAP_NET_BIND_SERVICE for a port below 1024"
+    } else {
+        ""
+    };
+    format!(
+        "; if the sandbox of cpd.service forbids it, allow it in {DROP_IN} with [Service] PrivateNetwork=no, \
+         RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6, IPAddressDeny= and IPAddressAllow=any{low}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn without_ipv6_the_wildcard_is_ipv4() {
+        for missing in [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL] {
+            let only_v4 = |at: SocketAddr| if at.is_ipv4() { Ok(at) } else { Err(missing) };
+            let (bound, note) = listen_with(address("[::]:5035"), only_v4).unwrap();
+            assert_eq!(bound, address("0.0.0.0:5035"));
+            assert!(note.unwrap().1.into_text().starts_with("no IPv6 address=[::]:5035 using=0.0.0.0:5035"));
+            let fatal = listen_with(address("[::1]:5035"), only_v4).unwrap_err();
+            assert!(fatal.message.contains("[::1]:5035"), "an address that was asked for is not replaced");
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_address_and_the_way_out() {
+        let refuse = |error| listen_with(address("[::]:5035"), |_| Err::<(), _>(error)).unwrap_err();
+        let fatal = refuse(Errno::EADDRINUSE);
+        assert_eq!(fatal.code, ExitCode::Unavailable);
+        assert!(fatal.message.contains("[::]:5035") && !fatal.message.contains("sandbox"));
+        for error in [Errno::EPERM, Errno::EACCES, Errno::EAFNOSUPPORT] {
+            let fatal = refuse(error);
+            assert_eq!(fatal.code, ExitCode::NotPermitted);
+            assert!(fatal.message.contains(DROP_IN) && !fatal.message.contains("CAP_NET"), "{fatal}");
+        }
+        let low = listen_with(address("0.0.0.0:35"), |_| Err::<(), _>(Errno::EACCES)).unwrap_err();
+        assert!(low.message.contains("CAP_NET_BIND_SERVICE"));
+        assert_eq!(refuse(Errno::ENOBUFS).code, ExitCode::System);
+    }
+
+    #[test]
+    fn a_bound_socket_accepts_and_does_not_block() {
+        let (listener, note) = listen(address("127.0.0.1:0")).unwrap();
+        assert!(note.is_none());
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        let taken = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(taken).unwrap();
+        let fatal = listen(taken).unwrap_err();
+        assert_eq!(fatal.code, ExitCode::Unavailable);
+        assert!(fatal.message.contains(&taken.to_string()), "{fatal}");
+    }
+
+    #[test]
+    fn the_ipv6_wildcard_takes_ipv4_as_well() {
+        let (listener, note) = listen(address("[::]:0")).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_ok(), "with IPv6 or without: {note:?}");
+    }
+}

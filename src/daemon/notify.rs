@@ -1,0 +1,187 @@
+//! What systemd is told: readiness, status, that the daemon is alive, that it reloads or stops. Each message opens a
+//! socket and may block, so a thread of its own sends them; the event loop only puts them into a bounded channel.
+//! Without systemd everything here does nothing.
+
+use std::fmt;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use super::exit::{ExitCode, Fatal};
+
+/// Messages that may wait for the thread.
+pub const QUEUE_MAX_MESSAGES: usize = 32;
+/// Longest status text, in bytes.
+pub const STATUS_MAX_BYTES: usize = 256;
+
+/// One thing to tell systemd.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// Start-up, or a reload, is finished.
+    Ready,
+    /// A line for `systemctl status`.
+    Status(String),
+    /// The event loop went round, and what it waits for makes progress.
+    Watchdog,
+    /// A reload begins; [`Notice::Ready`] ends it.
+    Reloading,
+    Stopping,
+}
+
+/// Sends one message; the whole daemon's is [`sd_notify::notify`].
+type Transmit = Box<dyn FnMut(&[NotifyState<'_>]) -> io::Result<()> + Send>;
+
+/// Handle for the event loop.
+pub struct Notifier {
+    /// `None`: nobody listens.
+    thread: Option<Thread>,
+    watchdog: Option<Duration>,
+}
+
+struct Thread {
+    notices: SyncSender<Notice>,
+    done: Receiver<()>,
+}
+
+impl fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notifier").field("active", &self.thread.is_some()).field("watchdog", &self.watchdog).finish()
+    }
+}
+
+impl Notifier {
+    /// Starts the thread if `NOTIFY_SOCKET` is set. Errors: [`ExitCode::System`] when no thread can be started.
+    pub fn start() -> Result<Notifier, Fatal> {
+        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+            return Ok(Notifier { thread: None, watchdog: None });
+        }
+        Notifier::start_with(Box::new(|states| sd_notify::notify(states)), sd_notify::watchdog_enabled())
+    }
+
+    fn start_with(send: Transmit, watchdog: Option<Duration>) -> Result<Notifier, Fatal> {
+        let (notices, from) = sync_channel(QUEUE_MAX_MESSAGES);
+        let (done_sender, done) = sync_channel(1);
+        std::thread::Builder::new()
+            .name("notify".into())
+            .spawn(move || {
+                send_all(send, &from);
+                drop(done_sender);
+            })
+            .map_err(|e| Fatal::new(ExitCode::System, format!("cannot start the thread for systemd: {e}")))?;
+        Ok(Notifier { thread: Some(Thread { notices, done }), watchdog: watchdog.filter(|time| !time.is_zero()) })
+    }
+
+    /// Whether somebody listens; a status line need not be built else.
+    pub fn is_active(&self) -> bool {
+        self.thread.is_some()
+    }
+
+    /// How often [`Notice::Watchdog`] is due: half of what `WATCHDOG_USEC` allows, as sd_watchdog_enabled(3) advises.
+    /// `None`: systemd does not watch this process.
+    pub fn watchdog_interval(&self) -> Option<Duration> {
+        self.watchdog.map(|time| time / 2)
+    }
+
+    /// Hands a notice to the thread. Never blocks. `false`: the channel is full and the notice is dropped; the next
+    /// status or watchdog notice makes up for it, and anything else is to be tried again.
+    pub fn send(&self, notice: Notice) -> bool {
+        let Some(thread) = &self.thread else { return true };
+        !matches!(thread.notices.try_send(notice), Err(TrySendError::Full(_)))
+    }
+
+    /// Lets the thread send what waits, for at most `patience`. `true`: everything is sent.
+    pub fn finish(self, patience: Duration) -> bool {
+        let Some(Thread { notices, done }) = self.thread else { return true };
+        drop(notices);
+        matches!(done.recv_timeout(patience), Err(RecvTimeoutError::Disconnected))
+    }
+}
+
+fn send_all(mut send: Transmit, from: &Receiver<Notice>) {
+    while let Ok(notice) = from.recv() {
+        // Nobody to tell: the log of a daemon is not the place for its manager's faults, and a watchdog that hears
+        // nothing acts by itself.
+        let _ = send_one(&mut send, notice);
+    }
+}
+
+fn send_one(send: &mut Transmit, notice: Notice) -> io::Result<()> {
+    match notice {
+        Notice::Ready => send(&[NotifyState::Ready]),
+        Notice::Status(text) => {
+            // A line break would begin another assignment.
+            let mut line: String = text.chars().filter(|c| !c.is_control()).collect();
+            line.truncate(line.floor_char_boundary(STATUS_MAX_BYTES));
+            send(&[NotifyState::Status(&line)])
+        }
+        Notice::Watchdog => send(&[NotifyState::Watchdog]),
+        // Both in one message, as Type=notify-reload wants them.
+        Notice::Reloading => send(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]),
+        Notice::Stopping => send(&[NotifyState::Stopping]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn recorder() -> (Transmit, Arc<Mutex<Vec<String>>>) {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&sent);
+        let send = move |states: &[NotifyState<'_>]| {
+            to.lock().unwrap().push(states.iter().map(|state| format!("{state}\n")).collect::<String>());
+            Ok(())
+        };
+        (Box::new(send), sent)
+    }
+
+    #[test]
+    fn notices_are_sent_in_order_as_systemd_reads_them() {
+        let (send, sent) = recorder();
+        let notifier = Notifier::start_with(send, Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(notifier.watchdog_interval(), Some(Duration::from_secs(5)));
+        for notice in [
+            Notice::Ready,
+            Notice::Status("3 sessions\nREADY=0".into()),
+            Notice::Watchdog,
+            Notice::Reloading,
+            Notice::Ready,
+            Notice::Stopping,
+        ] {
+            assert!(notifier.send(notice));
+        }
+        assert!(notifier.finish(PATIENCE));
+        let sent = sent.lock().unwrap();
+        let plain: Vec<&str> = sent.iter().map(String::as_str).filter(|m| !m.starts_with("RELOADING")).collect();
+        assert_eq!(plain, ["READY=1\n", "STATUS=3 sessionsREADY=0\n", "WATCHDOG=1\n", "READY=1\n", "STOPPING=1\n"]);
+        assert!(sent[3].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{}", sent[3]);
+    }
+
+    #[test]
+    fn a_manager_that_hangs_stops_nobody() {
+        let (open, gate) = mpsc::channel::<()>();
+        let send: Transmit = Box::new(move |_| {
+            let _ = gate.recv();
+            Ok(())
+        });
+        let notifier = Notifier::start_with(send, None).unwrap();
+        assert_eq!(notifier.watchdog_interval(), None);
+        let taken = (0..2 * QUEUE_MAX_MESSAGES).filter(|_| notifier.send(Notice::Watchdog)).count();
+        assert!((QUEUE_MAX_MESSAGES..2 * QUEUE_MAX_MESSAGES).contains(&taken), "{taken}");
+        assert!(!notifier.finish(Duration::from_millis(20)));
+        drop(open);
+    }
+
+    #[test]
+    fn without_systemd_nothing_happens() {
+        let notifier = Notifier { thread: None, watchdog: None };
+        assert!(!notifier.is_active() && notifier.send(Notice::Ready) && notifier.finish(Duration::ZERO));
+    }
+}
