@@ -19,23 +19,7 @@ use super::config::Config;
 use super::exit::{ExitCode, Fatal};
 use super::fd::Inherited;
 use super::logging::{Level, Line};
-
-/// How clients of a listener end their PDUs (docs/protocol.md section 8).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Dialect {
-    Cp,
-    Classic,
-}
-
-impl Dialect {
-    /// The name of its key in `[listen]`, and of its sockets in a unit.
-    pub fn name(self) -> &'static str {
-        match self {
-            Dialect::Cp => "cp",
-            Dialect::Classic => "classic",
-        }
-    }
-}
+use crate::proto::dfa::Dialect;
 
 /// A socket that accepts clients; non-blocking, close-on-exec.
 #[derive(Debug)]

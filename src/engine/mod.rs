@@ -345,6 +345,11 @@ impl Engine {
         u32::try_from(self.slots.len() - self.free.len()).unwrap_or(u32::MAX)
     }
 
+    /// Messages queued now.
+    pub fn queued_messages(&self) -> u64 {
+        self.core.queues.totals().0
+    }
+
     fn settings(&self) -> &Settings {
         &self.settings
     }

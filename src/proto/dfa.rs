@@ -26,6 +26,16 @@ pub enum Dialect {
     Classic,
 }
 
+impl Dialect {
+    /// The name of its key in `[listen]`, and of its sockets in a unit.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dialect::Cp => "cp",
+            Dialect::Classic => "classic",
+        }
+    }
+}
+
 /// Why the store does not take a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {

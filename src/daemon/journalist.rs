@@ -1,0 +1,89 @@
+//! What happened, in lines for the log.
+
+use std::collections::HashMap;
+use std::io;
+
+use super::conn::Clients;
+use super::logging::{Line, Logger, Repeated};
+use crate::engine::events::{Event, Limit};
+use crate::engine::port::SessionId;
+use crate::proto::session::NEVER;
+use crate::proto::types::Millis;
+
+/// A limit that is reached over and over is logged once in this time, then counted.
+const QUIET_MS: Millis = 10_000;
+
+#[derive(Debug)]
+pub struct Journalist {
+    logger: Logger,
+    limits: HashMap<Limit, Repeated>,
+    accept: Repeated,
+    /// When the counts of what was not logged are looked at again.
+    due: Millis,
+}
+
+impl Journalist {
+    pub fn new(logger: Logger) -> Journalist {
+        Journalist { logger, limits: HashMap::new(), accept: Repeated::new(QUIET_MS), due: 0 }
+    }
+
+    /// When [`Journalist::settle`] is to be called.
+    pub fn next_deadline(&self) -> Millis {
+        self.due
+    }
+
+    /// Logs one event of the engine.
+    pub fn tell(&mut self, event: &Event, clients: &Clients, now: Millis) {
+        self.due = self.due.min(now + QUIET_MS);
+        match event {
+            Event::LoggedIn { session, user } => {
+                self.logger.info(with_peer(Line::new("login").field("user", user), *session, clients));
+            }
+            Event::LoginFailed { session, name } => {
+                self.logger.warn(with_peer(Line::new("auth failure").field("user", name), *session, clients));
+            }
+            Event::Limit(limit) => {
+                if let Some(more) = self.limits.entry(*limit).or_insert_with(|| Repeated::new(QUIET_MS)).hit(now) {
+                    self.logger.warn(Line::new("limit reached").field("limit", limit.key()).field("more", more));
+                }
+            }
+            Event::Expired { messages } => {
+                self.logger.info(Line::new("messages expired").field("messages", messages));
+            }
+        }
+    }
+
+    /// A connection could not be accepted.
+    pub fn accept_failed(&mut self, error: &io::Error, now: Millis) {
+        self.due = self.due.min(now + QUIET_MS);
+        if let Some(more) = self.accept.hit(now) {
+            self.logger.warn(Line::new("accepting paused").field("cause", error).field("more", more));
+        }
+    }
+
+    /// Tells the ends of floods. `true` about every `QUIET_MS` in which something happened.
+    pub fn settle(&mut self, now: Millis) -> bool {
+        if self.due > now {
+            return false;
+        }
+        self.due = NEVER;
+        for (limit, repeated) in &mut self.limits {
+            if let Some(more) = repeated.settle(now) {
+                self.logger.warn(Line::new("limit reached").field("limit", limit.key()).field("more", more));
+            }
+        }
+        if let Some(more) = self.accept.settle(now) {
+            self.logger.warn(Line::new("accepting paused").field("more", more));
+        }
+        true
+    }
+}
+
+fn with_peer(line: Line, session: SessionId, clients: &Clients) -> Line {
+    match clients.peer_of(session) {
+        Some((peer, dialect)) => {
+            line.field("addr", peer.ip().to_canonical()).field("port", peer.port()).field("listener", dialect.name())
+        }
+        None => line.field("addr", "gone"),
+    }
+}

@@ -1,0 +1,378 @@
+//! The event loop: the only poll, the only clock. It owns every socket and the engine, and carries everything between
+//! them, the store, the verifiers and the operators. Nothing in it waits for anything but the poll.
+
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::{Events, Interest, Poll, Token};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
+use super::auth_pool::{Against, AuthPool, Done, Job};
+use super::config::{Arguments, Config};
+use super::conn::Clients;
+use super::exit::{ExitCode, Fatal};
+use super::health::Health;
+use super::journalist::Journalist;
+use super::listeners::StreamListener;
+use super::logging::{Line, Logger};
+use super::notify::{Notice, Notifier};
+use super::operators::Operators;
+use super::port::StorePort;
+use super::reload::Reload;
+use crate::engine::port::FromStore;
+use crate::engine::{Engine, Verification};
+use crate::proto::session::NEVER;
+use crate::proto::types::Millis;
+
+/// Tokens of the poll. Listeners and operators have the ranges below `CLIENTS`.
+pub const WAKER: Token = Token(0);
+const SIGNALS: Token = Token(1);
+const LISTENERS: usize = 16;
+const OPERATORS: usize = 1024;
+const CLIENTS: usize = 4096;
+const LINGERING: usize = 1 << 40;
+
+/// Events taken from one poll.
+const EVENTS_MAX: usize = 1024;
+/// Connections accepted from one listener in one round.
+const ACCEPTS_PER_ROUND: usize = 64;
+/// How long accepting pauses when the system has no descriptor or memory left.
+const ACCEPT_PAUSE_MS: Millis = 200;
+/// How long a stop waits for what is under way.
+const STOP_MS: Millis = 2000;
+
+/// What the loop is made of; all of it started, the poll's waker given to those that wake it.
+pub struct Parts {
+    pub poll: Poll,
+    pub engine: Engine,
+    pub store: Box<dyn StorePort>,
+    pub pool: AuthPool,
+    pub verifiers: usize,
+    pub streams: Vec<StreamListener>,
+    pub operators: Operators,
+    pub signals: Signals,
+    pub notifier: Notifier,
+    pub logger: Logger,
+    pub arguments: Arguments,
+    pub config: Config,
+    pub waker: std::sync::Arc<mio::Waker>,
+    /// Sessions at most, whatever the configuration says.
+    pub connections_max: u32,
+}
+
+/// The loop's state.
+pub struct Reactor {
+    parts: Parts,
+    started: Instant,
+    clients: Clients,
+    listeners: Vec<Listening>,
+    accept_paused_until: Millis,
+    verifying: usize,
+    journalist: Journalist,
+    health: Health,
+    reload: Reload,
+    stop_at: Millis,
+}
+
+struct Listening {
+    listener: StreamListener,
+    ready: bool,
+}
+
+impl Reactor {
+    /// The range of tokens for operators.
+    pub const OPERATOR_TOKENS: std::ops::Range<usize> = OPERATORS..CLIENTS;
+
+    /// Registers what listens. Errors: [`ExitCode::System`].
+    pub fn new(mut parts: Parts, started: Instant) -> Result<Reactor, Fatal> {
+        let system = |e: io::Error| Fatal::new(ExitCode::System, format!("cannot watch a socket: {e}"));
+        let registry = parts.poll.registry();
+        registry.register(&mut parts.signals, SIGNALS, Interest::READABLE).map_err(system)?;
+        let mut listeners = Vec::new();
+        for (number, mut listener) in std::mem::take(&mut parts.streams).into_iter().enumerate() {
+            let token = Token(LISTENERS + number);
+            if token.0 >= OPERATORS {
+                return Err(Fatal::new(ExitCode::Config, "too many addresses to listen on"));
+            }
+            registry.register(&mut listener.socket, token, Interest::READABLE).map_err(system)?;
+            listeners.push(Listening { listener, ready: true });
+        }
+        let health = Health::new(parts.notifier.watchdog_interval());
+        let journalist = Journalist::new(parts.logger.clone());
+        let reload = Reload::new(parts.arguments.clone(), std::sync::Arc::clone(&parts.waker));
+        Ok(Reactor {
+            parts,
+            started,
+            clients: Clients::new(CLIENTS, LINGERING),
+            listeners,
+            accept_paused_until: 0,
+            verifying: 0,
+            journalist,
+            health,
+            reload,
+            stop_at: NEVER,
+        })
+    }
+
+    /// Serves until a signal says to stop. Errors: [`ExitCode::System`] when the store or the poll is broken.
+    pub fn run(mut self) -> Result<(), Fatal> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let result = loop {
+            let timeout = self.timeout();
+            match self.parts.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => break Err(Fatal::new(ExitCode::System, format!("cannot wait for events: {error}"))),
+            }
+            match self.round(&events) {
+                Ok(false) => {}
+                Ok(true) => break Ok(()),
+                Err(fatal) => break Err(fatal),
+            }
+        };
+        let now = self.now();
+        self.clients.drop_all(&mut self.parts.engine, now);
+        self.parts.pool.close();
+        self.parts.store.close();
+        self.parts.notifier.finish(Duration::from_millis(200));
+        result
+    }
+
+    /// Milliseconds since the start.
+    fn now(&self) -> Millis {
+        Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let accepts = self.listeners.iter().any(|l| l.ready) && self.stop_at == NEVER;
+        if self.clients.has_turns() || (accepts && self.accept_paused_until == 0) {
+            return Some(Duration::ZERO);
+        }
+        let next = [
+            self.parts.engine.next_deadline(),
+            self.clients.next_deadline(),
+            self.parts.operators.next_deadline(),
+            self.journalist.next_deadline(),
+            self.health.next_deadline(),
+            self.stop_at,
+            if accepts { self.accept_paused_until } else { NEVER },
+        ];
+        let next = next.into_iter().min().filter(|next| *next != NEVER)?;
+        Some(Duration::from_millis(next.saturating_sub(self.now())))
+    }
+
+    /// One round: everything that is ready gets its turn. `true`: the daemon has stopped.
+    fn round(&mut self, events: &Events) -> Result<bool, Fatal> {
+        let now = self.now();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+        self.parts.engine.set_wall_clock(wall);
+        self.parts.operators.set_clock(now, wall);
+        for event in events {
+            match event.token() {
+                WAKER => {}
+                SIGNALS => self.signals(now),
+                Token(LISTENERS..OPERATORS) => {
+                    if let Some(listening) = self.listeners.get_mut(event.token().0 - LISTENERS) {
+                        listening.ready = true;
+                    }
+                }
+                Token(OPERATORS..CLIENTS) => self.parts.operators.ready(event, self.parts.poll.registry()),
+                _ => self.clients.ready(event, &mut self.parts.engine, self.parts.poll.registry(), now),
+            }
+        }
+        self.collect(now)?;
+        self.accept(now);
+        self.clients.take_turns(&mut self.parts.engine, now);
+        self.submit()?;
+        self.parts.engine.expire(now);
+        self.clients.expire(now);
+        self.parts.operators.turn(&mut self.parts.engine, &self.parts.pool, &self.clients, self.parts.poll.registry());
+        self.flush(now);
+        self.submit()?;
+        self.verify(now);
+        self.tell(now);
+        Ok(self.has_stopped(now))
+    }
+
+    /// Takes results from the store and the verifiers.
+    fn collect(&mut self, now: Millis) -> Result<(), Fatal> {
+        while let Some(result) = self.parts.store.try_recv() {
+            if let FromStore::Broken(cause) = result {
+                return Err(Fatal::new(ExitCode::System, format!("the store cannot go on: {cause}")));
+            }
+            self.parts.engine.from_store(result, now);
+        }
+        while let Some(done) = self.parts.pool.try_next() {
+            match done {
+                Done::Verified { token, ok, rehash, problem } => {
+                    self.verifying = self.verifying.saturating_sub(1);
+                    if let Some(problem) = problem {
+                        self.parts.logger.error(Line::new("password not verified").field("cause", problem));
+                    }
+                    self.parts.engine.verified(token, ok, rehash, now);
+                }
+                Done::Hashed { request, phc } => self.parts.operators.hashed(request, phc, &mut self.parts.engine),
+            }
+        }
+        if let Some(loaded) = self.reload.take() {
+            self.reconfigure(loaded);
+        }
+        if self.reload.wants_again() {
+            self.reload.begin(&self.parts.logger);
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self) -> Result<(), Fatal> {
+        while let Some(batch) = self.parts.engine.next_batch() {
+            if !self.parts.store.submit(batch) {
+                // Its last word may be waiting.
+                while let Some(result) = self.parts.store.try_recv() {
+                    if let FromStore::Broken(cause) = result {
+                        return Err(Fatal::new(ExitCode::System, format!("the store cannot go on: {cause}")));
+                    }
+                }
+                return Err(Fatal::new(ExitCode::System, "the store does not take any more work"));
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, now: Millis) {
+        while let Some(id) = self.parts.engine.next_dirty() {
+            self.clients.flush(id, &mut self.parts.engine, self.parts.poll.registry(), now);
+        }
+    }
+
+    /// Keeps the verifiers busy without piling work up in front of them: what waits is the engine's to order.
+    fn verify(&mut self, now: Millis) {
+        while self.verifying < 2 * self.parts.verifiers {
+            let Some(Verification { session, password, hash }) = self.parts.engine.next_verification(now) else {
+                return;
+            };
+            let against = hash.map_or(Against::Dummy, Against::Stored);
+            match self.parts.pool.try_submit(Job::Verify { token: session, password, against }) {
+                Ok(()) => self.verifying += 1,
+                // Operators' hashes have filled the queue; nobody gets in unverified.
+                Err(_) => self.parts.engine.verified(session, false, None, now),
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Millis) {
+        if self.stop_at != NEVER || self.accept_paused_until > now {
+            return;
+        }
+        self.accept_paused_until = 0;
+        for listening in &mut self.listeners {
+            for _ in 0..ACCEPTS_PER_ROUND {
+                if !listening.ready {
+                    break;
+                }
+                match listening.listener.socket.accept() {
+                    Ok((stream, peer)) => {
+                        let (engine, registry) = (&mut self.parts.engine, self.parts.poll.registry());
+                        let dialect = listening.listener.dialect;
+                        if let Err(error) = self.clients.add(stream, peer, dialect, engine, registry, now) {
+                            self.journalist.accept_failed(&error, now);
+                        }
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => listening.ready = false,
+                    Err(error) if is_exhausted(&error) => {
+                        self.accept_paused_until = now + ACCEPT_PAUSE_MS;
+                        self.journalist.accept_failed(&error, now);
+                        return;
+                    }
+                    // The client went away again, or the network told of an older fault.
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    fn signals(&mut self, now: Millis) {
+        let pending: Vec<i32> = self.parts.signals.pending().collect();
+        for signal in pending {
+            match signal {
+                SIGTERM | SIGINT => self.stop(signal, now),
+                SIGHUP => {
+                    self.parts.notifier.send(Notice::Reloading);
+                    self.reload.begin(&self.parts.logger);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn stop(&mut self, signal: i32, now: Millis) {
+        if self.stop_at != NEVER {
+            return;
+        }
+        let name = if signal == SIGTERM { "TERM" } else { "INT" };
+        self.parts.logger.info(Line::new("stopping").field("signal", name));
+        self.parts.notifier.send(Notice::Stopping);
+        self.stop_at = now + STOP_MS;
+        for listening in &mut self.listeners {
+            let _ = self.parts.poll.registry().deregister(&mut listening.listener.socket);
+        }
+        self.parts.engine.stop();
+    }
+
+    fn has_stopped(&self, now: Millis) -> bool {
+        if self.stop_at == NEVER {
+            return false;
+        }
+        let quiet = self.parts.engine.connections() == 0 && self.parts.engine.is_idle();
+        now >= self.stop_at || (quiet && self.clients.lingering() == 0)
+    }
+
+    /// Takes up a configuration that was read anew.
+    fn reconfigure(&mut self, loaded: Result<Config, Fatal>) {
+        match loaded {
+            Ok(new) => {
+                let (config, kept) = self.parts.config.reloaded(new);
+                for warning in &config.warnings {
+                    self.parts.logger.warn(Line::new("configuration").field("warning", warning));
+                }
+                for key in kept {
+                    self.parts.logger.warn(Line::new("configuration").field("needs a restart", key));
+                }
+                let mut settings = config.settings;
+                settings.limits.connections = settings.limits.connections.min(self.parts.connections_max);
+                self.parts.engine.configure(settings);
+                self.parts.pool.set_params(config.auth.params());
+                self.parts.logger.set_level(config.log_level);
+                self.parts.logger.info(Line::new("configuration reloaded"));
+                self.parts.config = config;
+            }
+            Err(fatal) => {
+                self.parts.logger.error(Line::new("configuration not reloaded").field("cause", &fatal.message));
+            }
+        }
+        self.parts.notifier.send(Notice::Ready);
+    }
+
+    /// Log lines, status and watchdog.
+    fn tell(&mut self, now: Millis) {
+        while let Some(event) = self.parts.engine.next_event() {
+            self.journalist.tell(&event, &self.clients, now);
+        }
+        if self.journalist.settle(now) && self.parts.notifier.is_active() {
+            let (connections, messages) = (self.parts.engine.connections(), self.parts.engine.queued_messages());
+            let status = format!("{connections} connections, {messages} messages queued");
+            self.parts.notifier.send(Notice::Status(status));
+        }
+        if self.health.is_due(now) && self.health.check(self.parts.store.progress(), self.parts.pool.progress().as_ref())
+        {
+            self.parts.notifier.send(Notice::Watchdog);
+        }
+    }
+}
+
+/// Whether the system has run out of something that comes back.
+fn is_exhausted(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
+}
