@@ -19,6 +19,8 @@ use crate::proto::types::Password;
 
 /// Jobs that may wait for a thread.
 pub const QUEUE_MAX_JOBS: usize = 256;
+/// Further jobs of administrators that may wait, which a storm of logins must not keep out.
+pub const QUEUE_MAX_ADMIN_JOBS: usize = 16;
 /// Results that may wait for the event loop; the threads stop for more.
 pub const RESULTS_MAX: usize = 256;
 /// After this long without a job a thread gives its hash memory back.
@@ -139,7 +141,7 @@ impl AuthPool {
     pub fn start(threads: usize, params: HashParams, wake: Arc<dyn Fn() + Send + Sync>) -> Result<AuthPool, Fatal> {
         let (sender, results) = sync_channel(RESULTS_MAX);
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { jobs: VecDeque::with_capacity(QUEUE_MAX_JOBS), closing: false }),
+            queue: Mutex::new(Queue { jobs: VecDeque::new(), closing: false }),
             filled: Condvar::new(),
             memory_kib: AtomicU32::new(params.memory_kib()),
             iterations: AtomicU32::new(params.iterations()),
@@ -166,13 +168,17 @@ impl AuthPool {
         Ok(pool)
     }
 
-    /// Hands a job to the threads. Never waits for one; `Err` gives the job back: the queue is full.
+    /// Hands a job to the threads; an administrator's goes ahead of the logins that wait. Never waits for a thread;
+    /// `Err` gives the job back: the queue is full.
     pub fn try_submit(&self, job: Job) -> Result<(), Job> {
         let mut queue = self.shared.queue();
-        if queue.closing || queue.jobs.len() >= QUEUE_MAX_JOBS {
-            return Err(job);
+        let waiting = queue.jobs.len();
+        match &job {
+            _ if queue.closing => return Err(job),
+            Job::Verify { .. } if waiting < QUEUE_MAX_JOBS => queue.jobs.push_back(job),
+            Job::HashNew { .. } if waiting < QUEUE_MAX_JOBS + QUEUE_MAX_ADMIN_JOBS => queue.jobs.push_front(job),
+            Job::Verify { .. } | Job::HashNew { .. } => return Err(job),
         }
-        queue.jobs.push_back(job);
         self.shared.progress.submitted.fetch_add(1, Ordering::Relaxed);
         drop(queue);
         self.shared.filled.notify_one();
@@ -383,14 +389,22 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_the_job_back() {
-        let (pool, open, _inside) = held_up();
+        let (pool, open, inside) = held_up();
         for serial in 0..QUEUE_MAX_JOBS {
             pool.try_submit(verify(u32::try_from(serial).unwrap(), "x", Against::Dummy)).unwrap();
         }
         let back = pool.try_submit(verify(999, "x", Against::Dummy));
         let Err(Job::Verify { token, password, .. }) = back else { panic!("taken") };
         assert_eq!((token, password.as_bytes()), (session(999), &b"x"[..]));
+        let admin = |request| Job::HashNew { request: RequestId(request), password: self::password("x") };
+        for request in 0..QUEUE_MAX_ADMIN_JOBS {
+            pool.try_submit(admin(request as u64)).unwrap();
+        }
+        assert!(pool.try_submit(admin(999)).is_err(), "the administrators' places are bounded as well");
+        assert!(pool.try_next().is_some_and(|done| matches!(done, Done::Verified { .. })), "the one that held it up");
         drop(open);
+        inside.recv().unwrap();
+        assert!(matches!(pool.try_next(), Some(Done::Hashed { .. })), "ahead of the logins");
         pool.close();
     }
 

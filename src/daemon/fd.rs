@@ -2,7 +2,7 @@
 //!
 //! The one place where unsafe code is allowed: a descriptor known by its number can be adopted in no other way, and the
 //! variables that announce it must go before another thread could read them. Nothing else belongs here.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "adopting inherited descriptors, and removing the variables that announce them")]
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};

@@ -57,7 +57,7 @@ impl Notifier {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return Ok(Notifier { thread: None, watchdog: None });
         }
-        Notifier::start_with(Box::new(|states| sd_notify::notify(states)), sd_notify::watchdog_enabled())
+        Notifier::start_with(Box::new(sd_notify::notify), sd_notify::watchdog_enabled())
     }
 
     fn start_with(send: Transmit, watchdog: Option<Duration>) -> Result<Notifier, Fatal> {
