@@ -1,0 +1,49 @@
+//! How many messages a second are downloaded, against the same reactor with a store in memory.
+
+use crate::client::Fleet;
+use crate::lab::Lab;
+use crate::scripts::{self, Recipients, Until};
+use crate::server::{Hashing, Server};
+use crate::table::Unit;
+use crate::targets;
+
+/// Connections that download, each as a user of its own.
+pub const CONNECTIONS: usize = 16;
+/// Messages in each queue.
+const QUEUE: usize = 8000;
+const QUEUE_QUICK: usize = 500;
+/// SMSGs outstanding on each connection while queues are filled.
+pub const FILL_DEPTH: usize = 64;
+/// `RMSG<n>`; 0 is plain RMSG, each message sent when the one before is acknowledged.
+const WINDOWS: [usize; 2] = [0, 64];
+
+pub fn run(lab: &mut Lab) -> Result<(), String> {
+    let queue = lab.options.size(QUEUE, QUEUE_QUICK);
+    for window in WINDOWS {
+        let pairs = lab.pairs(
+            |lab| match lab.memory_server()? {
+                Some(server) => fill_and_fetch(&server, queue, window),
+                None => fetch_floor(&lab.floor_memory(queue)?, queue, window),
+            },
+            |lab| fill_and_fetch(&lab.cpd(Hashing::Cheap)?, queue, window),
+        )?;
+        let command = if window == 0 { "RMSG".to_string() } else { format!("RMSG{window}") };
+        let name = format!("fetch, {CONNECTIONS} connections, {command}");
+        let limit = if lab.memory { "cpd's reactor with a store in memory" } else { "the floor, out of nothing" };
+        lab.row(&name, Unit::PerSecond, &pairs, targets::FETCH, format!("limit: {limit}"));
+    }
+    Ok(())
+}
+
+/// Fills the queue of each connection's user and downloads it all. Messages a second of the download.
+pub fn fill_and_fetch(server: &Server, queue: usize, window: usize) -> Result<f64, String> {
+    let mut fleet = Fleet::log_in(server.address, CONNECTIONS, CONNECTIONS)?;
+    let to = Recipients { first: 0, users: CONNECTIONS };
+    scripts::store(&mut fleet, to, FILL_DEPTH, Until::Count(queue as u64), None)?;
+    Ok(scripts::fetch(&mut fleet, window, Some(queue as u64), Some(server.pid()))?.rate)
+}
+
+fn fetch_floor(server: &Server, queue: usize, window: usize) -> Result<f64, String> {
+    let mut fleet = Fleet::log_in(server.address, CONNECTIONS, CONNECTIONS)?;
+    Ok(scripts::fetch(&mut fleet, window, Some(queue as u64), Some(server.pid()))?.rate)
+}
