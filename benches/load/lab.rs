@@ -37,7 +37,7 @@ impl Lab {
             .and_then(|()| tempfile::Builder::new().prefix("load-").tempdir_in(parent))
             .map_err(|e| format!("{parent}: {e}"))?;
         process::clean_up_on_signals(root.path().to_path_buf())?;
-        let memory = server::yardstick(&[yardsticks::MEMORY], None).is_ok();
+        let memory = server::has_yardstick(&[yardsticks::MEMORY]);
         Ok(Lab { options, rows: Vec::new(), memory, root, folders: 0, cheap: None, default: None })
     }
 

@@ -1,7 +1,7 @@
 //! Children that never outlive this program, and what the kernel says about a process.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use signal_hook::iterator::Signals;
 
 /// Units of utime and stime in /proc/PID/stat: USER_HZ, 100 on every architecture that matters here.
 const TICKS_PER_SECOND: f64 = 100.0;
-const STOP_MAX: Duration = Duration::from_secs(30);
-const STOP_STEP: Duration = Duration::from_millis(1);
+const END_MAX: Duration = Duration::from_secs(30);
+const END_STEP: Duration = Duration::from_millis(1);
 /// The shell's exit code for "ended by SIGINT".
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -54,17 +54,23 @@ impl Guard {
         &mut self.0
     }
 
-    /// Asks the child to end and waits for it; one that does not is killed.
-    pub fn stop(&mut self) -> Result<ExitStatus, String> {
+    /// Asks the child to end and waits for it.
+    pub fn stop(&mut self) -> Result<(), String> {
         signal(self.id(), "TERM");
-        let asked = Instant::now();
-        while asked.elapsed() < STOP_MAX {
-            if let Some(status) = self.0.try_wait().map_err(|e| e.to_string())? {
-                return Ok(status);
+        self.succeed()
+    }
+
+    /// Waits until the child has ended well; one that takes too long is left to be killed.
+    pub fn succeed(&mut self) -> Result<(), String> {
+        let begun = Instant::now();
+        while begun.elapsed() < END_MAX {
+            match self.0.try_wait().map_err(|e| e.to_string())? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(status.to_string()),
+                None => std::thread::sleep(END_STEP),
             }
-            std::thread::sleep(STOP_STEP);
         }
-        Err(format!("process {} did not stop within {} s", self.id(), STOP_MAX.as_secs()))
+        Err(format!("process {} did not end within {} s", self.id(), END_MAX.as_secs()))
     }
 }
 

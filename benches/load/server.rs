@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::process::Guard;
@@ -44,9 +44,9 @@ impl Server {
     }
 
     /// Ends it in the orderly way and keeps its folder.
-    pub fn stop(mut self) -> Result<ExitStatus, String> {
+    pub fn stop(mut self) -> Result<(), String> {
         self.folder = None;
-        self.process.stop()
+        self.process.stop().map_err(|e| format!("stopping the server: {e}"))
     }
 
     /// Its folder goes with it.
@@ -111,20 +111,27 @@ pub fn add_users(folder: &Path, users: usize) -> Result<(), String> {
         if let Some(mut stdin) = cpctl.child().stdin.take() {
             writeln!(stdin, "{PASSWORD}").map_err(|e| format!("cpctl: {e}"))?;
         }
-        let status = cpctl.child().wait().map_err(|e| format!("cpctl: {e}"))?;
-        if !status.success() {
-            return Err(format!("cpctl user add {}: {status}", user_name(user)));
-        }
+        cpctl.succeed().map_err(|e| format!("cpctl user add {}: {e}", user_name(user)))?;
     }
     Ok(())
 }
 
 /// Starts this program again as the yardstick that `arguments` name, and learns its port from its first line.
 pub fn yardstick(arguments: &[&str], folder: Option<PathBuf>) -> Result<Server, String> {
+    start_yardstick(arguments, folder, Stdio::inherit())
+}
+
+/// Whether there is such a yardstick. Says nothing of why not.
+pub fn has_yardstick(arguments: &[&str]) -> bool {
+    start_yardstick(arguments, None, Stdio::null()).is_ok()
+}
+
+fn start_yardstick(arguments: &[&str], folder: Option<PathBuf>, stderr: Stdio) -> Result<Server, String> {
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let begun = Instant::now();
-    let mut process =
-        Guard::spawn(Command::new(program).arg(CHILD).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+    let mut command = Command::new(program);
+    command.arg(CHILD).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+    let mut process = Guard::spawn(&mut command)?;
     let mut line = String::new();
     if let Some(stdout) = process.child().stdout.take() {
         BufReader::new(stdout).read_line(&mut line).map_err(|e| e.to_string())?;
