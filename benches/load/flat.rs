@@ -17,8 +17,8 @@ const QUEUES: Recipients = Recipients { first: fetch::CONNECTIONS, users: USERS 
 const MESSAGES: usize = 1_000_000;
 const MESSAGES_QUICK: usize = 20_000;
 /// Messages in each queue that is downloaded while the others are full.
-const FETCHED: usize = 4000;
-const FETCHED_QUICK: usize = 250;
+const FETCHED: usize = 24_000;
+const FETCHED_QUICK: usize = 500;
 const WINDOW: usize = 64;
 const CONNECTIONS: usize = 200;
 /// Memory is looked at when the daemon has come to rest.
