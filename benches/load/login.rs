@@ -1,0 +1,163 @@
+//! How fast passwords are verified, against argon2 alone, and what others notice of a storm of logins.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use argon2::{Argon2, Block, Params};
+
+use crate::histogram::Histogram;
+use crate::lab::{Lab, Pair};
+use crate::scripts::MESSAGE_BYTES;
+use crate::server::{Hashing, PASSWORD, user_name};
+use crate::table::{Unit, median};
+use crate::targets;
+
+/// Users whose passwords cost what they cost by default.
+pub const USERS: usize = 4;
+/// Connections that log in, leave and come back.
+const STORM: usize = 8;
+/// One message from the session that is watched, every so often.
+const PACE: Duration = Duration::from_millis(2);
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+const SALT: &[u8] = b"sixteen bytes ok";
+
+pub fn run(lab: &mut Lab) -> Result<(), String> {
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1)).max(1);
+    let time = lab.options.measured();
+    let (mut quiet, mut stormy) = (Vec::new(), Vec::new());
+    let pairs = lab.pairs(
+        |_| hashes_per_second(threads, time),
+        |lab| {
+            let cpd = lab.cpd(Hashing::Default)?;
+            quiet.push(latencies(cpd.address, time)?);
+            stormy.push(storm(cpd.address, time, || latencies(cpd.address, time))?.1);
+            // The watched session takes its share of the cores: the rate is that of a storm alone.
+            let sleep = || {
+                std::thread::sleep(time);
+                Ok(())
+            };
+            Ok(storm(cpd.address, time, sleep)?.0)
+        },
+    )?;
+    let note = format!("limit: argon2 alone on {threads} thread(s)");
+    lab.row("login", Unit::PerSecond, &pairs, targets::LOGIN, note);
+    for (name, share, target) in [("p50", 0.5, targets::LOGIN_P50), ("p99", 0.99, targets::LOGIN_P99)] {
+        let both = quiet.iter().zip(&stormy);
+        let pairs: Vec<_> =
+            both.map(|(q, s)| Pair { cpd: Some(s.quantile(share)), limit: q.quantile(share) }).collect();
+        if median(pairs.iter().map(|pair| pair.limit).collect()).is_some() {
+            let name = format!("SMSG {name} while logins storm");
+            lab.row(&name, Unit::Seconds, &pairs, target, "limit: the same in quiet".into());
+        }
+    }
+    Ok(())
+}
+
+/// argon2id with cpd's default cost on `threads` threads, each with memory of its own that it keeps.
+fn hashes_per_second(threads: usize, time: Duration) -> Result<f64, String> {
+    let begun = Instant::now();
+    let hashed: Result<Vec<u64>, String> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(move || hash_for(time))).collect();
+        workers.into_iter().map(|worker| worker.join().map_err(|_| "a hashing thread failed".to_string())?).collect()
+    });
+    Ok(hashed?.iter().sum::<u64>() as f64 / begun.elapsed().as_secs_f64())
+}
+
+fn hash_for(time: Duration) -> Result<u64, String> {
+    let argon2 = Argon2::default();
+    let mut blocks = vec![Block::default(); argon2.params().block_count()];
+    let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
+    let begun = Instant::now();
+    let mut hashes = 0;
+    while begun.elapsed() < time {
+        argon2
+            .hash_password_into_with_memory(PASSWORD.as_bytes(), SALT, &mut output, &mut blocks)
+            .map_err(|e| format!("argon2: {e}"))?;
+        std::hint::black_box(&output);
+        hashes += 1;
+    }
+    Ok(hashes)
+}
+
+/// Logs in on `STORM` connections again and again while `meanwhile` runs. Logins a second, and what `meanwhile` gave.
+fn storm<T>(
+    address: SocketAddr,
+    time: Duration,
+    meanwhile: impl FnOnce() -> Result<T, String>,
+) -> Result<(f64, T), String> {
+    let (over, logins) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let attackers: Vec<_> = (0..STORM)
+            .map(|n| {
+                let (over, logins) = (&over, &logins);
+                scope.spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        log_in(address, n % USERS)?;
+                        logins.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok::<(), String>(())
+                })
+            })
+            .collect();
+        // Until the first logins are through, the queue of passwords is not as long as it will be.
+        std::thread::sleep(time / 8);
+        let (before, begun) = (logins.load(Ordering::Relaxed), Instant::now());
+        let result = meanwhile();
+        let done = logins.load(Ordering::Relaxed) - before;
+        let rate = done as f64 / begun.elapsed().as_secs_f64();
+        over.store(true, Ordering::Relaxed);
+        for attacker in attackers {
+            attacker.join().map_err(|_| "a client thread failed")??;
+        }
+        Ok((rate, result?))
+    })
+}
+
+/// A connection that has logged in.
+fn log_in(address: SocketAddr, user: usize) -> Result<BufReader<TcpStream>, String> {
+    let connect = || {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        stream.write_all(format!("USER{}\r\nPASS{PASSWORD}\r\n", user_name(user)).as_bytes())?;
+        Ok(BufReader::new(stream))
+    };
+    let mut stream = connect().map_err(|e: std::io::Error| format!("login: {e}"))?;
+    expect(&mut stream, "220 ")?;
+    expect(&mut stream, "230 ")?;
+    Ok(stream)
+}
+
+fn expect(stream: &mut BufReader<TcpStream>, code: &str) -> Result<(), String> {
+    let mut line = String::new();
+    stream.read_line(&mut line).map_err(|e| format!("waiting for {code}: {e}"))?;
+    if line.starts_with(code) { Ok(()) } else { Err(format!("expected {code}, got {line:?}")) }
+}
+
+/// What one session that stores a message every `PACE` waits for its 240s.
+fn latencies(address: SocketAddr, time: Duration) -> Result<Histogram, String> {
+    let mut stream = log_in(address, 0)?;
+    let pdu = format!("SMSG{}:{}\r\n", user_name(1), "m".repeat(MESSAGE_BYTES));
+    let mut histogram = Histogram::new();
+    let begun = Instant::now();
+    let mut due = begun;
+    while begun.elapsed() < time {
+        // A message that is late because the one before was waited for has waited since it was due.
+        let wait = due.saturating_duration_since(Instant::now());
+        let from = if wait.is_zero() {
+            due
+        } else {
+            due.max({
+                std::thread::sleep(wait);
+                Instant::now()
+            })
+        };
+        stream.get_mut().write_all(pdu.as_bytes()).map_err(|e| format!("SMSG: {e}"))?;
+        expect(&mut stream, "240 ")?;
+        histogram.record(from.elapsed());
+        due += PACE;
+    }
+    Ok(histogram)
+}

@@ -1,0 +1,191 @@
+//! The servers that are measured: cpd as it is shipped, and the yardsticks, each in a process of its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::process::Guard;
+
+/// The password of every user.
+pub const PASSWORD: &str = "correct horse";
+/// Users that every store of `Hashing::Cheap` knows.
+pub const USERS: usize = 200;
+/// The first argument of a yardstick's process.
+pub const CHILD: &str = "--child";
+const CPD: &str = env!("CARGO_BIN_EXE_cpd");
+const CPCTL: &str = env!("CARGO_BIN_EXE_cpctl");
+const START_MAX: Duration = Duration::from_secs(60);
+const START_STEP: Duration = Duration::from_millis(1);
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Where a daemon's standard error goes, beside its store.
+const LOG: &str = "cpd.log";
+const CONTROL: &str = "control.sock";
+
+/// The name of user `n`.
+pub fn user_name(n: usize) -> String {
+    format!("u{n:04}")
+}
+
+/// A running server.
+pub struct Server {
+    process: Guard,
+    pub address: SocketAddr,
+    /// From its start to its first answer.
+    pub start_seconds: f64,
+    folder: Option<PathBuf>,
+}
+
+impl Server {
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends it in the orderly way and keeps its folder.
+    pub fn stop(mut self) -> Result<(), String> {
+        self.folder = None;
+        self.process.stop().map_err(|e| format!("stopping the server: {e}"))
+    }
+
+    /// Its folder goes with it.
+    fn owning(mut self, folder: PathBuf) -> Server {
+        self.folder = Some(folder);
+        self
+    }
+}
+
+/// How expensive a password is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hashing {
+    /// The least that cpd allows, so that logging in thousands of connections takes no time.
+    Cheap,
+    Default,
+}
+
+/// Starts cpd on `folder`, which is its `--data`.
+pub fn cpd(folder: &Path, hashing: Hashing) -> Result<Server, String> {
+    let address = free_address()?;
+    let config = folder.join("cpd.toml");
+    fs::write(&config, configuration(address, hashing)).map_err(|e| format!("{}: {e}", config.display()))?;
+    let log = fs::File::create(folder.join(LOG)).map_err(|e| format!("{LOG}: {e}"))?;
+    let begun = Instant::now();
+    let mut process = Guard::spawn(
+        Command::new(CPD)
+            .arg("--data")
+            .arg(folder)
+            .arg("--config")
+            .arg(&config)
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("LISTEN_FDS")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log),
+    )?;
+    while begun.elapsed() < START_MAX {
+        if answers(address) {
+            return Ok(Server { process, address, start_seconds: begun.elapsed().as_secs_f64(), folder: None });
+        }
+        if let Ok(Some(status)) = process.child().try_wait() {
+            let log = fs::read_to_string(folder.join(LOG)).unwrap_or_default();
+            return Err(format!("cpd ended with {status}: {}", log.trim_end()));
+        }
+        std::thread::sleep(START_STEP);
+    }
+    Err(format!("cpd does not answer on {address} after {} s", START_MAX.as_secs()))
+}
+
+/// Starts cpd on a copy of the stopped store in `template`; the copy goes when the server does.
+pub fn cpd_from(template: &Path, folder: PathBuf, hashing: Hashing) -> Result<Server, String> {
+    copy_store(template, &folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    Ok(cpd(&folder, hashing)?.owning(folder))
+}
+
+/// Makes the first `users` users on the cpd that runs on `folder`.
+pub fn add_users(folder: &Path, users: usize) -> Result<(), String> {
+    for user in 0..users {
+        let mut command = Command::new(CPCTL);
+        command.arg("--socket").arg(folder.join(CONTROL)).args(["user", "add", &user_name(user), "--password-stdin"]);
+        let mut cpctl = Guard::spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit()))?;
+        if let Some(mut stdin) = cpctl.child().stdin.take() {
+            writeln!(stdin, "{PASSWORD}").map_err(|e| format!("cpctl: {e}"))?;
+        }
+        cpctl.succeed().map_err(|e| format!("cpctl user add {}: {e}", user_name(user)))?;
+    }
+    Ok(())
+}
+
+/// Starts this program again as the yardstick that `arguments` name, and learns its port from its first line.
+pub fn yardstick(arguments: &[&str], folder: Option<PathBuf>) -> Result<Server, String> {
+    start_yardstick(arguments, folder, Stdio::inherit())
+}
+
+/// Whether there is such a yardstick. Says nothing of why not.
+pub fn has_yardstick(arguments: &[&str]) -> bool {
+    start_yardstick(arguments, None, Stdio::null()).is_ok()
+}
+
+fn start_yardstick(arguments: &[&str], folder: Option<PathBuf>, stderr: Stdio) -> Result<Server, String> {
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let begun = Instant::now();
+    let mut command = Command::new(program);
+    command.arg(CHILD).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr);
+    let mut process = Guard::spawn(&mut command)?;
+    let mut line = String::new();
+    if let Some(stdout) = process.child().stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).map_err(|e| e.to_string())?;
+    }
+    let port: u16 = line.trim().parse().map_err(|_| format!("{} did not start", arguments.join(" ")))?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    Ok(Server { process, address, start_seconds: begun.elapsed().as_secs_f64(), folder })
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(folder) = self.folder.take() {
+            // Ended first: it would write into what is being removed.
+            let _ = self.process.child().kill();
+            let _ = self.process.child().wait();
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+fn configuration(address: SocketAddr, hashing: Hashing) -> String {
+    let auth = match hashing {
+        Hashing::Cheap => "[auth]\nmemory_kib = 8\niterations = 1\n",
+        Hashing::Default => "",
+    };
+    format!(
+        "[listen]\ncp = [\"{address}\"]\n{auth}[limits]\nconnections = 15000\nconnections_per_address = 15000\n\
+         queue_messages = 2147483648\nqueue_messages_per_sender = 2147483648\n[log]\ntarget = \"stderr\"\n"
+    )
+}
+
+/// A port that was free a moment ago; cpd cannot be asked which one it got.
+fn free_address() -> Result<SocketAddr, String> {
+    let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    bound.map_err(|e| format!("no free port: {e}"))
+}
+
+/// Whether the server answers a PDU that every server must refuse.
+fn answers(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address) else { return false };
+    let mut code = [0; 4];
+    stream.set_read_timeout(Some(ANSWER_MAX)).is_ok()
+        && stream.write_all(b"NOOP\r\n").is_ok()
+        && stream.read_exact(&mut code).is_ok()
+        && &code == b"500 "
+}
+
+fn copy_store(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
