@@ -6,7 +6,7 @@ use super::error::{ControlError, ErrorCode};
 use super::{REQUEST_MAX_BYTES, Request};
 
 /// Overwrites `bytes`, and keeps the compiler from leaving that out.
-pub(super) fn wipe(bytes: &mut [u8]) {
+pub fn wipe(bytes: &mut [u8]) {
     bytes.fill(0);
     std::hint::black_box(bytes);
 }

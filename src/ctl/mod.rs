@@ -1,1 +1,106 @@
-//! x
+//! cpctl(8), the admin tool: asks the daemon over its control socket and shows what it says.
+//!
+//! [`table::COMMANDS`] is the one list of commands: parser, help, completion and the check of the man page come from it.
+//! The tool knows nothing that the daemon does not tell it, and never touches the store. Results go to stdout, errors to
+//! stderr, one line each; nothing that came from the daemon reaches a terminal with its control characters.
+
+pub mod age;
+pub mod arguments;
+mod backup;
+mod client;
+pub mod exit;
+mod generate;
+mod prompt;
+mod render;
+mod run;
+mod signals;
+pub mod table;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+
+use exit::{Exit, Failure};
+use render::safe;
+
+/// Where the daemon listens unless it was told otherwise.
+pub const SOCKET_DEFAULT: &str = "/run/cpd/control.sock";
+/// The environment variable that stands for `--socket`.
+pub const SOCKET_VARIABLE: &str = "CPCTL_SOCKET";
+/// The group whose members may use the control socket, unless cpd.toml names another.
+pub const GROUP_DEFAULT: &str = "cpd-admin";
+
+/// What every command is given.
+pub(crate) struct Context {
+    pub socket: PathBuf,
+    pub json: bool,
+}
+
+/// What a command has to show: a text for stdout, and a complaint when what it found is bad.
+#[derive(Default)]
+pub(crate) struct Output {
+    pub text: String,
+    pub complaint: Option<Failure>,
+}
+
+impl From<String> for Output {
+    fn from(text: String) -> Output {
+        Output { text, complaint: None }
+    }
+}
+
+/// The whole program, with the arguments and the environment of the process.
+pub fn main() -> ExitCode {
+    let socket = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
+    let mut complaint = None;
+    match carry_out(std::env::args_os(), socket) {
+        Ok(output) => {
+            if let Err(failure) = show(&output.text) {
+                complaint = Some(failure);
+            } else {
+                complaint = output.complaint.or(complaint);
+            }
+        }
+        Err(failure) => complaint = Some(failure),
+    }
+    match complaint {
+        None => ExitCode::SUCCESS,
+        Some(failure) => {
+            // Nobody is left to tell when stderr is closed too.
+            let _ = writeln!(std::io::stderr(), "cpctl: {}", safe(&failure.message));
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+fn carry_out(arguments: impl Iterator<Item = OsString>, socket: Option<OsString>) -> Result<Output, Failure> {
+    let matches = match arguments::cpctl().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return Ok(error.to_string().into());
+        }
+        Err(error) => return Err(Failure::new(Exit::Usage, arguments::one_line(&error.to_string()))),
+    };
+    let (command, arguments) = arguments::chosen(&matches)
+        .ok_or_else(|| Failure::new(Exit::Usage, "no such command; see cpctl --help".to_owned()))?;
+    let named = matches.get_one::<PathBuf>("socket").cloned();
+    let context = Context {
+        socket: named.or(socket.map(PathBuf::from)).unwrap_or_else(|| PathBuf::from(SOCKET_DEFAULT)),
+        json: matches.get_flag("json"),
+    };
+    (command.run)(&context, arguments)
+}
+
+/// Writes to stdout. A reader that has gone away, as `head` does, is no error.
+fn show(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Refused, format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

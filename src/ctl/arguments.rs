@@ -1,0 +1,120 @@
+//! The command line, built from the table.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+
+use super::table::{COMMANDS, Command, GROUPS, Kind};
+use super::{SOCKET_DEFAULT, SOCKET_VARIABLE, age};
+use crate::control::NAME_RULE;
+use crate::proto::types::Username;
+
+/// The parser of cpctl's command line; also what completions are made from.
+pub fn cpctl() -> clap::Command {
+    let socket_help = format!("The daemon's control socket [default: {SOCKET_DEFAULT}, or ${SOCKET_VARIABLE}]");
+    let mut cpctl = clap::Command::new("cpctl")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Administers a running cpd")
+        .after_help("Exit status: 0 done, 1 refused, 2 usage, 69 the daemon cannot be reached, 77 not permitted.\nMore in cpctl(8).")
+        .subcommand_required(true)
+        .arg(
+            Arg::new("socket")
+                .long("socket")
+                .value_name("PATH")
+                .value_parser(value_parser!(PathBuf))
+                .global(true)
+                .help(socket_help),
+        )
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .global(true)
+                .help("Print one JSON document instead of text for people"),
+        );
+    for (group, about) in GROUPS {
+        let within = COMMANDS.iter().filter(|command| command.words.first() == Some(group) && command.words.len() > 1);
+        cpctl = cpctl.subcommand(
+            clap::Command::new(*group).about(*about).subcommand_required(true).subcommands(within.map(subcommand)),
+        );
+    }
+    cpctl.subcommands(COMMANDS.iter().filter(|command| command.words.len() == 1).map(subcommand))
+}
+
+/// The command that was typed, with its own arguments.
+pub(super) fn chosen(matches: &ArgMatches) -> Option<(&'static Command, &ArgMatches)> {
+    let (first, inner) = matches.subcommand()?;
+    let found = |words: &[&str]| COMMANDS.iter().find(|command| command.words == words);
+    match inner.subcommand() {
+        Some((second, innermost)) => Some((found(&[first, second])?, innermost)),
+        None => Some((found(&[first])?, inner)),
+    }
+}
+
+/// The parser's complaint without its layout: `the following required arguments were not provided: <NAME>`.
+pub(super) fn one_line(complaint: &str) -> String {
+    let lines = complaint.lines().map(str::trim);
+    let what: Vec<&str> = lines.clone().take_while(|line| !line.is_empty()).collect();
+    let what = what.join(" ");
+    let mut line = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
+    if let Some(tip) = lines.clone().find_map(|line| line.strip_prefix("tip: ")) {
+        line = format!("{line} ({tip})");
+    }
+    line + "; see cpctl --help"
+}
+
+fn subcommand(command: &Command) -> clap::Command {
+    let word = command.words.last().copied().unwrap_or_default();
+    let arguments = command.arguments.iter().map(|argument| {
+        valued(Arg::new(argument.name).value_name(argument.name), argument.kind).required(true).help(argument.help)
+    });
+    let flags = command.flags.iter().map(|flag| {
+        let arg = Arg::new(flag.long).long(flag.long).help(flag.help).conflicts_with_all(flag.conflicts);
+        match flag.value {
+            Some((name, kind)) => valued(arg.value_name(name), kind),
+            None => arg.action(ArgAction::SetTrue),
+        }
+    });
+    clap::Command::new(word).about(command.about).args(arguments).args(flags)
+}
+
+fn valued(arg: Arg, kind: Kind) -> Arg {
+    match kind {
+        Kind::Name => arg.value_parser(|text: &str| Username::parse(text.as_bytes()).ok_or(NAME_RULE)),
+        Kind::Message => arg.value_parser(value_parser!(u64).range(1..)),
+        Kind::Session => arg.value_parser(value_parser!(u32)),
+        Kind::Age => arg.value_parser(age::parse),
+        Kind::File => arg.value_parser(value_parser!(PathBuf)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::request;
+
+    #[test]
+    fn the_table_makes_a_sound_parser() {
+        cpctl().debug_assert();
+        for command in COMMANDS {
+            let mut line = vec!["cpctl".to_owned()];
+            line.extend(command.words.iter().map(|word| (*word).to_owned()));
+            line.extend(command.arguments.iter().map(|_| "7".to_owned()));
+            let matches = cpctl().try_get_matches_from(line).expect("complete");
+            assert_eq!(chosen(&matches).expect("found").0.words, command.words);
+        }
+    }
+
+    #[test]
+    fn the_table_and_the_control_protocol_have_the_same_commands() {
+        let mut sent: Vec<&str> = COMMANDS.iter().flat_map(|command| command.sends.iter().copied()).collect();
+        sent.sort_unstable();
+        sent.dedup();
+        let mut known: Vec<&str> = request::COMMANDS.iter().map(|shape| shape.name).collect();
+        known.sort_unstable();
+        assert_eq!(sent, known);
+        for command in COMMANDS {
+            assert!(command.sends.contains(&command.words.join(".").as_str()), "{}", command.name());
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The one table of commands. The parser, the help, completions and the check of cpctl(8) all come from it.
+
+use clap::ArgMatches;
+
+use super::exit::Failure;
+use super::{Context, Output, backup, run};
+
+/// What an argument or a flag's value must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A user name.
+    Name,
+    /// A message id, from 1.
+    Message,
+    /// A session id.
+    Session,
+    /// A span of time such as `7d`.
+    Age,
+    /// A path.
+    File,
+}
+
+/// A positional argument; always required.
+pub struct Argument {
+    /// As in the help, in capitals. The parser knows it by this name.
+    pub name: &'static str,
+    pub kind: Kind,
+    pub help: &'static str,
+}
+
+/// A flag, `--long`, with a value or without.
+pub struct Flag {
+    pub long: &'static str,
+    /// The value's name and kind.
+    pub value: Option<(&'static str, Kind)>,
+    pub help: &'static str,
+    /// Flags that cannot stand beside it.
+    pub conflicts: &'static [&'static str],
+}
+
+/// One command of cpctl.
+pub struct Command {
+    /// One or two words, as typed.
+    pub words: &'static [&'static str],
+    pub about: &'static str,
+    pub arguments: &'static [Argument],
+    pub flags: &'static [Flag],
+    /// The commands of the control protocol that it sends.
+    pub sends: &'static [&'static str],
+    /// The fields of its JSON document, nested ones with a dot.
+    pub json: &'static [&'static str],
+    /// Whether the document is an array of objects with those fields.
+    pub list: bool,
+    pub(super) run: fn(&Context, &ArgMatches) -> Result<Output, Failure>,
+}
+
+impl Command {
+    /// The command as typed: `user add`.
+    pub fn name(&self) -> String {
+        self.words.join(" ")
+    }
+}
+
+/// The first words of commands of two, and what they are about.
+pub const GROUPS: &[(&str, &str)] = &[
+    ("user", "Users: who may log in"),
+    ("queue", "Queues: messages that wait for their recipients"),
+    ("store", "The store: copy and check"),
+    ("session", "Sessions: who is connected"),
+];
+
+const NAME: Argument = Argument { name: "NAME", kind: Kind::Name, help: "The user's name" };
+const USER: Argument = Argument { name: "USER", kind: Kind::Name, help: "The user whose queue it is" };
+
+const fn switch(long: &'static str, help: &'static str, conflicts: &'static [&'static str]) -> Flag {
+    Flag { long, value: None, help, conflicts }
+}
+
+const PASSWORD_STDIN: Flag =
+    switch("password-stdin", "Read the password from the first line of standard input", &["generate"]);
+const GENERATE: Flag = switch("generate", "Make a password and print it", &["password-stdin"]);
+const YES: Flag = switch("yes", "Do not ask first", &[]);
+
+const USER_FIELDS: &[&str] = &["name", "locked", "created", "last_login", "queued"];
+
+/// Every command, in the order of the help.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        words: &["user", "add"],
+        about: "Add a user; asks for the password twice, without echo",
+        arguments: &[NAME],
+        flags: &[PASSWORD_STDIN, GENERATE],
+        sends: &["user.add"],
+        json: &["name", "password"],
+        list: false,
+        run: run::user_add,
+    },
+    Command {
+        words: &["user", "passwd"],
+        about: "Set a user's password, and end that user's sessions",
+        arguments: &[NAME],
+        flags: &[PASSWORD_STDIN, GENERATE, switch("keep-sessions", "Let the user's sessions go on", &[])],
+        sends: &["user.passwd"],
+        json: &["name", "sessions", "password"],
+        list: false,
+        run: run::user_passwd,
+    },
+    Command {
+        words: &["user", "list"],
+        about: "List every user",
+        arguments: &[],
+        flags: &[],
+        sends: &["user.list"],
+        json: USER_FIELDS,
+        list: true,
+        run: run::user_list,
+    },
+    Command {
+        words: &["user", "show"],
+        about: "Show one user",
+        arguments: &[NAME],
+        flags: &[],
+        sends: &["user.show"],
+        json: USER_FIELDS,
+        list: false,
+        run: run::user_show,
+    },
+    Command {
+        words: &["user", "lock"],
+        about: "Keep a user from logging in; messages for it are still queued",
+        arguments: &[NAME],
+        flags: &[],
+        sends: &["user.lock"],
+        json: &["name", "sessions"],
+        list: false,
+        run: run::user_lock,
+    },
+    Command {
+        words: &["user", "unlock"],
+        about: "Let a locked user log in again",
+        arguments: &[NAME],
+        flags: &[],
+        sends: &["user.unlock"],
+        json: &["name"],
+        list: false,
+        run: run::user_unlock,
+    },
+    Command {
+        words: &["user", "remove"],
+        about: "Remove a user and the messages in its queue; asks first",
+        arguments: &[NAME],
+        flags: &[YES],
+        sends: &["user.show", "user.remove"],
+        json: &["name", "messages", "sessions"],
+        list: false,
+        run: run::user_remove,
+    },
+    Command {
+        words: &["queue", "list"],
+        about: "List every queue that is not empty",
+        arguments: &[],
+        flags: &[],
+        sends: &["queue.list"],
+        json: &["user", "messages", "bytes", "oldest"],
+        list: true,
+        run: run::queue_list,
+    },
+    Command {
+        words: &["queue", "show"],
+        about: "List the messages in a user's queue",
+        arguments: &[USER],
+        flags: &[switch("body", "Show what the messages say", &[])],
+        sends: &["queue.show"],
+        json: &["id", "sender", "queued_at", "bytes", "body"],
+        list: true,
+        run: run::queue_show,
+    },
+    Command {
+        words: &["queue", "purge"],
+        about: "Delete messages from a user's queue: all, or those that meet every flag; asks first",
+        arguments: &[USER],
+        flags: &[
+            Flag {
+                long: "id",
+                value: Some(("N", Kind::Message)),
+                help: "Only the message with this id",
+                conflicts: &[],
+            },
+            Flag { long: "from", value: Some(("SENDER", Kind::Name)), help: "Only this sender's", conflicts: &[] },
+            Flag {
+                long: "older-than",
+                value: Some(("AGE", Kind::Age)),
+                help: "Only those queued longer ago: a number and s, m, h, d or w",
+                conflicts: &[],
+            },
+            YES,
+        ],
+        sends: &["user.show", "queue.purge"],
+        json: &["user", "messages"],
+        list: false,
+        run: run::queue_purge,
+    },
+    Command {
+        words: &["store", "backup"],
+        about: "Write a consistent copy of the store to a new file, while the daemon runs",
+        arguments: &[Argument { name: "FILE", kind: Kind::File, help: "Where to; must not exist" }],
+        flags: &[],
+        sends: &["store.backup", "store.backup.read", "store.backup.end"],
+        json: &["file", "bytes"],
+        list: false,
+        run: backup::backup,
+    },
+    Command {
+        words: &["store", "check"],
+        about: "Verify the checksum of every row",
+        arguments: &[],
+        flags: &[],
+        sends: &["store.check"],
+        json: &["rows", "damaged"],
+        list: false,
+        run: run::store_check,
+    },
+    Command {
+        words: &["session", "list"],
+        about: "List who is connected",
+        arguments: &[],
+        flags: &[],
+        sends: &["session.list"],
+        json: &["id", "user", "address", "listener", "state", "since", "idle_seconds"],
+        list: true,
+        run: run::session_list,
+    },
+    Command {
+        words: &["session", "close"],
+        about: "Close a session",
+        arguments: &[Argument { name: "ID", kind: Kind::Session, help: "Its id, from session list" }],
+        flags: &[],
+        sends: &["session.close"],
+        json: &["id"],
+        list: false,
+        run: run::session_close,
+    },
+    Command {
+        words: &["status"],
+        about: "Show how the daemon is and what it did since it started",
+        arguments: &[],
+        flags: &[],
+        sends: &["status"],
+        json: STATUS_FIELDS,
+        list: false,
+        run: run::status,
+    },
+];
+
+const STATUS_FIELDS: &[&str] = &[
+    "version",
+    "uptime_seconds",
+    "connections",
+    "sessions.idle",
+    "sessions.user_validated",
+    "sessions.authentication_validated",
+    "sessions.process_command",
+    "sessions.sending_message",
+    "sessions.receiving_message",
+    "sessions.error_processing",
+    "queued_messages",
+    "store_bytes",
+    "counters.connections_accepted",
+    "counters.connections_refused",
+    "counters.logins",
+    "counters.login_failures",
+    "counters.logins_throttled",
+    "counters.messages_accepted",
+    "counters.messages_refused",
+    "counters.messages_delivered",
+    "counters.messages_expired",
+    "counters.messages_purged",
+    "counters.bad_commands",
+    "counters.timeouts",
+    "counters.store_commits",
+    "counters.store_failures",
+];
