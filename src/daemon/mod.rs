@@ -1,9 +1,252 @@
-//! The shell: everything that touches the world.
+//! The shell: everything that touches the world. This file is the order in which the daemon starts and ends.
 
+pub mod admin;
 pub mod auth_pool;
 pub mod config;
+pub mod conn;
+pub mod control_conn;
 pub mod exit;
 pub mod fd;
+mod health;
+mod journalist;
 pub mod listeners;
 pub mod logging;
 pub mod notify;
+mod operators;
+pub mod port;
+mod reactor;
+mod reload;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::{Poll, Waker};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+
+use self::auth_pool::AuthPool;
+use self::config::{Arguments, Config, Invocation};
+use self::control_conn::Hub;
+use self::exit::{ExitCode, Fatal};
+use self::fd::Inherited;
+use self::listeners::Listeners;
+use self::logging::{Line, LogThread, Logger};
+use self::notify::{Notice, Notifier};
+use self::operators::Operators;
+use self::port::StorePort;
+use self::reactor::{Parts, Reactor};
+use crate::engine::Engine;
+use crate::store::{OpenError, OpenErrorKind, Store, StoreEvent};
+
+/// Descriptors kept for all that is not a session: the store, the log, control connections, those being drained.
+const RESERVED_DESCRIPTORS: u64 = 64 + 64 + conn::LINGER_MAX as u64;
+
+/// The daemon's main function: reads the arguments, serves, and gives the code to exit with.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> std::process::ExitCode {
+    let inherited = fd::take_inherited();
+    exit::end_on_panic();
+    let result = match config::parse_arguments(arguments) {
+        Ok(Invocation::Print(text)) => {
+            // Whoever asked may have closed the pipe.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(())
+        }
+        Ok(Invocation::Run(arguments)) if arguments.check => check(&arguments),
+        Ok(Invocation::Run(arguments)) => inherited
+            .map_err(|e| Fatal::new(ExitCode::System, format!("cannot take over the sockets of systemd: {e}")))
+            .and_then(|inherited| run(arguments, inherited)),
+        Err(fatal) => Err(fatal),
+    };
+    match result {
+        Ok(()) => ExitCode::Ok.into(),
+        Err(fatal) => fatal.report(),
+    }
+}
+
+fn check(arguments: &Arguments) -> Result<(), Fatal> {
+    let config = Config::load(arguments)?;
+    for warning in &config.warnings {
+        let _ = writeln!(std::io::stderr(), "cpd: warning: {warning}");
+    }
+    Ok(())
+}
+
+fn run(arguments: Arguments, inherited: Vec<Inherited>) -> Result<(), Fatal> {
+    let config = Config::load(&arguments)?;
+    if let Some(dir) = &config.data {
+        config::make_data_dir(dir)?;
+    }
+    let (logger, log_thread) = Logger::start(config.log_target, config.log_level)?;
+    let result = start(arguments, config, inherited, &logger);
+    match &result {
+        Ok(()) => logger.info(Line::new("stopped")),
+        Err(fatal) => logger.error(Line::new("ended").field("cause", &fatal.message)),
+    }
+    end_log(log_thread);
+    result
+}
+
+/// A log service that hangs does not keep the daemon from ending.
+fn end_log(thread: LogThread) {
+    thread.finish(Duration::from_secs(1));
+}
+
+fn start(
+    arguments: Arguments,
+    config: Config,
+    inherited: Vec<Inherited>,
+    logger: &Logger,
+) -> Result<(), Fatal> {
+    for warning in &config.warnings {
+        logger.warn(Line::new("configuration").field("warning", warning));
+    }
+    let system = |what: &str, e: std::io::Error| Fatal::new(ExitCode::System, format!("{what}: {e}"));
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| system("cannot take signals", e))?;
+    let connections_max = raise_file_limit(&config, logger);
+    let mut store = Store::open(&config.store_path).map_err(store_error)?;
+    for warning in store.warnings() {
+        logger.warn(Line::new("store").field("warning", warning));
+    }
+    let engine = load(&mut store, &config, connections_max)?;
+    let listeners = listeners::open(&config, inherited)?;
+    let poll = Poll::new().map_err(|e| system("cannot make an event queue", e))?;
+    let waker = Arc::new(Waker::new(poll.registry(), reactor::WAKER).map_err(|e| system("cannot make a waker", e))?);
+    let port = spawn_store(store, Arc::clone(&waker), logger.clone())?;
+    serve(arguments, config, listeners, Served { engine, port, poll, waker, signals, connections_max }, logger)
+}
+
+/// What [`serve`] needs beside sockets and settings.
+pub struct Served {
+    pub engine: Engine,
+    pub port: Box<dyn StorePort>,
+    pub poll: Poll,
+    pub waker: Arc<Waker>,
+    pub signals: Signals,
+    pub connections_max: u32,
+}
+
+/// Runs the event loop over what was opened, until a signal ends it. Errors: as cpd(8) lists them.
+pub fn serve(
+    arguments: Arguments,
+    config: Config,
+    listeners: Listeners,
+    served: Served,
+    logger: &Logger,
+) -> Result<(), Fatal> {
+    let Listeners { streams, control, notes } = listeners;
+    for (level, line) in notes {
+        logger.log(level, line);
+    }
+    let Served { engine, port, poll, waker, signals, connections_max } = served;
+    let wake = Arc::clone(&waker);
+    // A full event counter wakes as well.
+    let wake_for_passwords = Arc::new(move || drop(wake.wake()));
+    let verifiers = config.auth.worker_threads();
+    let pool = AuthPool::start(verifiers, config.auth.params(), wake_for_passwords)?;
+    let notifier = Notifier::start()?;
+    let mut line = Line::new("started").field("version", env!("CARGO_PKG_VERSION"));
+    for stream in &streams {
+        line = line.field(stream.dialect.name(), stream.address);
+    }
+    for socket in &control {
+        line = line.field("control", socket.name());
+    }
+    logger.info(line.field("store", config.store_path.display()));
+    let (sockets, _files): (Vec<_>, Vec<_>) = control.into_iter().map(|c| (c.socket, c.file)).unzip();
+    let hub = Hub::new(sockets, poll.registry(), Reactor::OPERATOR_TOKENS)
+        .map_err(|e| Fatal::new(ExitCode::System, format!("cannot watch the control socket: {e}")))?;
+    let operators = Operators::new(hub, logger.clone(), wall_clock());
+    let parts = Parts {
+        poll,
+        engine,
+        store: port,
+        pool,
+        verifiers,
+        streams,
+        operators,
+        signals,
+        notifier,
+        logger: logger.clone(),
+        arguments,
+        config,
+        waker,
+        connections_max,
+    };
+    let reactor = Reactor::new(parts, Instant::now())?;
+    reactor.notifier().send(Notice::Ready);
+    reactor.run()
+}
+
+/// Seconds since 1970.
+fn wall_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
+}
+
+/// Allows as many descriptors as the system does, and says how many sessions that makes.
+fn raise_file_limit(config: &Config, logger: &Logger) -> u32 {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        }
+        Ok(hard)
+    });
+    let files = limit.unwrap_or(1024);
+    let possible = files.saturating_sub(RESERVED_DESCRIPTORS).max(files / 2);
+    let possible = u32::try_from(possible).unwrap_or(u32::MAX);
+    if possible < config.settings.limits.connections {
+        let line = Line::new("limits.connections lowered").field("to", possible);
+        logger.warn(line.field("configured", config.settings.limits.connections).field("file limit", files));
+    }
+    possible
+}
+
+/// The engine with everything that the store holds.
+fn load(store: &mut Store, config: &Config, connections_max: u32) -> Result<Engine, Fatal> {
+    let mut settings = config.settings;
+    settings.limits.connections = settings.limits.connections.min(connections_max);
+    let mut engine = Engine::new(settings, 0, 0);
+    let engine_cell = std::cell::RefCell::new(&mut engine);
+    let loaded = store
+        .load(
+            |name| engine_cell.borrow_mut().load_user(name),
+            |message| engine_cell.borrow_mut().load_message(&message),
+        )
+        .map_err(store_error)?;
+    engine.set_next_message(loaded.next_id);
+    Ok(engine)
+}
+
+fn store_error(error: OpenError) -> Fatal {
+    let code = match error.kind {
+        OpenErrorKind::Damaged | OpenErrorKind::Newer => ExitCode::DamagedStore,
+        OpenErrorKind::Busy => ExitCode::Unavailable,
+        OpenErrorKind::CannotCreate => ExitCode::CannotCreate,
+        OpenErrorKind::Permission => ExitCode::NotPermitted,
+        OpenErrorKind::System => ExitCode::System,
+    };
+    Fatal::new(code, error.message)
+}
+
+fn spawn_store(store: Store, waker: Arc<Waker>, logger: Logger) -> Result<Box<dyn StorePort>, Fatal> {
+    let wake = move || drop(waker.wake());
+    let on_event = move |event: StoreEvent| logger.log(level_of(&event), Line::new("store").field("event", event));
+    let writer = store
+        .spawn(wake, on_event)
+        .map_err(|e| Fatal::new(ExitCode::System, format!("cannot start the store's thread: {e}")))?;
+    Ok(Box::new(writer))
+}
+
+fn level_of(event: &StoreEvent) -> logging::Level {
+    match event {
+        StoreEvent::Recovered | StoreEvent::DiskOk => logging::Level::Info,
+        StoreEvent::CommitFailed(_)
+        | StoreEvent::DiskLow { .. }
+        | StoreEvent::DeletesPending { .. }
+        | StoreEvent::DamagedRow(_)
+        | StoreEvent::CheckpointFailed(_)
+        | StoreEvent::ReadFailed(_) => logging::Level::Error,
+    }
+}

@@ -115,6 +115,11 @@ impl Reactor {
         })
     }
 
+    /// How to tell the service manager.
+    pub fn notifier(&self) -> &Notifier {
+        &self.parts.notifier
+    }
+
     /// Serves until a signal says to stop. Errors: [`ExitCode::System`] when the store or the poll is broken.
     pub fn run(mut self) -> Result<(), Fatal> {
         let mut events = Events::with_capacity(EVENTS_MAX);

@@ -89,6 +89,11 @@ impl Engine {
         }
     }
 
+    /// Answers a request that could not be made.
+    pub fn refuse(&mut self, request: RequestId, result: AdminResult) {
+        self.core.answer(request, result);
+    }
+
     /// The store's answer to what was asked of it.
     pub(super) fn admin_answer(&mut self, request: RequestId, answer: AdminAnswer) {
         let Some(pending) = self.core.pending.remove(&request) else {

@@ -101,6 +101,11 @@ impl Engine {
         self.core.queues.load(id, recipient, sender, queued_at, usize::from(bytes));
     }
 
+    /// The first id that may be given to a message.
+    pub fn set_next_message(&mut self, id: u64) {
+        self.core.next_message = id;
+    }
+
     /// Other settings from now on.
     pub fn configure(&mut self, settings: Settings) {
         self.settings = settings;

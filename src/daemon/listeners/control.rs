@@ -23,6 +23,12 @@ const BACKLOG: u16 = 128;
 #[derive(Debug)]
 pub struct ControlListener {
     pub socket: mio::net::UnixListener,
+    pub file: ControlFile,
+}
+
+/// The control socket in the file system.
+#[derive(Debug)]
+pub struct ControlFile {
     path: Option<PathBuf>,
     /// Device and inode of the file that was made here.
     made: Option<(u64, u64)>,
@@ -37,12 +43,12 @@ impl ControlListener {
             .set_nonblocking(true)
             .map_err(|e| Fatal::new(ExitCode::System, format!("inherited control socket: {e}")))?;
         let socket = mio::net::UnixListener::from_std(socket);
-        Ok(ControlListener { socket, path: path_of(&address), made: None })
+        Ok(ControlListener { socket, file: ControlFile { path: path_of(&address), made: None } })
     }
 
     /// Where it is bound, if it has a name in the file system.
     pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+        self.file.path.as_deref()
     }
 
     /// For people.
@@ -52,11 +58,11 @@ impl ControlListener {
 
     /// Whether systemd handed it over.
     pub fn inherited(&self) -> bool {
-        self.made.is_none()
+        self.file.made.is_none()
     }
 }
 
-impl Drop for ControlListener {
+impl Drop for ControlFile {
     fn drop(&mut self) {
         let (Some(made), Some(path)) = (self.made, &self.path) else { return };
         if std::fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == made) {

@@ -1,0 +1,136 @@
+//! What operators ask over the control socket, carried to the engine and back. A password is hashed by the verifiers'
+//! threads before the engine sees the request.
+
+use std::collections::HashMap;
+
+use mio::Registry;
+use mio::event::Event;
+
+use super::admin::{self, AfterHash, Asked, Context, Task};
+use super::auth_pool::{AuthPool, Job};
+use super::conn::Clients;
+use super::control_conn::{Hub, HubEvent, Incoming, Peer};
+use super::logging::{Line, Logger};
+use crate::auth::AuthError;
+use crate::engine::Engine;
+use crate::engine::events::{AdminRequest, AdminResult};
+use crate::engine::port::{RequestId, SessionId};
+use crate::proto::types::{Millis, Username};
+
+/// Requests that the daemon makes itself have ids from here on.
+const OWN_REQUESTS: u64 = 1 << 63;
+
+/// The operators' side of the event loop.
+pub struct Operators {
+    hub: Hub,
+    logger: Logger,
+    asked: HashMap<RequestId, (Asked, Peer)>,
+    hashing: HashMap<RequestId, (Username, AfterHash)>,
+    own_requests: u64,
+    now: Millis,
+    wall: u64,
+    started_wall: u64,
+}
+
+impl Operators {
+    /// `wall`: seconds since 1970.
+    pub fn new(hub: Hub, logger: Logger, wall: u64) -> Operators {
+        Operators {
+            hub,
+            logger,
+            asked: HashMap::new(),
+            hashing: HashMap::new(),
+            own_requests: OWN_REQUESTS,
+            now: 0,
+            wall,
+            started_wall: wall,
+        }
+    }
+
+    pub fn set_clock(&mut self, now: Millis, wall: u64) {
+        (self.now, self.wall) = (now, wall);
+    }
+
+    pub fn next_deadline(&self) -> Millis {
+        self.hub.next_deadline()
+    }
+
+    /// A control socket or one of its connections is ready.
+    pub fn ready(&mut self, event: &Event, registry: &Registry) {
+        self.hub.ready(event, registry, self.now);
+    }
+
+    /// Takes up requests and hands out answers.
+    pub fn turn(&mut self, engine: &mut Engine, pool: &AuthPool, clients: &Clients, registry: &Registry) {
+        self.hub.expire(registry, self.now);
+        loop {
+            while let Some(incoming) = self.hub.next_request() {
+                self.take(incoming, engine, pool);
+            }
+            let Some((id, result)) = engine.next_result() else {
+                break;
+            };
+            self.answer(id, result, clients);
+        }
+        while let Some(event) = self.hub.next_event() {
+            match event {
+                HubEvent::BackupAbandoned(backup) => {
+                    self.own_requests += 1;
+                    engine.admin(RequestId(self.own_requests), AdminRequest::BackupEnd { backup }, self.now);
+                }
+                other => self.logger.warn(Line::new("control").field("event", other)),
+            }
+        }
+    }
+
+    /// A password for an operator's request was hashed.
+    pub fn hashed(&mut self, id: RequestId, phc: Result<String, AuthError>, engine: &mut Engine) {
+        let Some((name, then)) = self.hashing.remove(&id) else {
+            return;
+        };
+        match (phc, then) {
+            (Ok(hash), AfterHash::Add) => engine.admin(id, AdminRequest::UserAdd { name, hash }, self.now),
+            (Ok(hash), AfterHash::Passwd { keep_sessions }) => {
+                engine.admin(id, AdminRequest::UserPasswd { name, hash, keep_sessions }, self.now);
+            }
+            (Err(cause), _) => engine.refuse(id, AdminResult::Failed(format!("the password was not hashed: {cause}"))),
+        }
+    }
+
+    fn take(&mut self, incoming: Incoming, engine: &mut Engine, pool: &AuthPool) {
+        let Incoming { id, request, peer } = incoming;
+        let (task, asked) = admin::task(request, self.wall);
+        self.asked.insert(id, (asked, peer));
+        match task {
+            Task::Engine(request) => engine.admin(id, request, self.now),
+            Task::Hash { name, password, then } => match pool.try_submit(Job::HashNew { request: id, password }) {
+                Ok(()) => {
+                    self.hashing.insert(id, (name, then));
+                }
+                Err(_) => engine.refuse(id, AdminResult::Busy),
+            },
+        }
+    }
+
+    fn answer(&mut self, id: RequestId, result: AdminResult, clients: &Clients) {
+        let Some((asked, peer)) = self.asked.remove(&id) else {
+            return;
+        };
+        if let Some(line) = admin::log_line(&asked, peer, &result) {
+            self.logger.info(line);
+        }
+        if let AdminResult::Backup { backup, .. } = &result {
+            self.hub.holds_backup(id, *backup);
+        }
+        let peer_of = |session: SessionId| {
+            clients.peer_of(session).map(|(peer, dialect)| (peer.to_string(), dialect.name()))
+        };
+        let context = Context {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.wall.saturating_sub(self.started_wall),
+            wall_seconds: self.wall,
+            peer_of: &peer_of,
+        };
+        self.hub.answer(id, admin::render(&asked, result, &context), self.now);
+    }
+}
