@@ -258,7 +258,7 @@ fn check_header(header: &[u8], length: u64) -> Result<(), (OpenErrorKind, String
         let said = format!("is of version {version}, this cpd knows up to {VERSION}");
         return Err((OpenErrorKind::Newer, said));
     }
-    if !page.is_power_of_two() || page < 512 || kept != 0 || encoding != 1 || write > 2 || read > 2 {
+    if !page.is_power_of_two() || page < 512 || kept != 0 || encoding > 1 || write > 2 || read > 2 {
         return no("has a damaged header");
     }
     if length < page {

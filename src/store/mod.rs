@@ -85,7 +85,7 @@ impl std::error::Error for OpenError {}
 /// What [`Store::load`] learned beside the rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Loaded {
-    /// The first message id that was never used.
+    /// The first message id that was never stored, nor any after it.
     pub next_id: u64,
 }
 

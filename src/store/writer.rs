@@ -233,6 +233,12 @@ fn run(mut core: Core, mut connection: Connection, mut inbox: Inbox) {
         (core.wake)();
         return;
     }
+    // Deletes that have failed get a last chance; without it their messages are delivered once more.
+    inbox.cycle.begin(&mut core, &connection);
+    if let Verdict::Unknown(cause) | Verdict::Broken(cause) = inbox.cycle.write(&mut core, &connection) {
+        core.event(StoreEvent::CommitFailed(cause));
+        return;
+    }
     close(&core, connection);
 }
 

@@ -218,6 +218,17 @@ fn deletes_that_fail_are_tried_without_a_batch() {
 }
 
 #[test]
+fn deletes_that_fail_are_tried_at_the_end() {
+    let (full, fault) = switched(Point::Writes, SQLITE_FULL);
+    let mut rig = Rig::faulty(fault);
+    rig.go(Build::new(0).insert(1, "bob", "one").insert(2, "bob", "two"));
+    full.store(true, Ordering::SeqCst);
+    assert!(!rig.go(Build::new(0).delete(1)).outcome().deletes);
+    full.store(false, Ordering::SeqCst);
+    assert_eq!(rig.reopen().ids(), [2]);
+}
+
+#[test]
 fn too_many_deletes_that_fail_end_it() {
     let (full, fault) = switched(Point::Writes, SQLITE_FULL);
     let mut rig = Rig::faulty(fault);
