@@ -8,3 +8,4 @@ pub mod daemon;
 pub mod engine;
 pub mod proto;
 pub mod timer;
+pub mod store;

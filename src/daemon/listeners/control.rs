@@ -83,8 +83,7 @@ pub(super) fn make(path: &Path, group: &str) -> Result<(ControlListener, Note), 
     let file = std::fs::symlink_metadata(path).map_err(|e| cannot(path, &e.to_string()))?;
     let listener = ControlListener {
         socket: mio::net::UnixListener::from_std(UnixListener::from(socket)),
-        path: Some(path.to_owned()),
-        made: Some((file.dev(), file.ino())),
+        file: ControlFile { path: Some(path.to_owned()), made: Some((file.dev(), file.ino())) },
     };
     if file.mode() & 0o177 != 0 {
         return Err(cannot(path, &format!("it came out with mode {:o}", file.mode() & 0o777)));

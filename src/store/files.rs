@@ -1,0 +1,268 @@
+//! The store's files: who may touch them, the lock, and what a file must look like before SQLite may open it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::schema::{APPLICATION_ID, VERSION};
+use super::{OpenError, OpenErrorKind};
+
+/// Bytes of a SQLite file's header.
+const HEADER_BYTES: usize = 100;
+/// The name of a copy that is being made or served, after the store's own.
+pub const BACKUP_SUFFIX: &str = "-backup";
+/// The name of a store that is being made.
+pub const NEW_SUFFIX: &str = "-new";
+
+/// Where a store is, and the lock on it; the lock ends with this value or with the process.
+pub struct Place {
+    file: PathBuf,
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl Place {
+    /// Finds and locks the store at `path`. Nothing of the store is touched before the lock is held.
+    pub fn take(path: &Path, warnings: &mut Vec<String>) -> Result<Place, OpenError> {
+        let file = resolve(path)?;
+        let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
+        check_folder(&folder)?;
+        let lock = lock(&with_suffix(&file, "-lock"), &file)?;
+        let place = Place { file, folder, _lock: lock };
+        for suffix in ["", "-wal"] {
+            tighten(&place.beside(suffix), warnings)?;
+        }
+        place.delete_leftovers()?;
+        Ok(place)
+    }
+
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The file beside the store with `suffix` after the store's name.
+    pub fn beside(&self, suffix: &str) -> PathBuf {
+        with_suffix(&self.file, suffix)
+    }
+
+    /// What the store's files occupy in bytes.
+    pub fn bytes(&self) -> u64 {
+        ["", "-wal"].iter().filter_map(|s| fs::metadata(self.beside(s)).ok()).map(|m| m.len()).sum()
+    }
+
+    /// Bytes that a file here may still grow by.
+    pub fn available(&self) -> io::Result<u64> {
+        let found = nix::sys::statvfs::statvfs(&self.folder).map_err(io::Error::from)?;
+        Ok(found.blocks_available().saturating_mul(found.fragment_size()))
+    }
+
+    /// Makes the folder's entries durable. SQLite does this too, and ignores its failure.
+    pub fn sync_folder(&self) -> Result<(), OpenError> {
+        File::open(&self.folder)
+            .and_then(|f| f.sync_all())
+            .map_err(|e| system(&self.folder, "cannot sync the folder", &e))
+    }
+
+    /// Makes an empty file of mode 0600 beside the store, in the place of what was there.
+    pub fn make(&self, suffix: &str) -> io::Result<PathBuf> {
+        let path = self.beside(suffix);
+        remove(&path)?;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(path)
+    }
+
+    /// Looks at the file without changing it: `false` when there is none. SQLite would replay logs and write to a
+    /// file that it can make sense of, so what does not look like a store is refused here.
+    pub fn examine(&self) -> Result<bool, OpenError> {
+        let wal = fs::metadata(self.beside("-wal")).map_or(0, |m| m.len());
+        let journal = self.beside("-journal");
+        if fs::metadata(&journal).is_ok_and(|m| m.len() > 0) {
+            let said = "is the unfinished change of another program; the store was left as it is";
+            return Err(damaged(&journal, said));
+        }
+        let file = match File::open(&self.file) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && wal == 0 => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(damaged(&self.file, "is missing, but its write-ahead log is there"));
+            }
+            Err(e) => return Err(system(&self.file, "cannot open", &e)),
+        };
+        let length = file.metadata().map_err(|e| system(&self.file, "cannot read", &e))?.len();
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        let head = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
+        file.take(head).read_to_end(&mut header).map_err(|e| system(&self.file, "cannot read", &e))?;
+        check_header(&header, length).map_err(|(kind, said)| {
+            let text = format!("{}: {said}; the file was left as it is", self.file.display());
+            OpenError::new(kind, text)
+        })?;
+        Ok(true)
+    }
+
+    /// Deletes what an earlier process left half made.
+    fn delete_leftovers(&self) -> Result<(), OpenError> {
+        for made in [NEW_SUFFIX, BACKUP_SUFFIX] {
+            for tail in ["", "-journal", "-wal"] {
+                let path = self.beside(&format!("{made}{tail}"));
+                remove(&path).map_err(|e| system(&path, "cannot delete", &e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Deletes `path`; that it is not there is no error.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// The error that a failing system call is to one who opens a store.
+pub fn system(path: &Path, doing: &str, error: &io::Error) -> OpenError {
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied => OpenErrorKind::Permission,
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => OpenErrorKind::CannotCreate,
+        _ => OpenErrorKind::System,
+    };
+    OpenError::new(kind, format!("{}: {doing}: {error}", path.display()))
+}
+
+fn damaged(path: &Path, said: &str) -> OpenError {
+    OpenError::new(OpenErrorKind::Damaged, format!("{} {said}", path.display()))
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// The one real path of the store, so that two names of one file meet the same lock.
+fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| OpenError::new(OpenErrorKind::CannotCreate, format!("{}: names no file", path.display())))?;
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let real = fs::canonicalize(folder).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => OpenError::new(
+            OpenErrorKind::CannotCreate,
+            format!("{}: the store's folder does not exist", folder.display()),
+        ),
+        _ => system(folder, "cannot use the store's folder", &e),
+    })?;
+    let file = real.join(name);
+    match fs::symlink_metadata(&file) {
+        Ok(found) if found.is_symlink() => {
+            fs::canonicalize(&file).map_err(|e| system(&file, "cannot follow the symbolic link", &e))
+        }
+        _ => Ok(file),
+    }
+}
+
+/// Refuses a folder in which others could put another store in this one's place, or in which this process would leave
+/// files that the folder's owner cannot use.
+fn check_folder(folder: &Path) -> Result<(), OpenError> {
+    let refuse = |said: String| Err(OpenError::new(OpenErrorKind::Permission, format!("{}: {said}", folder.display())));
+    let found = fs::metadata(folder).map_err(|e| system(folder, "cannot use the store's folder", &e))?;
+    if !found.is_dir() {
+        let said = format!("{}: the store's folder is not a folder", folder.display());
+        return Err(OpenError::new(OpenErrorKind::CannotCreate, said));
+    }
+    let (mode, me) = (found.mode(), nix::unistd::geteuid().as_raw());
+    if found.uid() != me && found.uid() != 0 {
+        return refuse(format!("the store's folder belongs to uid {}, but cpd runs as uid {me}", found.uid()));
+    }
+    if mode & 0o002 != 0 && mode & 0o1000 == 0 {
+        return refuse(format!("the store's folder may be written by everyone (mode {:04o})", mode & 0o7777));
+    }
+    Ok(())
+}
+
+/// Takes the lock, or says who cannot.
+fn lock(path: &Path, store: &Path) -> Result<File, OpenError> {
+    let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nofollow)
+        .open(path)
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied => system(path, "cannot write in the store's folder", &e),
+            _ => OpenError { kind: OpenErrorKind::CannotCreate, ..system(path, "cannot create", &e) },
+        })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let said = format!("{}: the store is held by another cpd", store.display());
+            Err(OpenError::new(OpenErrorKind::Busy, said))
+        }
+        Err(TryLockError::Error(e)) => Err(system(path, "cannot lock", &e)),
+    }
+}
+
+/// Takes from others what they must not have: the file holds password hashes and letters.
+fn tighten(path: &Path, warnings: &mut Vec<String>) -> Result<(), OpenError> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(system(path, "cannot use", &e)),
+    };
+    if !found.is_file() {
+        return Err(OpenError::new(OpenErrorKind::CannotCreate, format!("{}: is not a file", path.display())));
+    }
+    let me = nix::unistd::geteuid().as_raw();
+    if found.uid() != me {
+        let said = format!("{}: belongs to uid {}, but cpd runs as uid {me}", path.display(), found.uid());
+        return Err(OpenError::new(OpenErrorKind::Permission, said));
+    }
+    if found.mode() & 0o077 != 0 {
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(path, mode).map_err(|e| system(path, "cannot set the mode 0600", &e))?;
+        warnings.push(format!("{}: mode was {:04o}, is now 0600", path.display(), found.mode() & 0o7777));
+    }
+    Ok(())
+}
+
+/// Whether `header`, of a file of `length` bytes, is that of a store this version can read.
+fn check_header(header: &[u8], length: u64) -> Result<(), (OpenErrorKind, String)> {
+    let no = |said: &str| Err((OpenErrorKind::Damaged, said.to_owned()));
+    let word = |at: usize| -> Option<u32> { Some(u32::from_be_bytes(header.get(at..at + 4)?.try_into().ok()?)) };
+    if header.is_empty() {
+        return no("is empty, not a store; delete it to begin a new one");
+    }
+    if !header.starts_with(b"SQLite format 3\0") {
+        return no("is not a cpd store");
+    }
+    let (Some(&[high, low]), Some(&[write, read, kept, 64, 32, 32])) = (header.get(16..18), header.get(18..24)) else {
+        return no("has a damaged header");
+    };
+    let (Some(version), Some(application), Some(encoding)) = (word(60), word(68), word(56)) else {
+        return no("is cut off");
+    };
+    let page = match u16::from_be_bytes([high, low]) {
+        1 => 65_536,
+        size => u64::from(size),
+    };
+    if application != APPLICATION_ID {
+        return no("is not a cpd store");
+    }
+    if version > VERSION {
+        let said = format!("is of version {version}, this cpd knows up to {VERSION}");
+        return Err((OpenErrorKind::Newer, said));
+    }
+    if !page.is_power_of_two() || page < 512 || kept != 0 || encoding > 1 || write > 2 || read > 2 {
+        return no("has a damaged header");
+    }
+    if length < page {
+        return no("is cut off");
+    }
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! What goes in comes out: messages, users, order, reads after writes.
+
+use super::*;
+use crate::store::{BATCHES_MAX, admin, users};
+
+const GOOD: Outcome = Outcome { inserts: true, deletes: true, epoch: 0 };
+
+#[test]
+fn a_message_is_stored_fetched_and_deleted() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.next_id, 1);
+    assert_eq!(rig.go(Build::new(0).insert(1, "bob", "one").insert(2, "bob", "zwölf\t✓")).outcome(), GOOD);
+    let came = rig.go(Build::new(0).fetch(&[2, 1]));
+    assert_eq!(came.bodies().expect("a page"), ["zwölf\t✓", "one"]);
+    assert_eq!(came.outcome(), GOOD);
+    let sender = came.pages[0].as_ref().expect("a page").messages[0].sender;
+    assert_eq!(sender, name("ann"));
+
+    let mut rig = rig.reopen();
+    assert_eq!(rig.ids(), [1, 2]);
+    let second = rig.loaded[1];
+    assert_eq!((second.recipient, second.sender, second.queued_at, second.bytes), (name("bob"), name("ann"), 1002, 10));
+    assert_eq!(rig.go(Build::new(0).delete(1).forget(2)).outcome(), GOOD);
+    assert!(rig.reopen().ids().is_empty());
+}
+
+#[test]
+fn a_page_with_a_missing_message_is_none() {
+    let mut rig = Rig::new();
+    rig.go(Build::new(0).insert(1, "bob", "one"));
+    let came = rig.go(Build::new(0).fetch(&[1, 3]));
+    assert!(came.bodies().is_none());
+    assert!(matches!(rig.events()[..], [StoreEvent::DamagedRow(_)]));
+}
+
+#[test]
+fn ids_are_not_used_again_after_a_restart() {
+    let mut rig = Rig::new();
+    rig.go(Build::new(0).insert(1, "bob", "one").delete(1));
+    let rig = rig.reopen();
+    assert!(rig.ids().is_empty());
+    assert_eq!(rig.next_id, 65_536);
+    let mut rig = rig.reopen();
+    assert_eq!(rig.next_id, 65_536, "a start alone uses no ids up");
+    rig.go(Build::new(0).insert(65_536, "bob", "next"));
+    assert_eq!(rig.reopen().next_id, 131_072);
+}
+
+#[test]
+fn batches_come_back_whole_and_in_order() {
+    let mut rig = Rig::new();
+    for id in 1..=40 {
+        rig.submit(if id % 3 == 0 { Build::new(0).fetch(&[]) } else { Build::new(0).insert(id, "bob", "text") });
+    }
+    let came = rig.collect(40);
+    for (at, (batch, outcome)) in came.done.iter().enumerate() {
+        let id = at as u64 + 1;
+        match &batch.ops[..] {
+            [Op::Fetch { .. }] => assert_eq!(id % 3, 0),
+            [Op::Insert { id: found, .. }] => assert_eq!(found.0, id),
+            other => panic!("unexpected {other:?}"),
+        }
+        assert_eq!(*outcome, GOOD);
+    }
+    assert_eq!(rig.writer().outstanding(), 0);
+    assert_eq!(rig.writer().progress().outstanding(), 0);
+}
+
+#[test]
+fn more_batches_than_agreed_are_handed_back() {
+    let (hold, held) = mpsc::channel::<()>();
+    let mut rig = Rig::faulty(move |point| {
+        if point == Point::Commit {
+            let _ = held.recv();
+        }
+        None
+    });
+    for id in 0..BATCHES_MAX as u64 {
+        rig.submit(Build::new(0).insert(id + 1, "bob", "text"));
+    }
+    let refused = rig.writer().submit(Build::new(0).insert(999, "bob", "text").0).expect_err("is one too many");
+    assert_eq!(refused.ops.len(), 1);
+    let progress = rig.writer().progress();
+    assert_eq!(progress.outstanding(), BATCHES_MAX as u64);
+    let before = progress.steps();
+    drop(hold);
+    assert_eq!(rig.collect(BATCHES_MAX).done.len(), BATCHES_MAX);
+    assert!(progress.steps() > before);
+    rig.submit(Build::new(0));
+    rig.collect(1);
+}
+
+#[test]
+fn close_finishes_what_was_submitted() {
+    let mut rig = Rig::new();
+    for id in 1..=50 {
+        rig.submit(Build::new(0).insert(id, "bob", "text"));
+    }
+    let left = rig.writer.take().expect("is open").close();
+    let done = left.iter().filter(|r| matches!(r, FromStore::Done(_, o) if *o == GOOD)).count();
+    assert_eq!(done, 50);
+    assert!(!rig.folder.path().join("cpd.db-wal").exists(), "the log stayed behind");
+    assert_eq!(stored(&rig.folder).expect("opens").len(), 50);
+}
+
+#[test]
+fn users_are_added_changed_and_removed() {
+    let mut rig = Rig::new();
+    let came = rig.go(Build::new(0).user(1, "bob", "h1").user(2, "bob", "h2").user(3, "Al", "h3").lookup("bob"));
+    assert!(matches!(came.admin[&1], AdminAnswer::Done));
+    assert!(matches!(came.admin[&2], AdminAnswer::Exists));
+    let login = came.logins[0].clone().expect("readable").expect("exists");
+    assert_eq!((login.hash.as_str(), login.locked, login.known_address), ("h1", false, false));
+
+    let lock = |locked| AdminOp::UserLock { name: name("bob"), locked };
+    let passwd = |user: &str| AdminOp::UserPasswd { name: name(user), hash: "h9".into() };
+    let came = rig.go(Build::new(0).admin(1, lock(true)).admin(2, passwd("bob")).admin(3, passwd("eve")).lookup("bob"));
+    assert!(matches!((&came.admin[&1], &came.admin[&2]), (AdminAnswer::Done, AdminAnswer::Done)));
+    assert!(matches!(came.admin[&3], AdminAnswer::Missing));
+    let login = came.logins[0].clone().expect("readable").expect("exists");
+    assert_eq!((login.hash.as_str(), login.locked), ("h9", true), "the read came before the writes");
+
+    rig.go(Build::new(0).insert(1, "bob", "one").insert(2, "Al", "two"));
+    let mut rig = rig.reopen();
+    assert_eq!(rig.users, [name("Al"), name("bob")]);
+    let remove = |user: &str| AdminOp::UserRemove { name: name(user), ids: vec![1] };
+    let came = rig.go(Build::new(0).admin(1, remove("eve")).admin(2, remove("bob")).lookup("bob"));
+    assert!(matches!((&came.admin[&1], &came.admin[&2]), (AdminAnswer::Missing, AdminAnswer::Done)));
+    assert!(matches!(came.logins[0], Ok(None)));
+    let rig = rig.reopen();
+    assert_eq!(rig.users, [name("Al")]);
+    assert_eq!(rig.ids(), [2]);
+}
+
+#[test]
+fn a_login_is_remembered_with_its_address() {
+    let mut rig = Rig::new();
+    rig.go(Build::new(0).user(1, "bob", "old"));
+    let login = |from, at, rehash: Option<(&str, &str)>| Op::LoggedIn {
+        name: name("bob"),
+        from,
+        at,
+        rehash: rehash.map(|(old, new)| Box::new((old.to_owned(), new.to_owned()))),
+    };
+    let came = rig.go(Build::new(0).op(login(HOME, 50, Some(("wrong", "bad")))).lookup("bob"));
+    let record = came.logins[0].clone().expect("readable").expect("exists");
+    assert_eq!((record.hash.as_str(), record.known_address), ("old", true));
+    let came = rig.go(Build::new(0).op(login(HOME, 51, Some(("old", "new")))).lookup("bob"));
+    assert_eq!(came.logins[0].clone().expect("readable").expect("exists").hash, "new");
+    // Sixteen newer addresses push the first one out, and the sixteenth stays.
+    for at in 0..u64::from(users::SEEN_MAX) {
+        rig.go(Build::new(0).op(login(AddressKey::V6(at), 100 + at, None)));
+    }
+    let look = |from| Op::Lookup { session: SESSION, name: name("bob"), from };
+    let mut rig = rig.reopen();
+    let came = rig.go(Build::new(0).op(look(HOME)).op(look(AddressKey::V6(0))).op(look(AddressKey::Local(0))));
+    let known: Vec<bool> =
+        came.logins.iter().map(|l| l.clone().expect("readable").expect("exists").known_address).collect();
+    assert_eq!(known, [false, true, false]);
+    let came = rig.go(Build::new(0).admin(1, AdminOp::User { name: name("bob") }));
+    let AdminAnswer::Users(rows) = &came.admin[&1] else { panic!("no row") };
+    assert_eq!((rows[0].created, rows[0].last_login), (5, Some(115)));
+}
+
+#[test]
+fn a_login_of_a_user_who_is_gone_makes_none() {
+    let mut rig = Rig::new();
+    let op = Op::LoggedIn { name: name("bob"), from: HOME, at: 1, rehash: None };
+    assert_eq!(rig.go(Build::new(0).op(op)).outcome(), GOOD);
+    assert!(rig.reopen().users.is_empty());
+}
+
+#[test]
+fn lists_come_in_pages() {
+    let mut rig = Rig::new();
+    let mut batch = Build::new(0);
+    for (at, user) in ["a", "B", "c", "d"].iter().enumerate() {
+        batch = batch.user(at as u64, user, "h");
+    }
+    rig.go(batch.insert(1, "a", "one").insert(2, "a", "two").insert(3, "a", "three"));
+    let list = |after: Option<&str>, limit| AdminOp::Users { after: after.map(name), limit };
+    let came = rig.go(Build::new(0)
+        .admin(1, list(None, 3))
+        .admin(2, list(Some("c"), 3))
+        .admin(3, AdminOp::Messages { ids: vec![3, 9, 1], bodies: true })
+        .admin(4, AdminOp::Messages { ids: vec![2], bodies: false })
+        .admin(5, AdminOp::User { name: name("zed") })
+        .admin(6, AdminOp::Size));
+    let names = |answer: &AdminAnswer| match answer {
+        AdminAnswer::Users(rows) => rows.iter().map(|r| r.name.to_string()).collect::<Vec<_>>(),
+        other => panic!("unexpected {other:?}"),
+    };
+    assert_eq!(names(&came.admin[&1]), ["B", "a", "c"]);
+    assert_eq!(names(&came.admin[&2]), ["d"]);
+    let AdminAnswer::Messages(rows) = &came.admin[&3] else { panic!("no messages") };
+    let shown: Vec<_> = rows.iter().map(|r| (r.id.0, r.bytes, r.body.as_deref())).collect();
+    assert_eq!(shown, [(3, 5, Some("three")), (1, 3, Some("one"))]);
+    let AdminAnswer::Messages(rows) = &came.admin[&4] else { panic!("no messages") };
+    assert_eq!((rows[0].queued_at, rows[0].bytes, rows[0].body.as_deref()), (1002, 3, None));
+    assert!(matches!(came.admin[&5], AdminAnswer::Missing));
+    assert!(matches!(came.admin[&6], AdminAnswer::Size { bytes } if bytes >= 4096));
+}
+
+#[test]
+fn an_administrator_reads_what_the_same_batch_wrote() {
+    let mut rig = Rig::new();
+    rig.go(Build::new(0).insert(1, "bob", "one"));
+    let look = || AdminOp::Messages { ids: vec![1, 2], bodies: false };
+    let purge = AdminOp::Purge { ids: vec![1] };
+    let came = rig.go(Build::new(0).admin(1, look()).insert(2, "bob", "two").admin(2, purge).admin(3, look()));
+    let ids = |answer: &AdminAnswer| match answer {
+        AdminAnswer::Messages(rows) => rows.iter().map(|r| r.id.0).collect::<Vec<_>>(),
+        other => panic!("unexpected {other:?}"),
+    };
+    assert_eq!(ids(&came.admin[&1]), [1]);
+    assert_eq!(ids(&came.admin[&3]), [2]);
+    assert!(matches!(came.admin[&2], AdminAnswer::Done));
+}
+
+#[test]
+fn a_check_counts_every_row_and_goes_on() {
+    let mut rig = Rig::new();
+    let login = Op::LoggedIn { name: name("bob"), from: HOME, at: 1, rehash: None };
+    rig.go(Build::new(0)
+        .user(1, "bob", "h")
+        .op(login)
+        .insert(1, "bob", "a")
+        .insert(2, "bob", "b")
+        .insert(5, "bob", "c"));
+    let mut after = 0;
+    let mut counts = Vec::new();
+    loop {
+        let came = rig.go(Build::new(0).admin(1, AdminOp::Check { after, limit: 2 }));
+        let AdminAnswer::Checked { rows, damaged, next } = &came.admin[&1] else { panic!("not checked") };
+        assert!(damaged.is_empty(), "{damaged:?}");
+        counts.push(*rows);
+        match next {
+            Some(next) => after = *next,
+            None => break,
+        }
+    }
+    assert_eq!(counts, [5, 1], "a user, an address, the record of ids and two messages; then the third");
+}
+
+#[test]
+fn damaged_rows_are_found_while_running() {
+    let mut rig = Rig::new();
+    rig.go(Build::new(0).user(1, "bob", "hash").insert(1, "bob", "first one").insert(2, "bob", "second one"));
+    // Two writes that bypass the checksums, on the connection that a fresh start would have.
+    let folder = rig.close();
+    let connection = rusqlite::Connection::open(folder.path().join("cpd.db")).expect("opens");
+    connection.execute("UPDATE message SET body = 'sEcond one' WHERE id = 2", []).expect("writes");
+    connection.execute("UPDATE user SET locked = 1", []).expect("writes");
+    let limit = u32::MAX.min(admin::CHECK_MAX_ROWS);
+    let place = crate::store::files::Place::take(&folder.path().join("cpd.db"), &mut Vec::new()).expect("locks");
+    let answer = admin::read(&connection, &place, &AdminOp::Check { after: 0, limit }, &|_| ());
+    let AdminAnswer::Checked { damaged, next: None, .. } = answer else { panic!("not checked: {answer:?}") };
+    assert_eq!(damaged.len(), 2, "{damaged:?}");
+    assert!(damaged[0].contains("bob") && damaged[1].contains("message 2"), "{damaged:?}");
+    assert!(matches!(
+        admin::read(&connection, &place, &AdminOp::User { name: name("bob") }, &|_| ()),
+        AdminAnswer::Failed(_)
+    ));
+    let refused = users::login(&connection, name("bob"), HOME);
+    assert!(refused.is_err(), "a locked flag that nobody set was believed");
+}
