@@ -139,11 +139,9 @@ fn every_command_prints_one_json_document_with_the_fields_of_the_table() {
         fields(&document, "", &mut names);
         assert_eq!(names, command.json.iter().map(|name| (*name).to_owned()).collect(), "{line:?}");
     }
-    // Each of these went over the wire at least once.
     let seen = daemon.requests().join("\n");
     for command in COMMANDS.iter().flat_map(|command| command.sends) {
-        let shown = *command == "user.show" || seen.contains(&format!("\"cmd\":\"{command}\""));
-        assert!(shown, "{command} was not sent");
+        assert!(seen.contains(&format!("\"cmd\":\"{command}\"")), "{command} was not sent");
     }
 }
 
@@ -173,7 +171,10 @@ fn passwords_come_from_stdin_or_are_made_and_never_from_arguments() {
     {
         let (code, out, err) = with_input(add(), input.as_bytes());
         assert_eq!((code, out.as_str()), (2, ""));
-        assert!(err.starts_with("cpctl: a password is 1 to 15 bytes") && !err.contains(input), "{err}");
+        assert!(
+            err.starts_with("cpctl: a password is 1 to 15 bytes") && (input.len() < 6 || !err.contains(input.trim())),
+            "{err}"
+        );
     }
     let (code, _, _) = with_input(add(), &vec![b'x'; 1 << 20]);
     assert_eq!(code, 2);
