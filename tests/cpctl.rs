@@ -139,11 +139,9 @@ fn every_command_prints_one_json_document_with_the_fields_of_the_table() {
         fields(&document, "", &mut names);
         assert_eq!(names, command.json.iter().map(|name| (*name).to_owned()).collect(), "{line:?}");
     }
-    // Each of these went over the wire at least once.
     let seen = daemon.requests().join("\n");
     for command in COMMANDS.iter().flat_map(|command| command.sends) {
-        let shown = *command == "user.show" || seen.contains(&format!("\"cmd\":\"{command}\""));
-        assert!(shown, "{command} was not sent");
+        assert!(seen.contains(&format!("\"cmd\":\"{command}\"")), "{command} was not sent");
     }
 }
 
@@ -173,7 +171,10 @@ fn passwords_come_from_stdin_or_are_made_and_never_from_arguments() {
     {
         let (code, out, err) = with_input(add(), input.as_bytes());
         assert_eq!((code, out.as_str()), (2, ""));
-        assert!(err.starts_with("cpctl: a password is 1 to 15 bytes") && !err.contains(input), "{err}");
+        assert!(
+            err.starts_with("cpctl: a password is 1 to 15 bytes") && (input.len() < 6 || !err.contains(input.trim())),
+            "{err}"
+        );
     }
     let (code, _, _) = with_input(add(), &vec![b'x'; 1 << 20]);
     assert_eq!(code, 2);
@@ -310,7 +311,10 @@ fn a_socket_for_others_is_77_and_names_the_group() {
         // Somebody else, who must be able to read the program.
         use std::os::unix::process::CommandExt;
         let copy = daemon.path().join("cpctl");
-        fs::copy(env!("CARGO_BIN_EXE_cpctl"), &copy).expect("copied");
+        // Not by ourselves: a child that another test starts meanwhile would hold the copy open for writing, and what is
+        // open for writing cannot be run.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_cpctl")).arg(&copy).status().expect("cp runs");
+        assert!(copied.success());
         fs::set_permissions(&copy, open(0o755)).expect("chmod");
         let mut command = Command::new(copy);
         command.uid(65534).gid(65534).arg("--socket").arg(&daemon.socket).arg("status");

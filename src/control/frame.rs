@@ -67,7 +67,7 @@ impl Framer {
         (REQUEST_MAX_BYTES + 1).saturating_sub(self.held.len() - self.start)
     }
 
-    /// Whether bytes are held: a line that waits, or one that is not finished.
+    /// Whether nothing is held: no line waits, and none is unfinished.
     pub fn is_empty(&self) -> bool {
         self.held.len() == self.start && !self.discarding
     }

@@ -9,6 +9,9 @@ use super::{SOCKET_DEFAULT, SOCKET_VARIABLE, age};
 use crate::control::NAME_RULE;
 use crate::proto::types::Username;
 
+/// Where the options of every command stand in its help: behind its own.
+const GLOBAL_ORDER: usize = 100;
+
 /// The parser of cpctl's command line; also what completions are made from.
 pub fn cpctl() -> clap::Command {
     let socket_help = format!("The daemon's control socket [default: {SOCKET_DEFAULT}, or ${SOCKET_VARIABLE}]");
@@ -23,6 +26,7 @@ pub fn cpctl() -> clap::Command {
                 .value_name("PATH")
                 .value_parser(value_parser!(PathBuf))
                 .global(true)
+                .display_order(GLOBAL_ORDER)
                 .help(socket_help),
         )
         .arg(
@@ -30,6 +34,7 @@ pub fn cpctl() -> clap::Command {
                 .long("json")
                 .action(ArgAction::SetTrue)
                 .global(true)
+                .display_order(GLOBAL_ORDER)
                 .help("Print one JSON document instead of text for people"),
         );
     for (group, about) in GROUPS {

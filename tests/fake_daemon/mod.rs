@@ -1,4 +1,5 @@
 //! A daemon's control socket with a scripted answer to every request, and cpctl run against it.
+#![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -44,7 +45,6 @@ impl FakeDaemon {
         self.seen.lock().expect("not poisoned").clone()
     }
 
-    #[allow(dead_code, reason = "each test file uses its own part of this module")]
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
