@@ -181,6 +181,8 @@ impl Peer for Daemon {
         let chunk = bytes.repeat(64 * 1024 / bytes.len().max(1));
         let begun = Instant::now();
         stream.set_write_timeout(Some(Duration::from_millis(100))).map_err(|e| e.to_string())?;
+        // A small window: the server's answers pile up sooner.
+        setsockopt(&stream, sockopt::RcvBuf, &4096).map_err(|e| e.to_string())?;
         while begun.elapsed() < 2 * ANSWER_MAX {
             match (&stream).write(&chunk) {
                 Ok(_) => {}

@@ -125,6 +125,9 @@ fn parse_line(script: &mut Script, line: usize, text: &str) -> Result<(), String
         return Err("space at the start or the end of a line; use a raw string to send one".into());
     }
     let (key, value) = text.split_once(':').ok_or("a line is `key: value`")?;
+    if key.ends_with(' ') {
+        return Err("no space belongs before the first colon".into());
+    }
     let value = match value.strip_prefix(' ') {
         Some(rest) => rest,
         None if value.is_empty() => "",
