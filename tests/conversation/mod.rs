@@ -1,0 +1,7 @@
+//! Conversations: the scripts in tests/conversations, their parser, the runner, and where they are played.
+
+pub mod coverage;
+pub mod daemon;
+pub mod parser;
+pub mod runner;
+pub mod text;
