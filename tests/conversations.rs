@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use conversation::coverage::{KINDS, STATES, cells};
 use conversation::daemon::Daemon;
 use conversation::parser::{Action, Expected, Script, parse};
 use conversation::runner::play;
@@ -19,12 +20,27 @@ const THREADS: usize = 6;
 const SCRIPTS_MIN: usize = 120;
 /// What the first word of a file name may be.
 const GROUPS: [&str; 18] = [
-    "admin", "classic", "colon", "error", "fin", "framing", "limits", "login", "order", "pipelining", "quota",
-    "receive", "send", "telnet", "term", "timeout", "wait", "window",
+    "admin",
+    "classic",
+    "colon",
+    "error",
+    "fin",
+    "framing",
+    "limits",
+    "login",
+    "order",
+    "pipelining",
+    "quota",
+    "receive",
+    "send",
+    "telnet",
+    "term",
+    "timeout",
+    "wait",
+    "window",
 ];
 /// Every code of docs/protocol.md section 4.
-const CODES: [&str; 13] =
-    ["201", "220", "230", "240", "255", "256", "500", "540", "545", "546", "550", "560", "565"];
+const CODES: [&str; 13] = ["201", "220", "230", "240", "255", "256", "500", "540", "545", "546", "550", "560", "565"];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conversations")
@@ -108,4 +124,12 @@ fn every_reply_code_is_expected_somewhere() {
     assert_eq!(codes, CODES.into(), "the codes of section 4, and no other");
     let carried = |what: &Expected| matches!(what, Expected::Line(line) if line.starts_with(b"RMSG"));
     assert!(expectations(&scripts).any(carried), "no message");
+}
+
+#[test]
+fn every_cell_of_the_state_table_is_played() {
+    let played: BTreeSet<_> = scripts().iter().flat_map(cells).collect();
+    let all = STATES.iter().flat_map(|state| KINDS.iter().map(|kind| (*state, *kind)));
+    let missing: Vec<_> = all.filter(|cell| !played.contains(cell)).collect();
+    assert!(missing.is_empty(), "no conversation for {missing:?}");
 }

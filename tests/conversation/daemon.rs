@@ -67,7 +67,8 @@ impl Daemon {
         let log = File::create(folder.path().join("stderr")).map_err(|e| e.to_string())?;
         let mut command = Command::new(binary("CPD", env!("CARGO_BIN_EXE_cpd")));
         command.arg("--data").arg(folder.path().join("data")).arg("--config").arg(folder.path().join("cpd.toml"));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().map_err(|e| e.to_string())?;
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().map_err(|e| e.to_string())?;
         let port = if script.listener == Listener::Classic { CLASSIC_PORT } else { PORT };
         let address = SocketAddrV4::new(ip, port);
         let mut daemon = Daemon { child, folder, address, connections: HashMap::new(), started: Instant::now() };
@@ -181,8 +182,6 @@ impl Peer for Daemon {
         let chunk = bytes.repeat(64 * 1024 / bytes.len().max(1));
         let begun = Instant::now();
         stream.set_write_timeout(Some(Duration::from_millis(100))).map_err(|e| e.to_string())?;
-        // A small window: the server's answers pile up sooner.
-        setsockopt(&stream, sockopt::RcvBuf, &4096).map_err(|e| e.to_string())?;
         while begun.elapsed() < 2 * ANSWER_MAX {
             match (&stream).write(&chunk) {
                 Ok(_) => {}

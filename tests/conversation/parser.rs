@@ -49,16 +49,31 @@ pub struct Step {
 #[derive(Debug, PartialEq)]
 pub enum Action {
     /// One write.
-    Send { connection: usize, bytes: Vec<u8> },
+    Send {
+        connection: usize,
+        bytes: Vec<u8>,
+    },
     /// These bytes again and again, without reading, until the server has ended the connection.
-    Flood { connection: usize, bytes: Vec<u8> },
+    Flood {
+        connection: usize,
+        bytes: Vec<u8>,
+    },
     /// The client shuts down its sending side.
-    Fin { connection: usize },
+    Fin {
+        connection: usize,
+    },
     /// The client drops the connection with a reset.
-    Reset { connection: usize },
+    Reset {
+        connection: usize,
+    },
     /// The client closes the connection.
-    Gone { connection: usize },
-    Expect { connection: usize, what: Expected },
+    Gone {
+        connection: usize,
+    },
+    Expect {
+        connection: usize,
+        what: Expected,
+    },
     /// Time passes.
     Wait(Duration),
     /// Remembers the time.
@@ -66,7 +81,10 @@ pub enum Action {
     /// The last thing that came from the server came this long after the mark.
     After(Duration),
     /// cpctl with these arguments; `stdin` is what it reads.
-    Admin { arguments: Vec<String>, stdin: Option<String> },
+    Admin {
+        arguments: Vec<String>,
+        stdin: Option<String>,
+    },
 }
 
 #[derive(Debug, PartialEq)]

@@ -60,7 +60,8 @@ fn parser_reads_events() {
 
 #[test]
 fn parser_reads_settings_and_the_listener() {
-    let read = script("set: timeouts.ack = \"300ms\"\nset: limits.queue_messages = 2\nlistener: classic\nC: x").unwrap();
+    let read =
+        script("set: timeouts.ack = \"300ms\"\nset: limits.queue_messages = 2\nlistener: classic\nC: x").unwrap();
     assert_eq!(read.settings[0], Setting { key: "timeouts.ack".into(), value: toml::Value::String("300ms".into()) });
     assert_eq!(read.settings[1].value, toml::Value::Integer(2));
     assert_eq!(read.listener, Listener::Classic);
@@ -87,10 +88,38 @@ fn parser_reads_admin_with_its_input() {
 #[test]
 fn parser_refuses_what_it_does_not_know() {
     let wrong = [
-        "C", "C:x", "C : x", "c: x", "C0: x", "C1: x", "C100: x", "Cx: x", "X: x", "C what: x", "S burst: a | b",
-        "C: trailing ", " C: x", "C: <what>", "S: <fin>", "S:", "C raw: x", "C raw: \"\\q\"", "C raw: \"\"",
-        "C burst: a", "C burst: a |  | b", "wait: soon", "after: 5", "mark: now", "admin:", "set: x", "set: a..b = 1",
-        "set: a.b = nonsense", "user: bob", "listener: tls", "C: <login bob>", "C: hi\nuser: bob secret",
+        "C",
+        "C:x",
+        "C : x",
+        "c: x",
+        "C0: x",
+        "C1: x",
+        "C100: x",
+        "Cx: x",
+        "X: x",
+        "C what: x",
+        "S burst: a | b",
+        "C: trailing ",
+        " C: x",
+        "C: <what>",
+        "S: <fin>",
+        "S:",
+        "C raw: x",
+        "C raw: \"\\q\"",
+        "C raw: \"\"",
+        "C burst: a",
+        "C burst: a |  | b",
+        "wait: soon",
+        "after: 5",
+        "mark: now",
+        "admin:",
+        "set: x",
+        "set: a..b = 1",
+        "set: a.b = nonsense",
+        "user: bob",
+        "listener: tls",
+        "C: <login bob>",
+        "C: hi\nuser: bob secret",
     ];
     for body in wrong {
         assert!(script(body).is_err(), "{body}");
