@@ -1,4 +1,4 @@
-//! The conversations of tests/conversations, played against a real daemon; and what they cover together.
+//! The conversations of tests/conversations, played against the pure engine and against a real daemon; and what they cover together.
 //!
 //! `CONVERSATION=login cargo test --test conversations` plays those with `login` in their file name.
 
@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use conversation::coverage::{KINDS, STATES, cells};
 use conversation::daemon::Daemon;
 use conversation::parser::{Action, Expected, Script, parse};
-use conversation::runner::play;
+use conversation::pure::Pure;
+use conversation::runner::{Peer, play};
 
 /// Conversations that are played at once.
 const THREADS: usize = 6;
@@ -67,14 +68,14 @@ fn expectations(scripts: &[Script]) -> impl Iterator<Item = &Expected> {
     })
 }
 
-#[test]
-fn every_conversation_on_the_daemon() {
+/// Plays what `CONVERSATION` wants on peers that `start` makes, and tells every difference.
+fn play_all<P: Peer>(start: impl Fn(&Script) -> Result<P, String> + Sync, log: impl Fn(&P) -> String + Sync) {
     let wanted = std::env::var("CONVERSATION").unwrap_or_default();
     let mut scripts = scripts();
     scripts.retain(|script| script.path.to_string_lossy().contains(&wanted));
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let one = |script: &Script| match Daemon::start(script) {
-        Ok(mut daemon) => play(script, &mut daemon).map_err(|failure| format!("{failure}    {}", daemon.log())),
+    let one = |script: &Script| match start(script) {
+        Ok(mut peer) => play(script, &mut peer).map_err(|failure| format!("{failure}    {}", log(&peer))),
         Err(fault) => Err(format!("{}: {fault}", script.path.display())),
     };
     std::thread::scope(|scope| {
@@ -91,6 +92,16 @@ fn every_conversation_on_the_daemon() {
     let mut failures = failures.into_inner().expect("no panic");
     failures.sort();
     assert!(failures.is_empty(), "{} of {} failed:\n\n{}", failures.len(), scripts.len(), failures.join("\n"));
+}
+
+#[test]
+fn every_conversation_on_the_daemon() {
+    play_all(Daemon::start, Daemon::log);
+}
+
+#[test]
+fn every_conversation_on_the_pure_engine() {
+    play_all(Pure::start, |_| String::new());
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::conn::Clients;
 use super::logging::{Line, Logger, Repeated};
 use crate::engine::events::{Event, Limit};
-use crate::engine::port::SessionId;
+use crate::engine::port::{AddressKey, SessionId};
 use crate::proto::session::NEVER;
 use crate::proto::types::Millis;
 
@@ -37,10 +38,11 @@ impl Journalist {
         self.due = self.due.min(now + QUIET_MS);
         match event {
             Event::LoggedIn { session, user } => {
-                self.logger.info(with_peer(Line::new("login").field("user", user), *session, clients));
+                self.logger.info(with_peer(Line::new("login").field("user", user), *session, clients, None));
             }
-            Event::LoginFailed { session, name } => {
-                self.logger.warn(with_peer(Line::new("auth failure").field("user", name), *session, clients));
+            Event::LoginFailed { session, name, from } => {
+                let line = Line::new("auth failure").field("user", name);
+                self.logger.warn(with_peer(line, *session, clients, Some(*from)));
             }
             Event::Limit(limit) => {
                 if let Some(more) = self.limits.entry(*limit).or_insert_with(|| Repeated::new(QUIET_MS)).hit(now) {
@@ -79,11 +81,15 @@ impl Journalist {
     }
 }
 
-fn with_peer(line: Line, session: SessionId, clients: &Clients) -> Line {
-    match clients.peer_of(session) {
-        Some((peer, dialect)) => {
-            line.field("addr", peer.ip().to_canonical()).field("port", peer.port()).field("listener", dialect.name())
-        }
-        None => line.field("addr", "gone"),
+/// Adds where the client is, or, when it has left, where it was.
+fn with_peer(line: Line, session: SessionId, clients: &Clients, from: Option<AddressKey>) -> Line {
+    if let Some((peer, dialect)) = clients.peer_of(session) {
+        let line = line.field("addr", peer.ip().to_canonical()).field("port", peer.port());
+        return line.field("listener", dialect.name());
+    }
+    match from {
+        Some(AddressKey::V4(bits)) => line.field("addr", Ipv4Addr::from_bits(bits)),
+        Some(AddressKey::V6(bits)) => line.field("addr", Ipv6Addr::from_bits(u128::from(bits) << 64)),
+        Some(AddressKey::Local(_)) | None => line,
     }
 }

@@ -193,6 +193,7 @@ impl Reactor {
         self.parts.engine.expire(now);
         self.clients.expire(now);
         self.parts.operators.turn(&mut self.parts.engine, &self.parts.pool, &self.clients, self.parts.poll.registry());
+        self.log_events(now);
         self.flush(now);
         self.submit()?;
         self.verify(now);
@@ -358,11 +359,16 @@ impl Reactor {
         self.parts.notifier.send(Notice::Ready);
     }
 
-    /// Log lines, status and watchdog.
-    fn tell(&mut self, now: Millis) {
+    /// Before a session's end is carried out: its line says where the client is.
+    fn log_events(&mut self, now: Millis) {
         while let Some(event) = self.parts.engine.next_event() {
             self.journalist.tell(&event, &self.clients, now);
         }
+    }
+
+    /// Log lines, status and watchdog.
+    fn tell(&mut self, now: Millis) {
+        self.log_events(now);
         if self.journalist.settle(now) && self.parts.notifier.is_active() {
             let (connections, messages) = (self.parts.engine.connections(), self.parts.engine.queued_messages());
             let status = format!("{connections} connections, {messages} messages queued");

@@ -1,6 +1,6 @@
 //! What the engine has to tell: to the log, and to an administrator who asked.
 
-use super::port::{MessageRow, SessionId, UserRow};
+use super::port::{AddressKey, MessageRow, SessionId, UserRow};
 use super::queues::QueueSummary;
 use crate::proto::types::{Millis, Username};
 
@@ -12,10 +12,7 @@ pub enum Event {
         user: Username,
     },
     /// Never more than the protocol tells: not why.
-    LoginFailed {
-        session: SessionId,
-        name: Username,
-    },
+    LoginFailed { session: SessionId, name: Username, from: AddressKey },
     Limit(Limit),
     Expired {
         messages: u64,

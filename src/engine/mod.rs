@@ -311,7 +311,7 @@ impl Engine {
             self.core.work.push(Op::LoggedIn { name: login.name, from: login.from, at, rehash });
         } else {
             self.core.counters.failed_logins += 1;
-            self.core.events.push_back(Event::LoginFailed { session: id, name: login.name });
+            self.core.events.push_back(Event::LoginFailed { session: id, name: login.name, from: login.from });
         }
         self.with(id, now, |s, cx| s.verified(login.ok, cx));
         self.settle(now);

@@ -3,5 +3,9 @@
 pub mod coverage;
 pub mod daemon;
 pub mod parser;
+pub mod pure;
 pub mod runner;
 pub mod text;
+
+#[path = "../support/memory_store.rs"]
+pub mod memory_store;

@@ -1,0 +1,322 @@
+//! The engine with its sessions and a store in memory: no socket, no thread, no disk, and time that passes only when
+//! it is told to.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cpd::daemon::config::{Arguments, Config};
+use cpd::engine::events::{AdminRequest, AdminResult, PurgeFilter};
+use cpd::engine::port::{AddressKey, RequestId, SessionId};
+use cpd::engine::{Engine, Verification};
+use cpd::proto::dfa::Dialect;
+use cpd::proto::reply::Reply;
+use cpd::proto::session::{Closing, NEVER};
+use cpd::proto::types::{Millis, Password, Username};
+
+use super::memory_store::MemoryStore;
+use super::parser::{Listener, Script, Setting};
+use super::runner::{Got, Peer};
+
+/// As much as one read of the daemon takes.
+const READ_MAX_BYTES: usize = 8 * 1024;
+/// Virtual time after which nothing is expected to come any more.
+const PATIENCE: Millis = 3 * 24 * 3600 * 1000;
+/// Bytes after which a flood counts as endless.
+const FLOOD_MAX_BYTES: usize = 4 << 20;
+
+#[derive(Default)]
+struct Connection {
+    id: Option<SessionId>,
+    /// On the way to the server.
+    input: Vec<u8>,
+    fin: bool,
+    /// On the way to the client.
+    output: Vec<u8>,
+    closed: bool,
+    /// The client takes nothing.
+    deaf: bool,
+}
+
+/// An engine and all that is around it.
+pub struct Pure {
+    engine: Engine,
+    store: MemoryStore,
+    dialect: Dialect,
+    now: Millis,
+    requests: u64,
+    connections: HashMap<usize, Connection>,
+}
+
+impl Pure {
+    /// An engine as `script` wants it, with its users.
+    pub fn start(script: &Script) -> Result<Pure, String> {
+        let mut engine = Engine::new(settings(&script.settings)?, 1, 0);
+        engine.set_wall_clock(1_700_000_000);
+        let mut store = MemoryStore::default();
+        for user in &script.users {
+            let name = name(&user.name)?;
+            store.add_user(name, user.password.clone());
+            engine.load_user(name);
+        }
+        let dialect = match script.listener {
+            Listener::Cp => Dialect::Cp,
+            Listener::Classic => Dialect::Classic,
+        };
+        Ok(Pure { engine, store, dialect, now: 0, requests: 0, connections: HashMap::new() })
+    }
+
+    fn connection(&mut self, number: usize) -> Result<&mut Connection, String> {
+        self.connections.get_mut(&number).ok_or(format!("connection {number} is not open"))
+    }
+
+    /// Does everything that can be done without time passing.
+    fn pump(&mut self) {
+        loop {
+            let mut moved = self.deliver_input();
+            while let Some(batch) = self.engine.next_batch() {
+                moved = true;
+                for result in self.store.execute(batch) {
+                    self.engine.from_store(result, self.now);
+                }
+            }
+            while let Some(Verification { session, password, hash }) = self.engine.next_verification(self.now) {
+                moved = true;
+                let ok = hash.is_some_and(|hash| hash.as_bytes() == password.as_bytes());
+                self.engine.verified(session, ok, None, self.now);
+            }
+            while let Some(id) = self.engine.next_dirty() {
+                moved = true;
+                self.flush(id);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn deliver_input(&mut self) -> bool {
+        let mut moved = false;
+        for connection in self.connections.values_mut() {
+            let Some(id) = connection.id else { continue };
+            while !connection.input.is_empty() && self.engine.wants_input(id) {
+                let rest = connection.input.split_off(connection.input.len().min(READ_MAX_BYTES));
+                let bytes = std::mem::replace(&mut connection.input, rest);
+                self.engine.receive(id, &bytes, self.now);
+                moved = true;
+            }
+            if connection.fin && connection.input.is_empty() && self.engine.wants_input(id) {
+                connection.fin = false;
+                self.engine.end_of_input(id, self.now);
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    fn flush(&mut self, id: SessionId) {
+        let Some(connection) = self.connections.values_mut().find(|c| c.id == Some(id)) else {
+            return;
+        };
+        if !connection.deaf {
+            while !self.engine.output(id).is_empty() {
+                let count = self.engine.output(id).len();
+                connection.output.extend_from_slice(self.engine.output(id));
+                self.engine.sent(id, count, self.now);
+            }
+        }
+        match self.engine.closing(id) {
+            Closing::Now | Closing::Flush => {
+                connection.closed = true;
+                connection.id = None;
+                self.engine.close(id, self.now);
+            }
+            Closing::Open | Closing::Stopping => self.engine.arm(id),
+        }
+    }
+
+    /// Moves the clock to the next deadline. `false`: there is none before `end`.
+    fn step_until(&mut self, end: Millis) -> bool {
+        let next = self.engine.next_deadline();
+        if next == NEVER || next > end {
+            return false;
+        }
+        self.now = self.now.max(next);
+        self.engine.expire(self.now);
+        self.pump();
+        true
+    }
+
+    fn take(&mut self, number: usize) -> Result<Got, String> {
+        let connection = self.connection(number)?;
+        Ok(if !connection.output.is_empty() {
+            Got::Bytes(std::mem::take(&mut connection.output))
+        } else if connection.closed {
+            Got::Closed
+        } else {
+            Got::Nothing
+        })
+    }
+
+    fn ask(&mut self, request: AdminRequest) -> Result<AdminResult, String> {
+        self.requests += 1;
+        self.engine.admin(RequestId(self.requests), request, self.now);
+        self.pump();
+        match self.engine.next_result() {
+            Some((_, result)) => Ok(result),
+            None => Err("no answer".into()),
+        }
+    }
+
+    fn session_of(&mut self, user: &str) -> Result<u64, String> {
+        let AdminResult::Sessions { rows, .. } = self.ask(AdminRequest::SessionList { after: 0, limit: 100 })? else {
+            return Err("no list of sessions".into());
+        };
+        let found = rows.iter().find(|row| row.user.is_some_and(|name| name.as_str() == user));
+        found.map(|row| row.id.serial).ok_or(format!("{user} is in no session"))
+    }
+
+    fn request(&mut self, words: &[&str], stdin: Option<&str>) -> Result<AdminRequest, String> {
+        let password = || stdin.map(|line| line.trim_end_matches('\n').to_string()).ok_or("no password");
+        let checked = || {
+            let text = password()?;
+            Password::parse(text.as_bytes()).map(|_| text).ok_or("a bad password")
+        };
+        Ok(match words {
+            ["user", "add", user, ..] => AdminRequest::UserAdd { name: name(user)?, hash: checked()? },
+            ["user", "passwd", user, rest @ ..] => {
+                let keep_sessions = rest.contains(&"--keep-sessions");
+                AdminRequest::UserPasswd { name: name(user)?, hash: checked()?, keep_sessions }
+            }
+            ["user", "lock", user] => AdminRequest::UserLock { name: name(user)?, locked: true },
+            ["user", "unlock", user] => AdminRequest::UserLock { name: name(user)?, locked: false },
+            ["user", "remove", user, ..] => AdminRequest::UserRemove { name: name(user)? },
+            ["queue", "purge", user, rest @ ..] => {
+                let value = |option: &str| {
+                    rest.iter().position(|word| *word == option).and_then(|place| rest.get(place + 1).copied())
+                };
+                let filter = PurgeFilter {
+                    id: value("--id").map(str::parse).transpose().map_err(|_| "a bad id")?,
+                    from: value("--from").map(name).transpose()?,
+                    before: None,
+                };
+                AdminRequest::QueuePurge { user: name(user)?, filter }
+            }
+            ["session", "close", who] => match who.strip_prefix('@') {
+                Some(user) => AdminRequest::SessionClose { serial: self.session_of(user)? },
+                None => AdminRequest::SessionClose { serial: who.parse().map_err(|_| "a bad session")? },
+            },
+            _ => return Err(format!("not known here: cpctl {}", words.join(" "))),
+        })
+    }
+}
+
+impl Peer for Pure {
+    fn open(&mut self, number: usize) -> Result<(), String> {
+        let from = AddressKey::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let connection = match self.engine.open(from, self.dialect, self.now) {
+            Ok(id) => Connection { id: Some(id), ..Connection::default() },
+            Err(_) => {
+                let mut refused = Connection { closed: true, ..Connection::default() };
+                Reply::BadCommand.write(false, &mut refused.output);
+                refused
+            }
+        };
+        self.connections.insert(number, connection);
+        Ok(())
+    }
+
+    fn send(&mut self, number: usize, bytes: &[u8]) -> Result<(), String> {
+        self.connection(number)?.input.extend_from_slice(bytes);
+        self.pump();
+        Ok(())
+    }
+
+    fn fin(&mut self, number: usize) -> Result<(), String> {
+        self.connection(number)?.fin = true;
+        self.pump();
+        Ok(())
+    }
+
+    fn drop_connection(&mut self, number: usize, _reset: bool) -> Result<(), String> {
+        if let Some(id) = self.connection(number)?.id.take() {
+            self.engine.close(id, self.now);
+        }
+        self.pump();
+        Ok(())
+    }
+
+    fn flood(&mut self, number: usize, bytes: &[u8]) -> Result<(), String> {
+        self.connection(number)?.deaf = true;
+        let mut sent = 0;
+        while !self.connection(number)?.closed {
+            if self.connection(number)?.input.len() < READ_MAX_BYTES {
+                sent += bytes.len();
+                self.send(number, bytes)?;
+            } else if !self.step_until(self.now + PATIENCE) {
+                return Err("the server waits for ever".into());
+            }
+            if sent > FLOOD_MAX_BYTES {
+                return Err("the server goes on for ever".into());
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, number: usize) -> Result<Got, String> {
+        let end = self.now + PATIENCE;
+        loop {
+            let got = self.take(number)?;
+            if got != Got::Nothing || !self.step_until(end) {
+                return Ok(got);
+            }
+        }
+    }
+
+    fn poll(&mut self, number: usize) -> Result<Got, String> {
+        self.take(number)
+    }
+
+    fn wait(&mut self, time: Duration) -> Result<(), String> {
+        let end = self.now + time.as_millis() as Millis;
+        while self.step_until(end) {}
+        self.now = end;
+        Ok(())
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.now)
+    }
+
+    fn is_virtual(&self) -> bool {
+        true
+    }
+
+    fn admin(&mut self, arguments: &[String], stdin: Option<&str>) -> Result<(), String> {
+        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let request = self.request(&words, stdin)?;
+        match self.ask(request)? {
+            AdminResult::Done | AdminResult::Ended { .. } | AdminResult::Gone { .. } => Ok(()),
+            other => Err(format!("refused: {other:?}")),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn name(text: &str) -> Result<Username, String> {
+    Username::parse(text.as_bytes()).ok_or(format!("{text} is no name"))
+}
+
+/// The settings as the daemon's own reader makes them.
+fn settings(settings: &[Setting]) -> Result<cpd::engine::settings::Settings, String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let file: PathBuf = folder.path().join("cpd.toml");
+    let text: String = settings.iter().map(|s| format!("{} = {}\n", s.key, s.value)).collect();
+    std::fs::write(&file, text).map_err(|e| e.to_string())?;
+    let arguments = Arguments { config: Some(file), data: Some(folder.path().to_owned()), check: true };
+    Ok(Config::load(&arguments).map_err(|e| e.message)?.settings)
+}
