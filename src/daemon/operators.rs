@@ -122,9 +122,8 @@ impl Operators {
         if let AdminResult::Backup { backup, .. } = &result {
             self.hub.holds_backup(id, *backup);
         }
-        let peer_of = |session: SessionId| {
-            clients.peer_of(session).map(|(peer, dialect)| (peer.to_string(), dialect.name()))
-        };
+        let peer_of =
+            |session: SessionId| clients.peer_of(session).map(|(peer, dialect)| (peer.to_string(), dialect.name()));
         let context = Context {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.wall.saturating_sub(self.started_wall),

@@ -374,7 +374,8 @@ impl Reactor {
             let status = format!("{connections} connections, {messages} messages queued");
             self.parts.notifier.send(Notice::Status(status));
         }
-        if self.health.is_due(now) && self.health.check(self.parts.store.progress(), self.parts.pool.progress().as_ref())
+        if self.health.is_due(now)
+            && self.health.check(self.parts.store.progress(), self.parts.pool.progress().as_ref())
         {
             self.parts.notifier.send(Notice::Watchdog);
         }
