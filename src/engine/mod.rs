@@ -6,6 +6,7 @@ mod admin;
 mod core;
 pub mod events;
 mod logins;
+mod names;
 pub mod port;
 pub mod queues;
 pub mod settings;
