@@ -495,3 +495,14 @@ impl Engine {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_at_rest_is_small() {
+        // Of the 512 bytes that a logged-in connection may cost; its socket and its timer need some as well.
+        assert!(size_of::<Slot>() <= 256, "{} bytes", size_of::<Slot>());
+    }
+}
