@@ -190,13 +190,13 @@ impl Reactor {
         self.collect(now)?;
         self.accept(now);
         self.clients.take_turns(&mut self.parts.engine, now);
-        self.submit()?;
+        self.submit(now)?;
         self.parts.engine.expire(now);
         self.clients.expire(now);
         self.parts.operators.turn(&mut self.parts.engine, &self.parts.pool, &self.clients, self.parts.poll.registry());
         self.log_events(now);
         self.flush(now);
-        self.submit()?;
+        self.submit(now)?;
         self.verify(now);
         self.tell(now);
         Ok(self.has_stopped(now))
@@ -231,8 +231,8 @@ impl Reactor {
         Ok(())
     }
 
-    fn submit(&mut self) -> Result<(), Fatal> {
-        while let Some(batch) = self.parts.engine.next_batch() {
+    fn submit(&mut self, now: Millis) -> Result<(), Fatal> {
+        while let Some(batch) = self.parts.engine.next_batch(now) {
             if !self.parts.store.submit(batch) {
                 // Its last word may be waiting.
                 while let Some(result) = self.parts.store.try_recv() {

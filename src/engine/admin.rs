@@ -241,7 +241,7 @@ impl Core {
 
     fn ask(&mut self, request: RequestId, pending: Pending, op: AdminOp) {
         self.pending.insert(request, pending);
-        self.work.push(Op::Admin { request, op: Box::new(op) });
+        self.work.write(Op::Admin { request, op: Box::new(op) });
     }
 
     fn remove_user(&mut self, request: RequestId, name: Username) {

@@ -13,7 +13,7 @@ use crate::proto::dfa::Refusal;
 use crate::proto::download::MessageId;
 use crate::proto::reply::Reply;
 use crate::proto::services::{Admission, Opening, Services};
-use crate::proto::types::{Password, Username};
+use crate::proto::types::{Millis, Password, Username};
 
 /// Queues, work for the store, logins and what there is to tell.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub(super) struct Core {
     pub counters: Counters,
     pub events: VecDeque<Event>,
     pub next_message: u64,
+    /// The time of the call that runs.
+    pub now: Millis,
     /// Seconds since 1970, as of the call that runs.
     pub wall: u64,
     /// Users whose queue may have to be given to a session that waits for it.
@@ -65,7 +67,7 @@ pub(super) struct Desk<'a> {
 impl Services for Desk<'_> {
     fn verify(&mut self, name: Username, password: Option<Password>) {
         self.core.logins.begin(self.session, name, self.from, password);
-        self.core.work.push(Op::Lookup { session: self.session, name, from: self.from });
+        self.core.work.read(Op::Lookup { session: self.session, name, from: self.from });
     }
 
     fn store(&mut self, sender: Username, recipient: Username, body: &[u8]) -> Admission {
@@ -107,9 +109,14 @@ impl Services for Desk<'_> {
         let there = self.core.queues.remove(user, id);
         if there {
             self.core.counters.acknowledged += 1;
-            self.core.work.push(Op::Delete { session: self.session, id });
+            let op = Op::Delete { session: self.session, id };
+            self.core.work.write_lazily(op, self.core.now);
         }
         there
+    }
+
+    fn hurry(&mut self) {
+        self.core.work.hurry();
     }
 
     fn replied(&mut self, reply: Reply) {

@@ -10,6 +10,7 @@ mod names;
 pub mod port;
 pub mod queues;
 pub mod settings;
+mod slot;
 pub mod throttle;
 mod work;
 
@@ -20,44 +21,17 @@ use self::events::{AdminResult, Event, Limit};
 pub use self::logins::Verification;
 use self::port::{AddressKey, Answer, Batch, FromStore, LoginRecord, Op, Outcome, Page, RequestId, SessionId};
 use self::settings::Settings;
+use self::slot::Slot;
 pub use self::work::BATCHES_UNDER_WAY_MAX;
 use crate::proto::dfa::Dialect;
 use crate::proto::download::MessageId;
 use crate::proto::services::Context;
 use crate::proto::session::{Closing, NEVER, Session};
 use crate::proto::types::{Millis, Username};
-use crate::timer::{Key, Wheel};
+use crate::timer::Wheel;
 
 /// Expired messages taken out in one go; the rest has its turn soon after.
 const EXPIRY_SLICE: usize = 256;
-
-/// One place for a connection.
-#[derive(Debug)]
-pub struct Slot {
-    serial: u64,
-    place: u32,
-    from: AddressKey,
-    opened: Millis,
-    /// In the wheel, at or before the session's deadline.
-    timer: Option<(Key, Millis)>,
-    /// In the list of those to be looked at.
-    dirty: bool,
-    session: Option<Session>,
-}
-
-impl Slot {
-    fn id(&self) -> SessionId {
-        SessionId { serial: self.serial, slot: self.place }
-    }
-
-    fn session(&self) -> Option<&Session> {
-        self.session.as_ref()
-    }
-
-    fn opened(&self) -> Millis {
-        self.opened
-    }
-}
 
 /// The engine.
 #[derive(Debug)]
@@ -72,6 +46,7 @@ pub struct Engine {
     core: Core,
     /// When messages are looked through for expired ones next, and from which user on.
     sweep: (Millis, usize),
+    stopping: bool,
 }
 
 impl Engine {
@@ -88,6 +63,7 @@ impl Engine {
             dirty: VecDeque::new(),
             core,
             sweep: (now, 0),
+            stopping: false,
         }
     }
 
@@ -197,6 +173,7 @@ impl Engine {
 
     /// The client's side took `count` of them.
     pub fn sent(&mut self, id: SessionId, count: usize, now: Millis) {
+        self.core.now = now;
         if let Some((session, mut desk, settings)) = self.parts(id) {
             session.output_sent(count, &mut Context { now, settings, services: &mut desk });
         }
@@ -248,7 +225,7 @@ impl Engine {
     /// When [`Engine::expire`] is to be called at the latest.
     pub fn next_deadline(&self) -> Millis {
         let sweep = if self.settings.limits.message_age > 0 { self.sweep.0 } else { NEVER };
-        self.wheel.next_expiry().unwrap_or(NEVER).min(sweep)
+        self.wheel.next_expiry().unwrap_or(NEVER).min(sweep).min(self.core.work.due().unwrap_or(NEVER))
     }
 
     /// Does what is due.
@@ -272,8 +249,11 @@ impl Engine {
     }
 
     /// The next batch for the store.
-    pub fn next_batch(&mut self) -> Option<Batch> {
-        self.core.work.take()
+    pub fn next_batch(&mut self, now: Millis) -> Option<Batch> {
+        if self.stopping {
+            self.core.work.hurry();
+        }
+        self.core.work.take(now)
     }
 
     /// Something came back from the store. [`FromStore::Broken`] is not for the engine.
@@ -309,7 +289,8 @@ impl Engine {
             self.core.counters.logins += 1;
             self.core.events.push_back(Event::LoggedIn { session: id, user: login.name });
             let at = self.core.wall;
-            self.core.work.push(Op::LoggedIn { name: login.name, from: login.from, at, rehash });
+            let op = Op::LoggedIn { name: login.name, from: login.from, at, rehash };
+            self.core.work.write_lazily(op, now);
         } else {
             self.core.counters.failed_logins += 1;
             self.core.events.push_back(Event::LoginFailed { session: id, name: login.name, from: login.from });
@@ -330,6 +311,7 @@ impl Engine {
 
     /// The daemon stops: sessions take nothing more; what is being stored is still answered.
     pub fn stop(&mut self) {
+        self.stopping = true;
         for slot in &mut self.slots {
             if let Some(session) = &mut slot.session {
                 session.stop();
@@ -380,6 +362,7 @@ impl Engine {
 
     /// Calls the session, if it is still there, and remembers to look at it.
     fn with(&mut self, id: SessionId, now: Millis, call: impl FnOnce(&mut Session, &mut Context<'_, Desk<'_>>)) {
+        self.core.now = now;
         let Some((session, mut desk, settings)) = self.parts(id) else {
             return;
         };
@@ -483,7 +466,7 @@ impl Engine {
         let messages = old.len() as u64;
         for (user, id) in old {
             self.core.queues.remove(user, id);
-            self.core.work.push(Op::Forget { id });
+            self.core.work.write_lazily(Op::Forget { id }, now);
         }
         if messages > 0 {
             self.core.counters.expired += messages;

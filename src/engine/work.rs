@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::port::{Batch, Op, Outcome};
+use crate::proto::types::Millis;
 
 /// Batches given out and not handed back, at most.
 pub const BATCHES_UNDER_WAY_MAX: usize = 32;
@@ -10,6 +11,10 @@ pub const BATCHES_UNDER_WAY_MAX: usize = 32;
 const INSERTS_MAX: usize = 16_384;
 /// Their bodies, in bytes, at most.
 const INSERT_BYTES_MAX: usize = 8 << 20;
+/// How long a write that nobody waits for may wait for company: most deletes cost a commit of their own otherwise.
+const LAZY_MS: Millis = 10;
+/// So many of them are company enough.
+const LAZY_MAX: usize = 4096;
 /// Emptied batches kept for their memory.
 const SPARES_MAX: usize = 8;
 /// A batch that grew beyond this is not kept.
@@ -19,6 +24,13 @@ const SPARE_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub struct Work {
     filling: Batch,
+    /// `filling` holds a write, so that a commit is due anyway.
+    writes: bool,
+    /// Writes that nobody waits for.
+    lazy: Vec<Op>,
+    lazy_due: Millis,
+    /// Somebody waits for them now.
+    hurry: bool,
     /// Filled before a failure became known, in order.
     ready: VecDeque<Batch>,
     spares: Vec<Batch>,
@@ -41,10 +53,37 @@ impl Work {
         self.inserts += 1;
         self.insert_bytes += body.len();
         self.filling.ops.push(op(start..place(self.filling.bytes.len())));
+        self.writes = true;
     }
 
-    pub fn push(&mut self, op: Op) {
+    /// Adds a read.
+    pub fn read(&mut self, op: Op) {
         self.filling.ops.push(op);
+    }
+
+    /// Adds a write that somebody waits for.
+    pub fn write(&mut self, op: Op) {
+        self.filling.ops.push(op);
+        self.writes = true;
+    }
+
+    /// Adds a write for which nobody waits, unless [`Work::hurry`] is called.
+    pub fn write_lazily(&mut self, op: Op, now: Millis) {
+        if self.lazy.is_empty() {
+            self.lazy_due = now + LAZY_MS;
+        }
+        self.lazy.push(op);
+        self.hurry |= self.lazy.len() >= LAZY_MAX;
+    }
+
+    /// Somebody waits for what was written lazily.
+    pub fn hurry(&mut self) {
+        self.hurry = true;
+    }
+
+    /// When [`Work::take`] has something to give although nobody adds to it.
+    pub fn due(&self) -> Option<Millis> {
+        (!self.lazy.is_empty()).then_some(self.lazy_due)
     }
 
     /// Adds a read of the ids that `fill` appends, unless it appends none; returns what `fill` does.
@@ -63,9 +102,13 @@ impl Work {
     }
 
     /// The next batch for the store, if there is one and the store may get it.
-    pub fn take(&mut self) -> Option<Batch> {
+    pub fn take(&mut self, now: Millis) -> Option<Batch> {
         if self.under_way >= BATCHES_UNDER_WAY_MAX {
             return None;
+        }
+        if self.writes || self.hurry || now >= self.lazy_due {
+            self.filling.ops.append(&mut self.lazy);
+            self.hurry = false;
         }
         let batch = match self.ready.pop_front() {
             Some(batch) => batch,
@@ -105,12 +148,13 @@ impl Work {
 
     /// Whether nothing is under way and nothing waits.
     pub fn is_idle(&self) -> bool {
-        self.under_way == 0 && self.ready.is_empty() && self.filling.ops.is_empty()
+        self.under_way == 0 && self.ready.is_empty() && self.filling.ops.is_empty() && self.lazy.is_empty()
     }
 
     fn cut(&mut self) -> Batch {
         let mut next = self.spares.pop().unwrap_or_default();
         next.epoch = self.epoch;
+        self.writes = false;
         std::mem::replace(&mut self.filling, next)
     }
 }

@@ -41,6 +41,8 @@ pub trait Services {
     fn read_queue(&mut self, user: Username, serial: u32) -> Option<bool>;
     /// The client has this message. Whether [`super::session::Session::deleted`] will be called for it.
     fn delete(&mut self, user: Username, id: MessageId) -> bool;
+    /// The client waits for its deletes.
+    fn hurry(&mut self);
     /// This reply is on its way; for those who count.
     fn replied(&mut self, reply: Reply);
     /// The download or the wait for it is over; what is not deleted stays queued.

@@ -92,6 +92,8 @@ pub struct Cycle {
     /// Reads that must see a write of this cycle: the place of the batch and of the operation in it.
     deferred: Vec<(usize, usize)>,
     writes: bool,
+    /// What the transaction deletes.
+    deletes: Vec<u64>,
     /// Bytes that the inserts bring.
     insert_bytes: u64,
     /// The transaction that is executed, or of which nobody knows, had inserts.
@@ -212,18 +214,23 @@ impl Cycle {
     /// One transaction with all that is accepted.
     fn attempt(&mut self, core: &mut Core, connection: &Connection) -> Result<(), Trouble> {
         self.written.clear();
+        let mut deletes = std::mem::take(&mut self.deletes);
         let stored = transaction(core, connection, |core, hot| {
             if self.inserting {
                 core.faults.at(Point::Inserts)?;
-            }
-            for id in &core.pending {
-                hot.delete(*id)?;
             }
             let mut highest = None;
             for taken in &self.batches {
                 execute(connection, hot, taken, &mut self.written, &mut highest)?;
                 core.progress.step();
             }
+            // After the inserts: an id is never used twice, so this is the order in which they were asked for.
+            deletes.clear();
+            deletes.extend(core.pending.iter().copied());
+            deletes.extend(self.batches.iter().flat_map(|t| &t.batch.ops).filter_map(deleted));
+            deletes.sort_unstable();
+            deletes.dedup();
+            hot.delete_all(&deletes)?;
             match highest {
                 Some(id) if id >= core.reserved => {
                     let reserved = (id / RESERVE_IDS + 1).saturating_mul(RESERVE_IDS);
@@ -233,6 +240,7 @@ impl Cycle {
                 _ => Ok(core.reserved),
             }
         });
+        self.deletes = deletes;
         core.reserved = stored?;
         core.pending.clear();
         Ok(())
@@ -360,7 +368,8 @@ fn execute(
                 })?;
                 *highest = (*highest).max(Some(id.0));
             }
-            Op::Delete { id, .. } | Op::Forget { id } => hot.delete(id.0)?,
+            // Together with all others, in the order of their places.
+            Op::Delete { .. } | Op::Forget { .. } => {}
             Op::LoggedIn { name, from, at, rehash } => {
                 logged_in(users::logged_in(connection, *name, *from, *at, rehash.as_deref()))?;
             }
@@ -371,6 +380,14 @@ fn execute(
         }
     }
     Ok(())
+}
+
+/// The message that the operation deletes.
+fn deleted(op: &Op) -> Option<u64> {
+    match op {
+        Op::Delete { id, .. } | Op::Forget { id } => Some(id.0),
+        Op::Insert { .. } | Op::Fetch { .. } | Op::Lookup { .. } | Op::LoggedIn { .. } | Op::Admin { .. } => None,
+    }
 }
 
 /// Nobody waits for the record of a login: one that meets a damaged row is dropped, the row is named when it is read.
@@ -441,17 +458,24 @@ fn report(core: &Core, error: &RowError) {
 fn page(connection: &Connection, batch: &Batch, start: u32, end: u32) -> Result<Page, RowError> {
     let ids = slice(&batch.ids, start, end)
         .ok_or_else(|| sqlite::error(ffi::SQLITE_MISUSE, "a page lies outside of its batch"))?;
-    let mut statement = connection.prepare_cached(row::MESSAGE_BY_ID)?;
+    let mut statement = connection.prepare_cached(row::MESSAGES_BY_ID)?;
     let mut page = Page { messages: Vec::with_capacity(ids.len()), bytes: Vec::new() };
-    for id in ids {
-        statement.raw_bind_parameter(1, sqlite::rowid(*id)?)?;
+    for run in ids.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        statement.raw_bind_parameter(1, sqlite::rowid(*first)?)?;
+        statement.raw_bind_parameter(2, sqlite::rowid(*last)?)?;
         let mut rows = statement.raw_query();
-        let found = rows.next()?.ok_or_else(|| RowError::Damaged(format!("message {id} is missing")))?;
-        let message = row::message(found)?;
-        let begin = u32::try_from(page.bytes.len()).unwrap_or(u32::MAX);
-        page.bytes.extend_from_slice(message.body);
-        let body = begin..u32::try_from(page.bytes.len()).unwrap_or(u32::MAX);
-        page.messages.push(PageMessage { id: MessageId(message.id), sender: message.sender, body });
+        for id in run {
+            let missing = || RowError::Damaged(format!("message {id} is missing"));
+            let message = row::message(rows.next()?.ok_or_else(missing)?)?;
+            if message.id != *id {
+                return Err(missing());
+            }
+            let begin = u32::try_from(page.bytes.len()).unwrap_or(u32::MAX);
+            page.bytes.extend_from_slice(message.body);
+            let body = begin..u32::try_from(page.bytes.len()).unwrap_or(u32::MAX);
+            page.messages.push(PageMessage { id: MessageId(message.id), sender: message.sender, body });
+        }
     }
     Ok(page)
 }

@@ -15,6 +15,8 @@ pub const RESERVE_IDS: u64 = 65_536;
 pub const MESSAGE_COLUMNS: &str = "id, recipient, sender, queued_at, sum, body";
 
 /// A message by its id, in the same columns.
+pub const MESSAGES_BY_ID: &str =
+    "SELECT id, recipient, sender, queued_at, sum, body FROM message WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
 pub const MESSAGE_BY_ID: &str = "SELECT id, recipient, sender, queued_at, sum, body FROM message WHERE id = ?1";
 
 /// Why a row could not be had.

@@ -152,10 +152,11 @@ pub fn rowid(id: u64) -> rusqlite::Result<i64> {
     i64::try_from(id).map_err(|_| error(ffi::SQLITE_MISUSE, "a number is out of range"))
 }
 
-/// The two statements that a transaction executes by the thousand.
+/// The statements that a transaction executes by the thousand.
 pub struct Hot<'c> {
     insert: CachedStatement<'c>,
     delete: CachedStatement<'c>,
+    delete_run: CachedStatement<'c>,
 }
 
 /// A message to be stored.
@@ -174,6 +175,7 @@ impl<'c> Hot<'c> {
                 "INSERT INTO message(id, recipient, sender, queued_at, sum, body) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
             )?,
             delete: connection.prepare_cached("DELETE FROM message WHERE id = ?1")?,
+            delete_run: connection.prepare_cached("DELETE FROM message WHERE id BETWEEN ?1 AND ?2")?,
         })
     }
 
@@ -193,6 +195,22 @@ impl<'c> Hot<'c> {
     pub fn delete(&mut self, id: u64) -> rusqlite::Result<()> {
         self.delete.raw_bind_parameter(1, rowid(id)?)?;
         self.delete.raw_execute()?;
+        Ok(())
+    }
+
+    /// Deletes messages by their ids, in ascending order; neighbours go together.
+    pub fn delete_all(&mut self, ids: &[u64]) -> rusqlite::Result<()> {
+        for run in ids.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+            match run {
+                [] => {}
+                [id] => self.delete(*id)?,
+                [first, .., last] => {
+                    self.delete_run.raw_bind_parameter(1, rowid(*first)?)?;
+                    self.delete_run.raw_bind_parameter(2, rowid(*last)?)?;
+                    self.delete_run.raw_execute()?;
+                }
+            }
+        }
         Ok(())
     }
 }

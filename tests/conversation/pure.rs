@@ -75,7 +75,7 @@ impl Pure {
     fn pump(&mut self) {
         loop {
             let mut moved = self.deliver_input();
-            while let Some(batch) = self.engine.next_batch() {
+            while let Some(batch) = self.engine.next_batch(self.now) {
                 moved = true;
                 for result in self.store.execute(batch) {
                     self.engine.from_store(result, self.now);

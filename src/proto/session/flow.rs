@@ -188,9 +188,12 @@ impl Session {
         }
         if let State::ReceivingMessage { download, .. } = &self.state
             && download.exhausted()
-            && self.undeleted == 0
         {
-            self.apply(Event::Finished, cx);
+            if self.undeleted == 0 {
+                self.apply(Event::Finished, cx);
+            } else {
+                cx.services.hurry();
+            }
         }
     }
 
