@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::PathBuf;
 
-use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 
 pub use control::ControlListener;
 pub use tcp::BACKLOG;
@@ -52,6 +52,9 @@ pub fn open(config: &Config, inherited: Vec<Inherited>) -> Result<Listeners, Fat
     listeners.complete(Dialect::Cp, &config.cp)?;
     listeners.complete(Dialect::Classic, &config.classic)?;
     listeners.complete_control(config)?;
+    for stream in &listeners.streams {
+        prepare(stream)?;
+    }
     Ok(listeners)
 }
 
@@ -132,6 +135,14 @@ impl Listeners {
     fn note(&mut self, level: Level, line: Line) {
         self.notes.push((level, line));
     }
+}
+
+/// What every connection of the listener is to have; Linux passes it on to those that it accepts. Small replies are sent
+/// at once, and urgent data is read in line (docs/protocol.md section 10).
+fn prepare(stream: &StreamListener) -> Result<(), Fatal> {
+    let set = setsockopt(&stream.socket, sockopt::TcpNoDelay, &true)
+        .and_then(|()| setsockopt(&stream.socket, sockopt::OobInline, &true));
+    set.map_err(|e| Fatal::new(ExitCode::System, format!("socket {}: {}", stream.address, e.desc())))
 }
 
 /// Whether an inherited descriptor is a stream socket that listens.

@@ -5,6 +5,7 @@ use super::Engine;
 use super::core::Core;
 use super::events::{AdminRequest, AdminResult, PurgeFilter, SessionRow, Status};
 use super::port::{AdminAnswer, AdminOp, MessageRow, Op, RequestId};
+use super::queues::first_by_key;
 use crate::proto::download::MessageId;
 use crate::proto::types::{Millis, Username};
 
@@ -207,9 +208,7 @@ impl Engine {
                 })
             })
             .collect();
-        rows.sort_unstable_by_key(|row| row.id.serial);
-        let more = rows.len() > limit;
-        rows.truncate(limit);
+        let more = first_by_key(&mut rows, limit, |row| row.id.serial);
         self.core.answer(request, AdminResult::Sessions { rows, more });
     }
 

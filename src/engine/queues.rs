@@ -319,9 +319,7 @@ impl Queues {
     pub fn list(&self, after: Option<Username>, limit: usize) -> (Vec<QueueSummary>, bool) {
         let mut found: Vec<QueueSummary> =
             self.users.iter().filter(|u| after.is_none_or(|a| u.name > a)).filter_map(summary).collect();
-        found.sort_unstable_by_key(|q| q.user);
-        let more = found.len() > limit;
-        found.truncate(limit);
+        let more = first_by_key(&mut found, limit, |q| q.user);
         (found, more)
     }
 
@@ -406,6 +404,17 @@ impl Queues {
             user.mailbox = None;
         }
     }
+}
+
+/// Keeps the `limit` rows with the lowest keys, in order, without sorting the others. Whether there were more.
+pub(super) fn first_by_key<T, K: Ord>(rows: &mut Vec<T>, limit: usize, key: impl Fn(&T) -> K) -> bool {
+    let more = rows.len() > limit;
+    if more {
+        rows.select_nth_unstable_by_key(limit, &key);
+        rows.truncate(limit);
+    }
+    rows.sort_unstable_by_key(key);
+    more
 }
 
 fn summary(user: &User) -> Option<QueueSummary> {

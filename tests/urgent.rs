@@ -1,0 +1,51 @@
+//! Urgent data is read in line (docs/protocol.md section 10): a telnet client's Synch does not cost it a byte.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{MsgFlags, send};
+
+const ADDRESS: &str = "127.91.7.3:15035";
+const START_MAX: Duration = Duration::from_secs(20);
+
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(folder: &std::path::Path) -> Daemon {
+    let config = folder.join("cpd.toml");
+    std::fs::write(&config, format!("[listen]\ncp = [\"{ADDRESS}\"]\n")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cpd"));
+    command.arg("--data").arg(folder).arg("--config").arg(&config).stderr(Stdio::null());
+    let mut daemon = Daemon(command.spawn().unwrap());
+    let begun = Instant::now();
+    while UnixStream::connect(folder.join("control.sock")).is_err() {
+        assert!(daemon.0.try_wait().unwrap().is_none(), "cpd ended at its start");
+        assert!(begun.elapsed() < START_MAX, "no control socket");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    daemon
+}
+
+#[test]
+fn an_urgent_byte_keeps_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let _daemon = start(folder.path());
+    let mut client = TcpStream::connect(ADDRESS).unwrap();
+    client.set_read_timeout(Some(START_MAX)).unwrap();
+    client.write_all(b"USE").unwrap();
+    send(client.as_raw_fd(), b"R", MsgFlags::MSG_OOB).unwrap();
+    client.write_all(b" bob\r\nTERM\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "220 received username successfully\r\n");
+}
