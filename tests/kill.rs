@@ -10,6 +10,10 @@
 mod ledger;
 mod rounds;
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
@@ -20,6 +24,7 @@ use rounds::client::{Client, Manner, Site};
 use rounds::cpd::Cpd;
 use rounds::load::{self, USERS};
 use rounds::random::Random;
+use rounds::sabotage::{self, Row};
 use rustix::process::Signal;
 
 const ROUNDS: u64 = 25;
@@ -27,7 +32,7 @@ const ROUNDS: u64 = 25;
 const DRAIN_EVERY: u64 = 5;
 /// How long a round's load may last, in milliseconds.
 const LOAD_MS: (u64, u64) = (30, 300);
-/// An orderly stop takes at most 2 s (docs/interfaces of cpd), and a busy machine's while.
+/// An orderly stop takes at most 2 s (cpd(8)), and a busy machine's while.
 const STOP_MAX: Duration = Duration::from_secs(4);
 /// cpd's exit code for a damaged store.
 const EX_DATAERR: i32 = 65;
@@ -70,7 +75,7 @@ impl Trial {
             assert!(status.success(), "an orderly stop: {status}; {}", self.cpd.log());
             assert!(signalled.elapsed() < STOP_MAX, "stopping took {:?}", signalled.elapsed());
         }
-        self.book().next_life();
+        self.book().next_life(if signal == Signal::TERM { Parting::Orderly } else { Parting::Torn });
     }
 
     /// Starts the daemon again, sometimes after it was killed while it started.
@@ -81,6 +86,11 @@ impl Trial {
             self.cpd.kill();
         }
         self.cpd.start().unwrap_or_else(|status| panic!("no restart, {status}; {}", self.cpd.log()));
+        self.count();
+    }
+
+    /// Compares what cpctl says with what there can be.
+    fn count(&mut self) {
         let queues = self.cpd.queues();
         for user in USERS {
             let queued = queues.iter().find(|(name, _)| name == user).map_or(0, |(_, queued)| *queued);
@@ -153,4 +163,124 @@ fn killed_at_any_moment_it_keeps_its_promises() {
 #[test]
 fn stopped_in_order_it_keeps_its_promises() {
     Trial::new().rounds(rounds().div_ceil(5), Signal::TERM);
+}
+
+// ---- a checker that cannot fail is none: the same ledger, and stores that were tampered with ----
+
+/// Messages of a sabotaged store: `ann`'s to `bob`, then to `anna`.
+const LETTERS: usize = 40;
+
+impl Trial {
+    /// Sends the letters, kills the daemon while they stand in its log alone, and calls `sabotage` with its folder.
+    fn sabotaged(sabotage: impl FnOnce(&Path)) -> Trial {
+        let mut trial = Trial::new();
+        // Now the users are in the store's file.
+        trial.cpd.signal(Signal::TERM);
+        assert!(trial.cpd.wait().success());
+        trial.cpd.start().expect("a start");
+        let site = Site { address: trial.cpd.address(), ledger: &trial.ledger, orderly: false };
+        let mut ann = Client::login(&site, "ann").expect("a login");
+        for recipient in ["bob", "anna"] {
+            let letters: Vec<_> = (0..LETTERS).map(|_| (recipient, load::body(&mut trial.random))).collect();
+            ann.send(&letters).expect("240s");
+        }
+        trial.cpd.kill();
+        ann.close(Parting::Torn);
+        trial.book().next_life(Parting::Torn);
+        assert_eq!(trial.book().counts().kept, 2 * LETTERS as u64);
+        sabotage(&trial.cpd.data());
+        trial
+    }
+
+    /// Starts the daemon, drains it, kills it; what the ledger has found until then, or how the daemon refused.
+    fn findings(&mut self) -> Result<Vec<Kind>, ExitStatus> {
+        self.cpd.start()?;
+        self.count();
+        self.drain();
+        self.cpd.kill();
+        self.book().next_life(Parting::Torn);
+        let kinds: BTreeSet<Kind> = self.book().violations().iter().map(|violation| violation.kind).collect();
+        Ok(kinds.into_iter().collect())
+    }
+}
+
+/// Writes other rows in the place of those that are there, right checksums and all, and says what the ledger finds.
+fn with_rows(change: impl FnOnce(&mut [Row])) -> Vec<Kind> {
+    let sabotage = |data: &Path| {
+        let mut rows = sabotage::rows(data);
+        change(&mut rows);
+        sabotage::replace(data, &rows);
+    };
+    Trial::sabotaged(sabotage).findings().expect("the checksums are right")
+}
+
+#[test]
+fn ledger_finds_nothing_in_a_store_that_was_let_alone() {
+    assert_eq!(Trial::sabotaged(|_| ()).findings(), Ok(vec![]));
+    assert_eq!(with_rows(|_| ()), []);
+}
+
+#[test]
+fn ledger_misses_a_deleted_row() {
+    let delete = |data: &Path| {
+        let rows = sabotage::rows(data);
+        sabotage::sql(data, &format!("DELETE FROM message WHERE id = {}", rows[LETTERS / 2].id));
+    };
+    let mut trial = Trial::sabotaged(delete);
+    assert_eq!(trial.findings(), Ok(vec![Kind::Order, Kind::Lost, Kind::Count]));
+    assert!(trial.ledger.into_inner().expect("no panic").violations().len() < 5, "one finding for each rule");
+}
+
+#[test]
+fn ledger_misses_the_log_of_a_killed_daemon() {
+    let remove = |data: &Path| {
+        let [_, log] = sabotage::files(data);
+        assert!(fs::metadata(&log).expect("a log").len() > 0);
+        fs::remove_file(log).expect("removed");
+    };
+    let mut trial = Trial::sabotaged(remove);
+    assert_eq!(trial.findings(), Ok(vec![Kind::Lost, Kind::Count]));
+    let lost = trial.book().violations().iter().filter(|violation| violation.kind == Kind::Lost).count();
+    assert_eq!(lost, 2 * LETTERS, "every one that had its 240");
+}
+
+#[test]
+fn ledger_knows_messages_that_come_from_an_old_copy() {
+    let mut trial = Trial::sabotaged(|_| ());
+    let files = sabotage::files(&trial.cpd.data());
+    let copies = files.each_ref().map(|file| fs::read(file).expect("a file"));
+    assert_eq!(trial.findings(), Ok(vec![]));
+    for (file, copy) in files.iter().zip(copies) {
+        fs::write(file, copy).expect("written");
+    }
+    assert_eq!(trial.findings(), Ok(vec![Kind::Again, Kind::Count]));
+}
+
+#[test]
+fn ledger_knows_altered_rows_with_right_checksums() {
+    let swap = |rows: &mut [Row], a: usize, b: usize| {
+        let body = std::mem::take(&mut rows[a].body);
+        rows[a].body = std::mem::replace(&mut rows[b].body, body);
+    };
+    assert_eq!(with_rows(|rows| swap(rows, 3, 4)), [Kind::Order], "two bodies of one queue");
+    let swapped = with_rows(|rows| swap(rows, 3, LETTERS + 3));
+    assert!(swapped.contains(&Kind::WrongRecipient) && swapped.contains(&Kind::Lost), "{swapped:?}");
+    let altered = with_rows(|rows| rows[3].body.push('.'));
+    assert!(altered.contains(&Kind::Invented) && altered.contains(&Kind::Lost), "{altered:?}");
+    let renamed = with_rows(|rows| rows[3].sender = "Ann".into());
+    assert!(renamed.contains(&Kind::WrongSender) && renamed.contains(&Kind::Lost), "{renamed:?}");
+    let doubled = with_rows(|rows| rows[4].body = rows[3].body.clone());
+    assert!(doubled.contains(&Kind::TwiceInDownload) && doubled.contains(&Kind::Lost), "{doubled:?}");
+}
+
+#[test]
+fn cpd_refuses_altered_rows_with_wrong_checksums() {
+    let swap = |data: &Path| {
+        let rows = sabotage::rows(data);
+        let (a, b) = (rows[3].id, rows[4].id);
+        let set = format!("body = CASE id WHEN {a} THEN '{}' ELSE '{}' END", rows[4].body, rows[3].body);
+        sabotage::sql(data, &format!("UPDATE message SET {set} WHERE id IN ({a}, {b})"));
+    };
+    let status = Trial::sabotaged(swap).findings().expect_err("was started");
+    assert_eq!(status.code(), Some(EX_DATAERR));
 }

@@ -60,7 +60,7 @@ impl Scene {
         for session in [self.ann, self.bob, self.bob2] {
             self.ledger.closed(session, parting);
         }
-        self.ledger.next_life();
+        self.ledger.next_life(parting);
         [self.ann, self.bob, self.bob2] = ["ann", "bob", "bob"].map(|name| self.ledger.session(name));
     }
 }
@@ -174,6 +174,15 @@ const WRONG: &[History] = &[
         s.take("a");
         s.ledger.stopping(s.bob);
         s.ledger.recovered(s.bob);
+        s.read(1, &["a"]);
+    }),
+    (Kind::Again, "after an orderly stop that had taken its 250", |s| {
+        s.keep("a");
+        s.keep("b");
+        s.read(1, &[]);
+        s.take("a");
+        s.ledger.received(s.bob, "ann", b"b");
+        s.close_all(Parting::Orderly);
         s.read(1, &["a"]);
     }),
     (Kind::TwiceInDownload, "twice in one download", |s| {

@@ -53,8 +53,7 @@ pub struct Manner {
 
 impl Manner {
     /// Everything, in order.
-    pub const WHOLE: Manner =
-        Manner { window: Some(256), wait: None, lazily: true, reject_one_in: 0, drop_one_in: 0 };
+    pub const WHOLE: Manner = Manner { window: Some(256), wait: None, lazily: true, reject_one_in: 0, drop_one_in: 0 };
 }
 
 impl<'a> Client<'a> {

@@ -116,7 +116,8 @@ impl Cpd {
         let list = self.cpctl(&["--json", "queue", "list"], "");
         let document: serde_json::Value = serde_json::from_str(&list).expect("JSON");
         let rows = document.as_array().or_else(|| document.get("queues")?.as_array()).expect("a list of queues");
-        let row = |row: &serde_json::Value| Some((row.get("user")?.as_str()?.to_owned(), row.get("messages")?.as_u64()?));
+        let row =
+            |row: &serde_json::Value| Some((row.get("user")?.as_str()?.to_owned(), row.get("messages")?.as_u64()?));
         rows.iter().map(|queue| row(queue).expect("a queue")).collect()
     }
 

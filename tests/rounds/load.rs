@@ -39,13 +39,7 @@ pub fn run(site: &Site<'_>, seed: u64, over: &AtomicBool, meanwhile: impl FnOnce
 }
 
 /// `habit`: 0 sends, 1 downloads, 2 does both by turns.
-fn one_connection(
-    site: &Site<'_>,
-    user: &str,
-    habit: u64,
-    over: &AtomicBool,
-    random: &mut Random,
-) -> Result<(), Over> {
+fn one_connection(site: &Site<'_>, user: &str, habit: u64, over: &AtomicBool, random: &mut Random) -> Result<(), Over> {
     let mut client = Client::login(site, user)?;
     while !over.load(Ordering::Relaxed) {
         let sends = habit == 0 || (habit == 2 && random.one_in(3));

@@ -4,3 +4,4 @@ pub mod client;
 pub mod cpd;
 pub mod load;
 pub mod random;
+pub mod sabotage;

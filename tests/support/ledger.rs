@@ -168,6 +168,8 @@ struct Download {
     /// How many of `sequence` have their 250 sent.
     acknowledged: usize,
     fronts: HashMap<usize, Front>,
+    /// Found to be passed over; once is enough.
+    passed_over: HashSet<usize>,
 }
 
 /// How far the messages of one sender to one recipient have come.
@@ -289,6 +291,7 @@ impl Ledger {
             sequence: Vec::new(),
             acknowledged: 0,
             fronts: HashMap::new(),
+            passed_over: HashSet::new(),
         });
     }
 
@@ -395,14 +398,21 @@ impl Ledger {
         self.ending = true;
     }
 
-    /// The server has ended and every connection to it is closed.
-    pub fn next_life(&mut self) {
+    /// The server has ended, so or so, and every connection to it is closed. One that stopped in order has finished the
+    /// deletes whose 250 it is known to have taken.
+    pub fn next_life(&mut self, parting: Parting) {
         assert!(self.sessions.iter().all(|session| session.closed), "a session of the last life is open");
         self.sessions.iter_mut().for_each(|session| session.unanswered = VecDeque::new());
         self.ending = false;
         self.life += 1;
+        let (messages, life) = (&mut self.messages, self.life - 1);
         for queue in &mut self.queues {
             (queue.unsure, queue.last_end) = (false, 0);
+            queue.acknowledged.retain(|number| {
+                let message = &mut messages[*number];
+                message.gone |= parting == Parting::Orderly && message.taken == Some(life);
+                !message.gone
+            });
         }
     }
 

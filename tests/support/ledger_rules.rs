@@ -106,6 +106,7 @@ impl Ledger {
             self.violate(kind, self.tell(number));
         }
         if let Some(earlier) = passed_over {
+            download.passed_over.insert(earlier);
             let text = format!("{} comes before {}", self.tell(number), self.tell(earlier));
             self.violate(Kind::Order, text);
         }
@@ -130,7 +131,9 @@ impl Ledger {
                     || earlier.present.is_some_and(|present| present < later.sent))
         };
         let before = self.queues[user].waiting.range(..number).copied();
-        before.filter(|n| !download.had.contains(n)).find(|n| is_earlier(&self.messages[*n]))
+        before
+            .filter(|n| !download.had.contains(n) && !download.passed_over.contains(n))
+            .find(|n| is_earlier(&self.messages[*n]))
     }
 
     fn note_delivery(&mut self, number: usize, now: Step) {
