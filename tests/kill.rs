@@ -162,7 +162,7 @@ fn killed_at_any_moment_it_keeps_its_promises() {
 
 #[test]
 fn stopped_in_order_it_keeps_its_promises() {
-    Trial::new().rounds(rounds().div_ceil(5), Signal::TERM);
+    Trial::new().rounds(rounds().div_ceil(2), Signal::TERM);
 }
 
 // ---- a checker that cannot fail is none: the same ledger, and stores that were tampered with ----
