@@ -1,0 +1,255 @@
+//! One connection of a client that writes everything it does and sees into the ledger: before it does it, after it saw it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddrV4, TcpStream};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::random::Random;
+use crate::ledger::{Answer, End, Ledger, Parting, SessionNo};
+
+/// How long an answer may take on a busy machine.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// The connection is over; the ledger knows.
+#[derive(Debug)]
+pub struct Over;
+
+/// What the clients of one life of the daemon have in common.
+pub struct Site<'a> {
+    pub address: SocketAddrV4,
+    pub ledger: &'a Mutex<Ledger>,
+    /// The daemon will be stopped, not killed: when it closes a connection it has said all it had to say.
+    pub orderly: bool,
+}
+
+impl Site<'_> {
+    pub fn book(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("no client has failed")
+    }
+}
+
+pub struct Client<'a> {
+    site: &'a Site<'a>,
+    stream: TcpStream,
+    /// Bytes of lines that were not taken yet.
+    unread: Vec<u8>,
+    session: SessionNo,
+}
+
+/// How a download is acknowledged and ended.
+pub struct Manner {
+    /// Messages ahead; `None` is plain RMSG.
+    pub window: Option<usize>,
+    /// WMSG for that many seconds instead.
+    pub wait: Option<u64>,
+    /// 250s are held back while more is there to read.
+    pub lazily: bool,
+    /// Of this many messages one is answered by 550; 0 is none.
+    pub reject_one_in: u64,
+    /// Of this many messages the connection is dropped at one; 0 is none.
+    pub drop_one_in: u64,
+}
+
+impl Manner {
+    /// Everything, in order.
+    pub const WHOLE: Manner = Manner { window: Some(256), wait: None, lazily: true, reject_one_in: 0, drop_one_in: 0 };
+}
+
+impl<'a> Client<'a> {
+    /// Connects and logs in. `Err`: the daemon is not there, or ended meanwhile.
+    pub fn login(site: &'a Site<'a>, user: &str) -> Result<Client<'a>, Over> {
+        let stream = TcpStream::connect(site.address).map_err(|_| Over)?;
+        stream.set_nodelay(true).map_err(|_| Over)?;
+        stream.set_read_timeout(Some(ANSWER_MAX)).map_err(|_| Over)?;
+        stream.set_write_timeout(Some(ANSWER_MAX)).map_err(|_| Over)?;
+        let session = site.book().session(user);
+        let mut client = Client { site, stream, unread: Vec::new(), session };
+        client.write(format!("USER{user}\r\nPASS{user}\r\n").as_bytes())?;
+        client.expect("220")?;
+        client.expect("230")?;
+        Ok(client)
+    }
+
+    /// Sends messages, all at once, and reads the answers.
+    pub fn send(&mut self, messages: &[(&str, String)]) -> Result<(), Over> {
+        let bytes = self.begin(messages);
+        self.write(&bytes)?;
+        let mut failed = false;
+        for _ in messages {
+            let answer = match self.line()?.get(..3) {
+                Some(b"240") => Answer::Kept,
+                Some(b"540") => Answer::Unknown,
+                Some(b"545" | b"546" | b"500") => Answer::NotStored,
+                other => panic!("{:?} is no answer to SMSG", other.map(String::from_utf8_lossy)),
+            };
+            failed |= answer != Answer::Kept;
+            self.book().answered(self.session, answer);
+        }
+        if failed { self.recover() } else { Ok(()) }
+    }
+
+    /// Sends messages and goes away without an answer, perhaps in the middle of a line.
+    pub fn send_and_go(mut self, messages: &[(&str, String)], random: &mut Random) -> Over {
+        let bytes = self.begin(messages);
+        let cut = random.between(1, bytes.len() as u64) as usize;
+        match self.write(&bytes[..cut]) {
+            Ok(()) => self.close(Parting::Torn),
+            Err(over) => over,
+        }
+    }
+
+    /// One download; says whether there was anything.
+    pub fn download(&mut self, manner: &Manner, random: &mut Random) -> Result<bool, Over> {
+        let command = match (manner.wait, manner.window) {
+            (Some(seconds), _) => format!("WMSG{seconds}\r\n"),
+            (None, Some(window)) => format!("RMSG{window}\r\n"),
+            (None, None) => "RMSG\r\n".to_owned(),
+        };
+        let window = if manner.wait.is_some() { 1 } else { manner.window.unwrap_or(1) };
+        self.book().downloading(self.session, window);
+        self.write(command.as_bytes())?;
+        let mut owed = 0;
+        loop {
+            let line = self.line()?;
+            if !line.starts_with(b"RMSG") {
+                return self.end(&line);
+            }
+            self.note_message(&line);
+            owed += 1;
+            if manner.drop_one_in > 0 && random.one_in(manner.drop_one_in) {
+                let owed = if random.one_in(2) { owed } else { 0 };
+                self.acknowledge(owed)?;
+                return Err(self.close(Parting::Torn));
+            }
+            if manner.reject_one_in > 0 && random.one_in(manner.reject_one_in) {
+                self.reject()?;
+                return Ok(true);
+            }
+            if owed == window || !manner.lazily || self.unread.is_empty() {
+                self.acknowledge(owed)?;
+                owed = 0;
+            }
+        }
+    }
+
+    /// Closes the connection.
+    pub fn close(&mut self, parting: Parting) -> Over {
+        self.book().closed(self.session, parting);
+        // Not the end of this value only: its owner may keep it a while. It fails when the daemon was first.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        Over
+    }
+
+    fn begin(&mut self, messages: &[(&str, String)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut book = self.book();
+        for (recipient, body) in messages {
+            book.sending(self.session, recipient, body.as_bytes());
+            bytes.extend_from_slice(format!("SMSG{recipient}:{body}\r\n").as_bytes());
+        }
+        bytes
+    }
+
+    fn note_message(&mut self, line: &[u8]) {
+        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let sender = String::from_utf8_lossy(&line[4..colon]);
+        self.book().received(self.session, &sender, line.get(colon + 1..).unwrap_or_default());
+    }
+
+    fn acknowledge(&mut self, count: usize) -> Result<(), Over> {
+        if count == 0 {
+            return Ok(());
+        }
+        let mut book = self.book();
+        (0..count).for_each(|_| book.acknowledging(self.session));
+        drop(book);
+        self.write(&b"250 message successfully downloaded\r\n".repeat(count))
+    }
+
+    /// 550, and 201 at once; what comes before its answer was sent before the 550.
+    fn reject(&mut self) -> Result<(), Over> {
+        self.book().stopping(self.session);
+        self.write(b"550\r\n201\r\n")?;
+        loop {
+            let line = self.line()?;
+            if line.starts_with(b"201") {
+                self.book().recovered(self.session);
+                return Ok(());
+            }
+            assert!(line.starts_with(b"RMSG"), "{:?} after 550", String::from_utf8_lossy(&line));
+            self.note_message(&line);
+        }
+    }
+
+    fn end(&mut self, line: &[u8]) -> Result<bool, Over> {
+        let end = match line.get(..3) {
+            Some(b"255") => End::All,
+            Some(b"256") => End::Nothing,
+            Some(b"550") => End::Failed,
+            _ => panic!("{:?} in a download", String::from_utf8_lossy(line)),
+        };
+        self.book().ended(self.session, end);
+        match end {
+            End::All => Ok(true),
+            End::Nothing => Ok(false),
+            End::Failed => self.recover().map(|()| true),
+        }
+    }
+
+    fn recover(&mut self) -> Result<(), Over> {
+        self.write(b"201\r\n")?;
+        self.expect("201")
+    }
+
+    fn expect(&mut self, code: &str) -> Result<(), Over> {
+        let line = self.line()?;
+        assert!(line.starts_with(code.as_bytes()), "{:?} instead of {code}", String::from_utf8_lossy(&line));
+        Ok(())
+    }
+
+    fn book(&self) -> MutexGuard<'a, Ledger> {
+        self.site.book()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Over> {
+        match self.stream.write_all(bytes) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                assert!(is_gone(&error), "cpd does not read: {error}");
+                // The last words may still be there, but a reset has no order.
+                Err(self.close(Parting::Torn))
+            }
+        }
+    }
+
+    /// The next line without its end.
+    fn line(&mut self) -> Result<Vec<u8>, Over> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<u8> = self.unread.drain(..=end).collect();
+                line.truncate(end);
+                assert_eq!(line.pop(), Some(b'\r'), "the server always sends CRLF");
+                return Ok(line);
+            }
+            let mut buffer = [0; 16 * 1024];
+            match self.stream.read(&mut buffer) {
+                Ok(0) if self.site.orderly => {
+                    assert!(self.unread.is_empty(), "half a PDU: {:?}", String::from_utf8_lossy(&self.unread));
+                    return Err(self.close(Parting::Orderly));
+                }
+                Ok(0) => return Err(self.close(Parting::Torn)),
+                Ok(count) => self.unread.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    assert!(is_gone(&error), "cpd does not answer: {error}");
+                    return Err(self.close(Parting::Torn));
+                }
+            }
+        }
+    }
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)
+}

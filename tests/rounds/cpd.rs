@@ -1,0 +1,163 @@
+//! A real cpd over one folder: started, ended in any way, and started again on what it left.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a start may take on a busy machine.
+const START_MAX: Duration = Duration::from_secs(20);
+const ADDRESSES_MAX: u32 = 5;
+const PORT: u16 = 15037;
+/// cpd's exit code for an address in use.
+const EX_UNAVAILABLE: i32 = 69;
+
+pub struct Cpd {
+    folder: tempfile::TempDir,
+    address: SocketAddrV4,
+    child: Option<Child>,
+}
+
+impl Cpd {
+    /// A running daemon with an empty store, but for `users`; the password of each is its name.
+    pub fn with_users(users: &[&str]) -> Cpd {
+        for _ in 0..ADDRESSES_MAX {
+            let folder = tempfile::tempdir().expect("a folder");
+            let address = SocketAddrV4::new(next_address(), PORT);
+            let configuration = format!(
+                "[listen]\ncp = [\"{address}\"]\n[auth]\nmemory_kib = 8\niterations = 1\nthreads = 1\n\
+                 [limits]\nqueue_messages = 1000000\nqueue_messages_per_sender = 1000000\n\
+                 [log]\ntarget = \"stderr\"\n"
+            );
+            std::fs::write(folder.path().join("cpd.toml"), configuration).expect("a configuration");
+            let mut cpd = Cpd { folder, address, child: None };
+            match cpd.start() {
+                Ok(()) => {
+                    for user in users {
+                        cpd.cpctl(&["user", "add", user, "--password-stdin"], &format!("{user}\n"));
+                    }
+                    return cpd;
+                }
+                Err(status) if status.code() == Some(EX_UNAVAILABLE) => {}
+                Err(status) => panic!("cpd ended at its start, {status}: {}", cpd.log()),
+            }
+        }
+        panic!("no free loopback address")
+    }
+
+    /// Starts it and waits until it serves. `Err`: it has ended, which is for the caller to judge.
+    pub fn start(&mut self) -> Result<(), ExitStatus> {
+        let begun = Instant::now();
+        self.spawn();
+        while UnixStream::connect(self.control_socket()).is_err() {
+            let child = self.child.as_mut().expect("a child");
+            if let Some(status) = child.try_wait().expect("a child") {
+                self.child = None;
+                return Err(status);
+            }
+            assert!(begun.elapsed() < START_MAX, "no control socket after {START_MAX:?}: {}", self.log());
+            sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Starts it and does not wait.
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        let log = File::options().create(true).append(true).open(self.folder.path().join("stderr")).expect("a log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cpd"));
+        command.arg("--data").arg(self.data()).arg("--config").arg(self.folder.path().join("cpd.toml"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("cpd");
+        self.child = Some(child);
+    }
+
+    /// Sends a signal and does not wait.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("a child");
+        kill_process(Pid::from_child(child), signal).expect("the daemon is there");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.take().expect("a child").wait().expect("a child")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait();
+    }
+
+    /// Standard output of a cpctl command that must succeed.
+    pub fn cpctl(&self, arguments: &[&str], stdin: &str) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cpctl"));
+        command.arg("--socket").arg(self.control_socket()).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("cpctl");
+        if let Some(mut input) = child.stdin.take() {
+            // A cpctl that does not read its input is no fault.
+            let _ = input.write_all(stdin.as_bytes());
+        }
+        let output = child.wait_with_output().expect("cpctl");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "cpctl {arguments:?}: {error}; {}", self.log());
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// How many messages wait for whom, as cpctl says.
+    pub fn queues(&self) -> Vec<(String, u64)> {
+        let list = self.cpctl(&["--json", "queue", "list"], "");
+        let document: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+        let rows = document.as_array().or_else(|| document.get("queues")?.as_array()).expect("a list of queues");
+        let row =
+            |row: &serde_json::Value| Some((row.get("user")?.as_str()?.to_owned(), row.get("messages")?.as_u64()?));
+        rows.iter().map(|queue| row(queue).expect("a queue")).collect()
+    }
+
+    pub fn address(&self) -> SocketAddrV4 {
+        self.address
+    }
+
+    /// The folder of the store.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn control_socket(&self) -> PathBuf {
+        self.data().join("control.sock")
+    }
+
+    /// The last of what it wrote to stderr.
+    pub fn log(&self) -> String {
+        let mut log = String::new();
+        let read = File::open(self.folder.path().join("stderr")).and_then(|mut file| file.read_to_string(&mut log));
+        let lines: Vec<&str> = log.lines().rev().take(12).collect();
+        let lines: String = lines.iter().rev().map(|line| format!("\n      | {line}")).collect();
+        read.map_or_else(|error| format!("no log: {error}"), |_| format!("its log:{lines}"))
+    }
+}
+
+impl Drop for Cpd {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Both fail only when it is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A loopback address that no other daemon of this process uses, nor, most likely, of another.
+fn next_address() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let process = std::process::id().to_le_bytes();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::new(127, process[1] % 254 + 1, process[0], u8::try_from(number % 250 + 1).unwrap_or(1))
+}
