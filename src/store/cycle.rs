@@ -92,7 +92,7 @@ pub struct Cycle {
     /// Reads that must see a write of this cycle: the place of the batch and of the operation in it.
     deferred: Vec<(usize, usize)>,
     writes: bool,
-    /// What the transaction deletes.
+    /// Deletes that are gathered; its memory is used again.
     deletes: Vec<u64>,
     /// Bytes that the inserts bring.
     insert_bytes: u64,
@@ -219,18 +219,14 @@ impl Cycle {
             if self.inserting {
                 core.faults.at(Point::Inserts)?;
             }
-            let mut highest = None;
-            for taken in &self.batches {
-                execute(connection, hot, taken, &mut self.written, &mut highest)?;
-                core.progress.step();
-            }
-            // After the inserts: an id is never used twice, so this is the order in which they were asked for.
             deletes.clear();
             deletes.extend(core.pending.iter().copied());
-            deletes.extend(self.batches.iter().flat_map(|t| &t.batch.ops).filter_map(deleted));
-            deletes.sort_unstable();
-            deletes.dedup();
-            hot.delete_all(&deletes)?;
+            delete_gathered(hot, &mut deletes)?;
+            let mut highest = None;
+            for taken in &self.batches {
+                execute(connection, hot, taken, &mut deletes, &mut self.written, &mut highest)?;
+                core.progress.step();
+            }
             match highest {
                 Some(id) if id >= core.reserved => {
                     let reserved = (id / RESERVE_IDS + 1).saturating_mul(RESERVE_IDS);
@@ -347,11 +343,17 @@ fn execute(
     connection: &Connection,
     hot: &mut Hot<'_>,
     taken: &Taken,
+    deletes: &mut Vec<u64>,
     written: &mut Written,
     highest: &mut Option<u64>,
 ) -> rusqlite::Result<()> {
     let batch = &taken.batch;
     for op in &batch.ops {
+        if let Op::Delete { id, .. } | Op::Forget { id } = op {
+            deletes.push(id.0);
+            continue;
+        }
+        delete_gathered(hot, deletes)?;
         match op {
             Op::Insert { id, recipient, sender, queued_at, body, .. } => {
                 if !taken.accepted {
@@ -368,26 +370,27 @@ fn execute(
                 })?;
                 *highest = (*highest).max(Some(id.0));
             }
-            // Together with all others, in the order of their places.
-            Op::Delete { .. } | Op::Forget { .. } => {}
             Op::LoggedIn { name, from, at, rehash } => {
                 logged_in(users::logged_in(connection, *name, *from, *at, rehash.as_deref()))?;
             }
             Op::Admin { request, op } if admin::is_write(op) => {
                 written.push((*request, admin::write(connection, hot, op)?));
             }
-            Op::Fetch { .. } | Op::Lookup { .. } | Op::Admin { .. } => {}
+            Op::Delete { .. } | Op::Forget { .. } | Op::Fetch { .. } | Op::Lookup { .. } | Op::Admin { .. } => {}
         }
     }
-    Ok(())
+    delete_gathered(hot, deletes)
 }
 
-/// The message that the operation deletes.
-fn deleted(op: &Op) -> Option<u64> {
-    match op {
-        Op::Delete { id, .. } | Op::Forget { id } => Some(id.0),
-        Op::Insert { .. } | Op::Fetch { .. } | Op::Lookup { .. } | Op::LoggedIn { .. } | Op::Admin { .. } => None,
+/// Deletes that stand side by side are executed in the order of their places.
+fn delete_gathered(hot: &mut Hot<'_>, deletes: &mut Vec<u64>) -> rusqlite::Result<()> {
+    if !deletes.is_empty() {
+        deletes.sort_unstable();
+        deletes.dedup();
+        hot.delete_all(deletes)?;
+        deletes.clear();
     }
+    Ok(())
 }
 
 /// Nobody waits for the record of a login: one that meets a damaged row is dropped, the row is named when it is read.
