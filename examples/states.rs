@@ -2,6 +2,7 @@
 //! `-- contract` the table of docs/protocol.md section 5, `-- dot` its picture, `-- dot classic` that of the classic
 //! dialect (`| dot -Tsvg`).
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use cpd::proto::dfa::Dialect;
@@ -10,39 +11,42 @@ use cpd::proto::table::{contract_rows, dot, matrix};
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match arguments[..] {
-        [] => print_matrix(Dialect::Cp),
-        ["classic"] => print_matrix(Dialect::Classic),
-        ["contract"] => print_contract(),
-        ["dot"] => print!("{}", dot(Dialect::Cp)),
-        ["dot", "classic"] => print!("{}", dot(Dialect::Classic)),
+    let text = match arguments[..] {
+        [] => whole(Dialect::Cp),
+        ["classic"] => whole(Dialect::Classic),
+        ["contract"] => contract(),
+        ["dot"] => dot(Dialect::Cp),
+        ["dot", "classic"] => dot(Dialect::Classic),
         _ => {
             eprintln!("usage: states [classic | contract | dot [classic]]");
             return ExitCode::from(64);
         }
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough.
+        Err(_) => ExitCode::FAILURE,
     }
-    ExitCode::SUCCESS
 }
 
-fn print_matrix(dialect: Dialect) {
+fn whole(dialect: Dialect) -> String {
     let heading = ["state", "", "event", "next", "says"].map(str::to_owned);
     let cells = matrix(dialect).into_iter().map(|cell| {
         let (state, detail) = (cell.situation.state_name(), cell.situation.detail());
-        let said = if cell.closes { "closes".to_owned() } else { cell.said() };
-        [state.to_owned(), detail.to_owned(), cell.kind.name(), cell.next.to_owned(), said]
+        [state.to_owned(), detail.to_owned(), cell.kind.name(), cell.next.to_owned(), cell.drawn()]
     });
     let rows: Vec<[String; 5]> = std::iter::once(heading).chain(cells).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths = [width(0), width(1), width(2), width(3)];
-    for [state, detail, event, next, said] in &rows {
-        let [a, b, c, d] = widths;
-        println!("{state:a$}  {detail:b$}  {event:c$}  {next:d$}  {said}");
-    }
+    let [a, b, c, d] = widths;
+    let line = |[state, detail, event, next, said]: &[String; 5]| {
+        format!("{state:a$}  {detail:b$}  {event:c$}  {next:d$}  {said}\n")
+    };
+    rows.iter().map(line).collect()
 }
 
-fn print_contract() {
-    println!("| state | on | next | reply |\n|---|---|---|---|");
-    for row in contract_rows() {
-        println!("| {} | {} | {} | {} |", row.state, row.on, row.next, row.reply);
-    }
+fn contract() -> String {
+    let rows = contract_rows().into_iter();
+    let lines = rows.map(|row| format!("| {} | {} | {} | {} |\n", row.state, row.on, row.next, row.reply));
+    format!("| state | on | next | reply |\n|---|---|---|---|\n{}", lines.collect::<String>())
 }

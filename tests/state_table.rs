@@ -140,7 +140,7 @@ fn the_picture_shows_every_state_and_every_edge() {
             if cell.next != from || said {
                 let line = picture.lines().find(|line| line.starts_with(&edge));
                 let line = line.unwrap_or_else(|| panic!("no edge for {cell:?}\n{picture}"));
-                assert!(line.contains(&cell.kind.name()) && line.contains(&cell.said()), "{cell:?}\n{line}");
+                assert!(line.contains(&cell.kind.name()) && line.contains(&cell.drawn()), "{cell:?}\n{line}");
             }
         }
         assert_eq!(picture.matches('{').count(), picture.matches('}').count());

@@ -262,3 +262,6 @@ fn plain_length(bytes: &[u8]) -> usize {
     let rest = bytes.get(length..).unwrap_or_default();
     length + rest.iter().position(special).unwrap_or(rest.len())
 }
+
+#[cfg(test)]
+mod tests;

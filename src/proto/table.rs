@@ -87,7 +87,7 @@ pub fn dot(dialect: Dialect) -> String {
     for cell in &cells {
         let place = |name| SITUATIONS.iter().position(|s| s.state_name() == name).unwrap_or_default();
         let labels = edges.entry((place(cell.situation.state_name()), place(cell.next))).or_default();
-        let kinds = labels.entry(cell.said()).or_default();
+        let kinds = labels.entry(cell.drawn()).or_default();
         if !kinds.contains(&cell.kind.name()) {
             kinds.push(cell.kind.name());
         }
@@ -97,7 +97,7 @@ pub fn dot(dialect: Dialect) -> String {
         _ = writeln!(picture, "  \"{state}\";");
     }
     for ((from, to), labels) in edges {
-        let lines: Vec<String> = labels.iter().map(|(said, kinds)| format!("{} / {said}", kinds.join(", "))).collect();
+        let lines: Vec<String> = labels.iter().map(|(said, kinds)| format!("{} / {said}", kinds.join("; "))).collect();
         let name = |place: usize| SITUATIONS.get(place).map_or("", |s| s.state_name());
         _ = writeln!(picture, "  \"{}\" -> \"{}\" [label=\"{}\"];", name(from), name(to), lines.join("\\n"));
     }
@@ -220,6 +220,11 @@ impl Cell {
     /// A 250 or 550 that nothing waits for is ignored from Process Command on.
     pub fn is_ignored_acknowledgement(&self) -> bool {
         matches!(self.kind, Kind::Acknowledge | Kind::Reject) && self.is_silent()
+    }
+
+    /// What the server does, in a word.
+    pub fn drawn(&self) -> String {
+        if self.closes { "closes".to_owned() } else { self.said() }
     }
 
     fn is_drawn(&self, dialect: Dialect) -> bool {
