@@ -27,7 +27,8 @@ impl Bench {
         let mut store = Store::open(path).expect("opens");
         let next = store.load(|_| (), |_| ()).expect("loads").next_id;
         let (wake, wakes) = mpsc::channel();
-        let writer = store.spawn(move || drop(wake.send(())), |event| eprintln!("{event}")).expect("spawns");
+        let writer =
+            store.spawn(move || wake.send(()).unwrap_or_default(), |event| eprintln!("{event}")).expect("spawns");
         Bench { writer, wakes, next }
     }
 
@@ -81,7 +82,7 @@ impl Bench {
                 }
                 Some(FromStore::Answers(answers)) => drop(black_box(answers)),
                 Some(FromStore::Broken(cause)) => panic!("{cause}"),
-                None => drop(self.wakes.recv()),
+                None => self.wakes.recv().unwrap_or_default(),
             }
         }
     }

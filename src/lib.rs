@@ -7,5 +7,5 @@ pub mod ctl;
 pub mod daemon;
 pub mod engine;
 pub mod proto;
-pub mod timer;
 pub mod store;
+pub mod timer;

@@ -442,8 +442,8 @@ mod tests {
                     let mut wheel = Wheel::new(start);
                     wheel.insert(deadline, deadline);
                     wheel.insert(deadline - 1, deadline - 1);
-                    assert_eq!(fired(&mut wheel, deadline - TICK_MS), []);
-                    assert_eq!(fired(&mut wheel, deadline - 1), []);
+                    assert_eq!(fired(&mut wheel, deadline - TICK_MS), [0u64; 0]);
+                    assert_eq!(fired(&mut wheel, deadline - 1), [0u64; 0]);
                     assert_eq!(fired(&mut wheel, deadline), [deadline, deadline - 1]);
                     assert_eq!(wheel.next_expiry(), None);
                 }
@@ -458,7 +458,7 @@ mod tests {
             wheel.insert(deadline, deadline);
         }
         assert_eq!(wheel.next_expiry(), Some(808));
-        assert_eq!(fired(&mut wheel, 807), []);
+        assert_eq!(fired(&mut wheel, 807), [0u64; 0]);
         assert_eq!(fired(&mut wheel, 808), [0, 799, 800, 801, 808]);
     }
 
@@ -482,7 +482,7 @@ mod tests {
         assert!(wheel.next_expiry().is_some());
         assert_eq!(fired(&mut wheel, Millis::MAX), [2]);
         assert_eq!(wheel.cancel(key), None);
-        assert_eq!(fired(&mut wheel, Millis::MAX), []);
+        assert_eq!(fired(&mut wheel, Millis::MAX), [0u64; 0]);
         assert_eq!(wheel.next_expiry(), Some(Millis::MAX));
     }
 
@@ -502,7 +502,7 @@ mod tests {
     fn time_does_not_run_backwards() {
         let mut wheel = Wheel::new(DAY);
         wheel.insert(DAY + 100, 1);
-        assert_eq!(fired(&mut wheel, 0), []);
+        assert_eq!(fired(&mut wheel, 0), [0u64; 0]);
         assert_eq!(wheel.tick, DAY / TICK_MS);
         assert_eq!(fired(&mut wheel, DAY + 100 + TICK_MS), [1]);
     }

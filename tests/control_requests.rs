@@ -46,7 +46,7 @@ fn each_fault_has_its_code_and_names_what_is_wrong() {
     check("{\"v\":1,\"cmd\":\"user.list\",\"limit\":0}", ErrorCode::BadValue, "1 to 256");
     check("{\"v\":1,\"cmd\":\"user.list\",\"limit\":257}", ErrorCode::BadValue, "'limit'");
     check("{\"v\":1,\"cmd\":\"user.list\",\"limit\":-1}", ErrorCode::BadValue, "'limit'");
-    check("{\"v\":1,\"cmd\":\"session.close\",\"id\":4294967296}", ErrorCode::BadValue, "'id'");
+    check("{\"v\":1,\"cmd\":\"session.close\",\"id\":18446744073709551616}", ErrorCode::BadValue, "'id'");
     check("{\"v\":1,\"cmd\":\"queue.show\",\"user\":\"bob\",\"body\":1}", ErrorCode::BadValue, "'body'");
     check("{\"v\":1,\"cmd\":\"queue.purge\",\"user\":\"bob\",\"id\":0}", ErrorCode::BadValue, "'id'");
     let error = Request::parse(b"{\"v\":1,\"cmd\":\"\xff\"}").expect_err("not UTF-8");
@@ -164,8 +164,8 @@ fn request() -> impl Strategy<Value = Request> {
         any::<(u64, u64)>().prop_map(|(backup, offset)| Request::StoreBackupRead { backup, offset }),
         any::<u64>().prop_map(|backup| Request::StoreBackupEnd { backup }),
         (any::<u64>(), 1u32..=256).prop_map(|(after, limit)| Request::StoreCheck { after, limit }),
-        (any::<u32>(), 1u32..=256).prop_map(|(after, limit)| Request::SessionList { after, limit }),
-        any::<u32>().prop_map(|id| Request::SessionClose { id }),
+        (any::<u64>(), 1u32..=256).prop_map(|(after, limit)| Request::SessionList { after, limit }),
+        any::<u64>().prop_map(|id| Request::SessionClose { id }),
         Just(()).prop_map(|()| Request::Status),
     ]
 }

@@ -34,7 +34,7 @@ pub fn run(lab: &mut Lab) -> Result<(), String> {
         let command = if window == 0 { "RMSG".to_string() } else { format!("RMSG{window}") };
         let name = format!("fetch, {CONNECTIONS} connections, {command}");
         let limit = if lab.memory { "cpd's reactor with a store in memory" } else { "the floor, out of nothing" };
-        lab.row(&name, Unit::PerSecond, &pairs, targets::FETCH, format!("limit: {limit}"));
+        lab.row(&name, Unit::PerSecond, &pairs, targets::fetch(window), format!("limit: {limit}"));
     }
     Ok(())
 }

@@ -1,16 +1,21 @@
 //! The yardstick: a one-thread server that does no more than any server of this protocol must. It believes every login,
-//! looks at nothing, appends each loop turn's messages to one file with one fdatasync, and then answers. Runs in a
+//! keeps no state, checks each message as the contract says, appends each loop turn's messages to one file with one
+//! fdatasync, and then answers. Runs in a
 //! process of its own. Nothing here is an example of how to serve CP.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cpd::proto::command::{Command, Line};
+use cpd::proto::types::Username;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
 use crate::lines::for_lines;
+use crate::server::{USERS, user_name};
 
 /// What one connection may bring in one turn, in bytes.
 const READ_MAX_BYTES: usize = 16 * 1024;
@@ -55,6 +60,8 @@ struct Turn {
     /// The slots with replies, and where in `replies` theirs end.
     touched: Vec<(usize, usize)>,
     closing: Vec<usize>,
+    /// Who can be sent messages.
+    users: HashSet<Username>,
 }
 
 struct Floor {
@@ -84,7 +91,10 @@ pub fn serve(options: &FloorOptions, announce: impl FnOnce(u16)) -> io::Result<(
         free: Vec::new(),
         again: Vec::new(),
         scratch: vec![0; READ_MAX_BYTES],
-        turn: Turn::default(),
+        turn: Turn {
+            users: (0..USERS).filter_map(|n| Username::parse(user_name(n).as_bytes())).collect(),
+            ..Turn::default()
+        },
         file: options.file.as_ref().map(File::create).transpose()?,
         message: [b"RMSGfloor:".as_slice(), &[b'x'; MESSAGE_BYTES], b"\r\n"].concat(),
         queue: options.queue,
@@ -224,10 +234,14 @@ impl Floor {
 
 fn handle(line: &[u8], download: &mut Download, turn: &mut Turn, message: &[u8], queue: u32) {
     let reply: &[u8] = match line.get(..4).unwrap_or_default() {
-        b"SMSG" => {
-            turn.messages.extend_from_slice(line);
-            b"240 message successfully sent\r\n"
-        }
+        b"SMSG" => match Command::parse(Line::Whole(line.trim_ascii_end()), false) {
+            Command::Send { recipient, .. } if turn.users.contains(&recipient) => {
+                turn.messages.extend_from_slice(line);
+                b"240 message successfully sent\r\n"
+            }
+            Command::Send { .. } => b"545 receiver user does not exist\r\n",
+            _ => b"540 error sending message\r\n",
+        },
         b"250\r" | b"250\n" | b"250 " if download.unacknowledged > 0 => {
             download.unacknowledged -= 1;
             return send_messages(download, 1, turn, message);

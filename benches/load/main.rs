@@ -14,6 +14,9 @@ mod lab;
 mod lines;
 mod login;
 mod machine;
+mod memory_server;
+#[path = "../../tests/support/memory_store.rs"]
+mod memory_store;
 mod options;
 mod process;
 mod raw_sqlite;

@@ -72,7 +72,7 @@ fn against_floor(lab: &mut Lab, load: (usize, usize)) -> Result<(), String> {
         note = format!("cpd: {}; {note}", cpd.describe(depth));
     }
     let name = format!("store, {connections} connections x {depth}");
-    lab.row(&name, Unit::PerSecond, &pairs, targets::STORE, note);
+    lab.row(&name, Unit::PerSecond, &pairs, targets::store(connections, depth), note);
     if load == CPU_LOAD {
         let mut spent = cpd.server_cpu.iter().copied();
         let pairs: Vec<_> = floor.server_cpu.iter().map(|limit| Pair { cpd: spent.next(), limit: *limit }).collect();

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 
 use crate::floor::{self, FloorOptions};
+use crate::memory_server;
 
 /// The arguments of a child that appends messages to the file that follows.
 pub const FLOOR: &str = "floor";
@@ -25,28 +26,13 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
             let queue = queue.parse().map_err(|_| format!("not a number: {queue}"))?;
             serve_floor(&FloorOptions { file: None, queue })
         }
-        [kind] if kind == MEMORY => memory_server(),
+        [kind] if kind == MEMORY => memory_server::serve(announce),
         _ => Err(format!("no such child: {arguments:?}")),
     }
 }
 
 fn serve_floor(options: &FloorOptions) -> Result<(), String> {
     floor::serve(options, announce).map_err(|e| format!("floor: {e}"))
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// TO BE FILLED IN: the daemon's reactor with a store in memory.
-//
-// It is the limit of `fetch` and is shown beside `store`. What it must do:
-// - bind 127.0.0.1:0, call `announce(port)` once it listens, then serve until the process ends (standard input's end
-//   ends it, see `run`);
-// - know the users `server::user_name(0 .. server::USERS)`, all with the password `server::PASSWORD` and the cheapest
-//   hash, with the limits of `server::configuration`;
-// - keep queues in memory: `fetch` fills them through the protocol before it downloads.
-// As long as it returns an error, `fetch` is held against the floor instead, which makes its messages out of nothing.
-// ---------------------------------------------------------------------------------------------------------------------
-fn memory_server() -> Result<(), String> {
-    Err("not available".into())
 }
 
 /// Tells the parent where this child listens.

@@ -126,7 +126,7 @@ pub struct MessageInfo {
 
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
 pub struct SessionInfo {
-    pub id: u32,
+    pub id: u64,
     /// Who is logged in; `null` before that.
     pub user: Option<String>,
     /// Address and port of the peer, or what stands for them on a local socket.
@@ -223,6 +223,7 @@ pub struct Counters {
     /// Answered by 500.
     pub bad_commands: u64,
     pub timeouts: u64,
-    pub store_commits: u64,
+    /// Commits: each makes durable what came together.
+    pub store_batches: u64,
     pub store_failures: u64,
 }

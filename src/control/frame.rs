@@ -137,7 +137,7 @@ impl Framer {
 
     /// Bytes of memory in use, for the tests' bound.
     #[cfg(test)]
-    fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.held.capacity()
     }
 }

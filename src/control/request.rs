@@ -47,9 +47,9 @@ pub enum Request {
     /// Answered by [`super::answer::Checked`].
     StoreCheck { after: u64, limit: u32 },
     /// In the order of ids. Answered by [`super::answer::IdPage`] of [`super::answer::SessionInfo`].
-    SessionList { after: u32, limit: u32 },
+    SessionList { after: u64, limit: u32 },
     /// Answered by [`super::answer::Done`].
-    SessionClose { id: u32 },
+    SessionClose { id: u64 },
     /// Answered by [`super::answer::Status`].
     Status,
 }
@@ -121,13 +121,10 @@ pub const COMMANDS: &[CommandShape] = &[
         Ok(Request::StoreCheck { after, limit: limit(f)? })
     }),
     shape("session.list", &["after", "limit"], false, |f| {
-        let after = f.number32("after", 0..=u32::MAX)?.unwrap_or(0);
+        let after = f.number("after", 0..=u64::MAX)?.unwrap_or(0);
         Ok(Request::SessionList { after, limit: limit(f)? })
     }),
-    shape("session.close", &["id"], true, |f| {
-        let id = f.number32("id", 0..=u32::MAX)?.ok_or_else(|| missing("id"))?;
-        Ok(Request::SessionClose { id })
-    }),
+    shape("session.close", &["id"], true, |f| Ok(Request::SessionClose { id: number(f, "id")? })),
     shape("status", &[], false, |_| Ok(Request::Status)),
 ];
 

@@ -87,7 +87,7 @@ fn valued(arg: Arg, kind: Kind) -> Arg {
     match kind {
         Kind::Name => arg.value_parser(|text: &str| Username::parse(text.as_bytes()).ok_or(NAME_RULE)),
         Kind::Message => arg.value_parser(value_parser!(u64).range(1..)),
-        Kind::Session => arg.value_parser(value_parser!(u32)),
+        Kind::Session => arg.value_parser(value_parser!(u64)),
         Kind::Age => arg.value_parser(age::parse),
         Kind::File => arg.value_parser(value_parser!(PathBuf)),
     }

@@ -226,10 +226,8 @@ pub(super) fn store_check(context: &Context, _: &ArgMatches) -> Outcome {
 }
 
 pub(super) fn session_list(context: &Context, _: &ArgMatches) -> Outcome {
-    let sessions: Vec<SessionInfo> = Client::connect(&context.socket)?.rows_by_id(|after| {
-        // The next page begins after a session's id, which is no larger.
-        Request::SessionList { after: u32::try_from(after).unwrap_or(u32::MAX), limit: ROWS_MAX }
-    })?;
+    let sessions: Vec<SessionInfo> =
+        Client::connect(&context.socket)?.rows_by_id(|after| Request::SessionList { after, limit: ROWS_MAX })?;
     Ok(show(context, &sessions, || {
         let mut table = Table::new(&[">ID", "USER", "ADDRESS", "LISTENER", "STATE", "SINCE", ">IDLE"]);
         for session in &sessions {
@@ -250,9 +248,9 @@ pub(super) fn session_list(context: &Context, _: &ArgMatches) -> Outcome {
 pub(super) fn session_close(context: &Context, arguments: &ArgMatches) -> Outcome {
     #[derive(Serialize)]
     struct Document {
-        id: u32,
+        id: u64,
     }
-    let id = *arguments.get_one::<u32>("ID").ok_or_else(|| missing("ID"))?;
+    let id = *arguments.get_one::<u64>("ID").ok_or_else(|| missing("ID"))?;
     let _: Done = Client::connect(&context.socket)?.ask(&Request::SessionClose { id })?;
     Ok(show(context, &Document { id }, || format!("session {id} closed\n")))
 }
@@ -284,7 +282,7 @@ pub(super) fn status(context: &Context, _: &ArgMatches) -> Outcome {
             ("messages purged", counters.messages_purged),
             ("bad commands", counters.bad_commands),
             ("timeouts", counters.timeouts),
-            ("store commits", counters.store_commits),
+            ("store batches", counters.store_batches),
             ("store failures", counters.store_failures),
         ];
         let mut lines = vec![("version", status.version.clone()), ("uptime", age::show(status.uptime_seconds))];

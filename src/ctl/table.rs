@@ -277,6 +277,6 @@ const STATUS_FIELDS: &[&str] = &[
     "counters.messages_purged",
     "counters.bad_commands",
     "counters.timeouts",
-    "counters.store_commits",
+    "counters.store_batches",
     "counters.store_failures",
 ];

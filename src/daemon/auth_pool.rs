@@ -307,7 +307,7 @@ mod tests {
         HashParams::new(64, 1).unwrap()
     }
 
-    fn session(serial: u32) -> SessionId {
+    fn session(serial: u64) -> SessionId {
         SessionId { serial, slot: 0 }
     }
 
@@ -315,7 +315,7 @@ mod tests {
         Password::parse(text.as_bytes()).unwrap()
     }
 
-    fn verify(serial: u32, text: &str, against: Against) -> Job {
+    fn verify(serial: u64, text: &str, against: Against) -> Job {
         Job::Verify { token: session(serial), password: password(text), against }
     }
 
@@ -331,7 +331,7 @@ mod tests {
         pool.try_next().expect("a result before its wake")
     }
 
-    fn verdict(done: Done) -> (u32, bool, bool, Option<AuthError>) {
+    fn verdict(done: Done) -> (u64, bool, bool, Option<AuthError>) {
         match done {
             Done::Verified { token, ok, rehash, problem } => (token.serial, ok, rehash.is_some(), problem),
             Done::Hashed { .. } => panic!("not a verdict"),
@@ -391,7 +391,7 @@ mod tests {
     fn a_full_queue_gives_the_job_back() {
         let (pool, open, inside) = held_up();
         for serial in 0..QUEUE_MAX_JOBS {
-            pool.try_submit(verify(u32::try_from(serial).unwrap(), "x", Against::Dummy)).unwrap();
+            pool.try_submit(verify(u64::try_from(serial).unwrap(), "x", Against::Dummy)).unwrap();
         }
         let back = pool.try_submit(verify(999, "x", Against::Dummy));
         let Err(Job::Verify { token, password, .. }) = back else { panic!("taken") };

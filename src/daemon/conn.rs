@@ -104,16 +104,8 @@ impl Clients {
             engine.close(id, now);
             return Err(error);
         }
-        let client = Client {
-            stream,
-            peer,
-            id,
-            dialect,
-            readable: true,
-            read_closed: false,
-            ended: false,
-            queued: false,
-        };
+        let client =
+            Client { stream, peer, id, dialect, readable: true, read_closed: false, ended: false, queued: false };
         let place = id.slot as usize;
         if self.clients.len() <= place {
             self.clients.resize_with(place + 1, || None);

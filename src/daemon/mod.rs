@@ -37,6 +37,7 @@ use self::logging::{Line, LogThread, Logger};
 use self::notify::{Notice, Notifier};
 use self::operators::Operators;
 use self::port::StorePort;
+pub use self::reactor::WAKER;
 use self::reactor::{Parts, Reactor};
 use crate::engine::Engine;
 use crate::store::{OpenError, OpenErrorKind, Store, StoreEvent};
@@ -94,12 +95,7 @@ fn end_log(thread: LogThread) {
     thread.finish(Duration::from_secs(1));
 }
 
-fn start(
-    arguments: Arguments,
-    config: Config,
-    inherited: Vec<Inherited>,
-    logger: &Logger,
-) -> Result<(), Fatal> {
+fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger: &Logger) -> Result<(), Fatal> {
     for warning in &config.warnings {
         logger.warn(Line::new("configuration").field("warning", warning));
     }

@@ -97,6 +97,22 @@ impl Operators {
         }
     }
 
+    /// The daemon stops: no further request is taken, those under way are still answered.
+    pub fn stop(&mut self, registry: &Registry) {
+        // The sockets close when they are dropped; a file that was made for one goes with the listeners.
+        drop(self.hub.stop(registry, self.now));
+    }
+
+    /// Whether nobody waits for an answer.
+    pub fn is_drained(&self) -> bool {
+        self.hub.is_drained()
+    }
+
+    /// Ends what is left.
+    pub fn finish(&mut self) {
+        self.hub.finish(self.now);
+    }
+
     fn take(&mut self, incoming: Incoming, engine: &mut Engine, pool: &AuthPool) {
         let Incoming { id, request, peer } = incoming;
         let (task, asked) = admin::task(request, self.wall);
@@ -122,9 +138,8 @@ impl Operators {
         if let AdminResult::Backup { backup, .. } = &result {
             self.hub.holds_backup(id, *backup);
         }
-        let peer_of = |session: SessionId| {
-            clients.peer_of(session).map(|(peer, dialect)| (peer.to_string(), dialect.name()))
-        };
+        let peer_of =
+            |session: SessionId| clients.peer_of(session).map(|(peer, dialect)| (peer.to_string(), dialect.name()));
         let context = Context {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.wall.saturating_sub(self.started_wall),

@@ -137,6 +137,7 @@ impl Reactor {
             }
         };
         let now = self.now();
+        self.parts.operators.finish();
         self.clients.drop_all(&mut self.parts.engine, now);
         self.parts.pool.close();
         self.parts.store.close();
@@ -322,6 +323,7 @@ impl Reactor {
         for listening in &mut self.listeners {
             let _ = self.parts.poll.registry().deregister(&mut listening.listener.socket);
         }
+        self.parts.operators.stop(self.parts.poll.registry());
         self.parts.engine.stop();
     }
 
@@ -330,7 +332,7 @@ impl Reactor {
             return false;
         }
         let quiet = self.parts.engine.connections() == 0 && self.parts.engine.is_idle();
-        now >= self.stop_at || (quiet && self.clients.lingering() == 0)
+        now >= self.stop_at || (quiet && self.clients.lingering() == 0 && self.parts.operators.is_drained())
     }
 
     /// Takes up a configuration that was read anew.
@@ -374,7 +376,8 @@ impl Reactor {
             let status = format!("{connections} connections, {messages} messages queued");
             self.parts.notifier.send(Notice::Status(status));
         }
-        if self.health.is_due(now) && self.health.check(self.parts.store.progress(), self.parts.pool.progress().as_ref())
+        if self.health.is_due(now)
+            && self.health.check(self.parts.store.progress(), self.parts.pool.progress().as_ref())
         {
             self.parts.notifier.send(Notice::Watchdog);
         }

@@ -12,7 +12,11 @@ pub enum Event {
         user: Username,
     },
     /// Never more than the protocol tells: not why.
-    LoginFailed { session: SessionId, name: Username, from: AddressKey },
+    LoginFailed {
+        session: SessionId,
+        name: Username,
+        from: AddressKey,
+    },
     Limit(Limit),
     Expired {
         messages: u64,

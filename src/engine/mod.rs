@@ -6,6 +6,7 @@ mod admin;
 mod core;
 pub mod events;
 mod logins;
+mod names;
 pub mod port;
 pub mod queues;
 pub mod settings;
@@ -492,5 +493,16 @@ impl Engine {
             Some(place) => (now + crate::timer::TICK_MS, place),
             None => (now.saturating_add((age * 100).clamp(1000, 60_000)), 0),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_at_rest_is_small() {
+        // Of the 512 bytes that a logged-in connection may cost; its socket and its timer need some as well.
+        assert!(size_of::<Slot>() <= 256, "{} bytes", size_of::<Slot>());
     }
 }

@@ -1,8 +1,9 @@
 //! Who has what queued: the index over the store's rows, with quotas, leases and waiters. Some tens of bytes a message;
 //! bodies stay in the store.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use super::names::NameMap;
 use super::port::SessionId;
 use super::settings::Limits;
 use crate::proto::download::MessageId;
@@ -55,7 +56,7 @@ struct Mailbox {
     entries: VecDeque<Entry>,
     committed: usize,
     bytes: u64,
-    by_sender: HashMap<NameId, u32>,
+    by_sender: NameMap<NameId, u32>,
     lease: Option<Lease>,
     waiters: VecDeque<SessionId>,
     /// The user is being removed: nothing more is taken.
@@ -100,7 +101,7 @@ pub enum Quota {
 /// All queues.
 #[derive(Debug, Default)]
 pub struct Queues {
-    names: HashMap<Username, NameId>,
+    names: NameMap<Username, NameId>,
     users: Vec<User>,
     messages: u64,
     bytes: u64,
@@ -159,8 +160,10 @@ impl Queues {
     /// Adds a message that the store has already; in the order of ids.
     pub fn load(&mut self, id: MessageId, recipient: Username, sender: Username, at: u64, bytes: usize) {
         let sender = self.intern(sender);
-        self.push(recipient, Entry::new(id, bytes, at, sender));
+        self.messages += 1;
+        self.bytes += bytes as u64;
         if let Some(mailbox) = self.mailbox_or_new(recipient) {
+            mailbox.push(Entry::new(id, bytes, at, sender));
             mailbox.committed += 1;
         }
     }
@@ -178,25 +181,20 @@ impl Queues {
         bytes: usize,
         limits: &Limits,
     ) -> Result<(), Quota> {
-        if !self.exists(recipient) {
-            return Err(Quota::NoSuchUser);
-        }
+        let place = self.names.get(&recipient).copied().ok_or(Quota::NoSuchUser)?;
         let sender = self.intern(sender);
-        if let Some(mailbox) = self.mailbox(recipient) {
-            if mailbox.leaving {
-                return Err(Quota::NoSuchUser);
-            }
-            if mailbox.entries.len() as u64 >= u64::from(limits.queue_messages) {
-                return Err(Quota::QueueFull);
-            }
-            if mailbox.by_sender.get(&sender).is_some_and(|n| *n >= limits.queue_messages_per_sender) {
-                return Err(Quota::SenderFull);
-            }
+        let Some(user) = self.users.get_mut(place as usize).filter(|user| user.exists) else {
+            return Err(Quota::NoSuchUser);
+        };
+        if let Some(mailbox) = &user.mailbox {
+            mailbox.has_room(sender, limits)?;
         }
         if limits.store_bytes > 0 && self.bytes + bytes as u64 > limits.store_bytes {
             return Err(Quota::StoreFull);
         }
-        self.push(recipient, Entry::new(id, bytes, at, sender));
+        self.messages += 1;
+        self.bytes += bytes as u64;
+        user.mailbox.get_or_insert_default().push(Entry::new(id, bytes, at, sender));
         Ok(())
     }
 
@@ -371,16 +369,6 @@ impl Queues {
         Some(QueuedMessage { id: entry.id(), sender, at: u64::from(entry.at), bytes: entry.bytes() })
     }
 
-    fn push(&mut self, recipient: Username, entry: Entry) {
-        self.messages += 1;
-        self.bytes += entry.bytes();
-        if let Some(mailbox) = self.mailbox_or_new(recipient) {
-            mailbox.bytes += entry.bytes();
-            *mailbox.by_sender.entry(entry.sender).or_default() += 1;
-            mailbox.entries.push_back(entry);
-        }
-    }
-
     fn intern(&mut self, name: Username) -> NameId {
         let next = NameId::try_from(self.users.len()).unwrap_or(NameId::MAX);
         *self.names.entry(name).or_insert_with(|| {
@@ -428,6 +416,25 @@ fn summary(user: &User) -> Option<QueueSummary> {
 }
 
 impl Mailbox {
+    fn has_room(&self, sender: NameId, limits: &Limits) -> Result<(), Quota> {
+        if self.leaving {
+            return Err(Quota::NoSuchUser);
+        }
+        if self.entries.len() as u64 >= u64::from(limits.queue_messages) {
+            return Err(Quota::QueueFull);
+        }
+        match self.by_sender.get(&sender) {
+            Some(queued) if *queued >= limits.queue_messages_per_sender => Err(Quota::SenderFull),
+            _ => Ok(()),
+        }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.bytes += entry.bytes();
+        *self.by_sender.entry(entry.sender).or_default() += 1;
+        self.entries.push_back(entry);
+    }
+
     fn find(&self, id: MessageId) -> Option<usize> {
         match self.entries.front() {
             Some(front) if front.id() == id => Some(0),

@@ -73,7 +73,7 @@ impl Download {
     }
 
     /// The next message to send, if one is here.
-    pub fn next(&mut self) -> Option<(MessageId, Username, &[u8])> {
+    pub fn take_next(&mut self) -> Option<(MessageId, Username, &[u8])> {
         if self.next >= self.page.messages.len() {
             self.page = self.ahead.take()?;
             self.next = 0;

@@ -8,7 +8,7 @@ use super::limits::{MESSAGE_MAX_BYTES, PASSWORD_MAX_BYTES, USERNAME_MAX_BYTES};
 pub type Millis = u64;
 
 /// A user name: 1 to 10 ASCII letters, digits, `.`, `_`, `-`, starting with a letter or digit.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Username {
     length: u8,
     bytes: [u8; USERNAME_MAX_BYTES],
@@ -30,6 +30,13 @@ impl Username {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         self.bytes.get(..usize::from(self.length)).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
+    }
+}
+
+impl std::hash::Hash for Username {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        // What lies behind the name's end is zero, so that the whole array stands for it.
+        state.write(&self.bytes);
     }
 }
 

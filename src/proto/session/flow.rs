@@ -173,7 +173,7 @@ impl Session {
         while download.unacknowledged.len() < usize::from(download.window)
             && self.output.len().saturating_sub(self.sent as usize) < OUTPUT_HIGH_WATER_BYTES
         {
-            let Some((id, sender, body)) = download.next() else {
+            let Some((id, sender, body)) = download.take_next() else {
                 break;
             };
             write_message(sender, body, &mut self.output);

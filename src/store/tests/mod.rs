@@ -136,7 +136,7 @@ impl Rig {
         let next_id = store.load(|u| users.push(u), |m| loaded.push(m)).expect("loads").next_id;
         let ((wake, wakes), (event, events)) = (mpsc::channel(), mpsc::channel());
         let on_event = move |e| drop(event.send(e));
-        let writer = store.spawn(move || drop(wake.send(())), on_event).expect("spawns");
+        let writer = store.spawn(move || wake.send(()).unwrap_or_default(), on_event).expect("spawns");
         Rig { folder, writer: Some(writer), wakes, events, next_id, loaded, users }
     }
 

@@ -132,7 +132,7 @@ fn another_program_in_the_file_is_busy() {
 fn files_that_are_no_store_are_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("cpd.db");
-    let garbage: Vec<u8> = (0..20_000u32).map(|n| (n * 7919 >> 3) as u8).collect();
+    let garbage: Vec<u8> = (0..20_000u32).map(|n| ((n * 7919) >> 3) as u8).collect();
     for (what, bytes) in [("empty", &[][..]), ("text", b"hello"), ("garbage", &garbage), ("cut", b"SQLite format 3\0")]
     {
         fs::write(&path, bytes).expect("writes");

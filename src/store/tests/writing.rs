@@ -251,7 +251,7 @@ fn damaged_rows_are_found_while_running() {
     let connection = rusqlite::Connection::open(folder.path().join("cpd.db")).expect("opens");
     connection.execute("UPDATE message SET body = 'sEcond one' WHERE id = 2", []).expect("writes");
     connection.execute("UPDATE user SET locked = 1", []).expect("writes");
-    let limit = u32::MAX.min(admin::CHECK_MAX_ROWS);
+    let limit = admin::CHECK_MAX_ROWS;
     let place = crate::store::files::Place::take(&folder.path().join("cpd.db"), &mut Vec::new()).expect("locks");
     let answer = admin::read(&connection, &place, &AdminOp::Check { after: 0, limit }, &|_| ());
     let AdminAnswer::Checked { damaged, next: None, .. } = answer else { panic!("not checked: {answer:?}") };
