@@ -168,7 +168,12 @@ impl Decoder {
                     }
                 }
                 Nvt::Data(0) if self.held.last() == Some(&CR) => {}
-                Nvt::Data(byte) => self.push(&[byte]),
+                Nvt::Data(byte) => {
+                    self.push(&[byte]);
+                    if self.flooded() {
+                        return None;
+                    }
+                }
                 Nvt::EraseCharacter => self.erase_character(),
                 Nvt::EraseLine => self.erase_line(),
                 answer @ (Nvt::Refuse(_) | Nvt::AreYouThere) => return Some(answer),
@@ -217,6 +222,9 @@ impl Decoder {
                 if !continues {
                     break;
                 }
+            }
+            if self.held.is_empty() {
+                self.forget();
             }
         }
     }

@@ -181,6 +181,10 @@ fn decode(pieces: &[(Vec<u8>, Interruption)]) -> Vec<Out> {
                 out.push(Out::AreYouThere);
                 continue;
             }
+            if twice == "Flood" {
+                out.push(Out::Flood);
+                return out;
+            }
             let token = match decoder.peek(&mut input) {
                 Found::Line(line, token) => {
                     assert_eq!(twice, format!("{:?}", Found::Line(line, token)));
@@ -191,11 +195,7 @@ fn decode(pieces: &[(Vec<u8>, Interruption)]) -> Vec<Out> {
                     token
                 }
                 Found::More => break,
-                Found::Flood => {
-                    out.push(Out::Flood);
-                    return out;
-                }
-                found @ (Found::Refuse(_) | Found::AreYouThere) => panic!("{found:?} behind {twice}"),
+                found @ (Found::Flood | Found::Refuse(_) | Found::AreYouThere) => panic!("{found:?} behind {twice}"),
             };
             decoder.take(token, &mut input);
             assert!(!decoder.finished());

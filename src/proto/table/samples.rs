@@ -267,7 +267,7 @@ fn sample_page(messages: u64) -> Page {
 fn sample_download(messages: u64) -> Download {
     let mut download = Download::new(1, 1, false);
     download.add(sample_page(messages));
-    if let Some((id, ..)) = download.next() {
+    if let Some((id, ..)) = download.take_next() {
         download.unacknowledged.push_back(id);
         download.delivered = true;
     }
