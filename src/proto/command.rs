@@ -145,3 +145,6 @@ fn number(digits: &[u8], max: u16) -> Option<u16> {
     }
     u16::try_from(value).ok().filter(|v| (1..=max).contains(v) && !digits.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

@@ -385,10 +385,14 @@ fn receiving_message(user: Username, mut download: Box<Download>, event: Event, 
                 say: Say::Messages,
                 action: Action::Delete(id),
             },
-            None => State::ReceivingMessage { user, download }.stays(),
+            // While WMSG waits there is nothing to acknowledge or to reject.
+            None if download.waiting => State::ReceivingMessage { user, download }.stays(),
+            None => State::ReceivingMessage { user, download }.says(Say::Later),
         },
-        // While WMSG waits there is nothing to reject.
         Event::Reject if download.waiting => State::ReceivingMessage { user, download }.stays(),
+        Event::Reject if download.unacknowledged.is_empty() => {
+            State::ReceivingMessage { user, download }.says(Say::Later)
+        }
         Event::Reject => leaves(error_state(user, dialect), Say::Nothing),
         Event::Nothing => leaves(State::ProcessCommand { user }, Say::Reply(Reply::NoMessages)),
         Event::Finished => {
@@ -415,7 +419,12 @@ fn receiving_message(user: Username, mut download: Box<Download>, event: Event, 
         | Event::Wait { .. }
         | Event::Recover
         | Event::Bad
-        | Event::Late(_) => State::ReceivingMessage { user, download }.bad(),
+        | Event::Late(_) => {
+            // While WMSG waits the wait is ended first: the PDU belongs to Process Command.
+            let later = download.unacknowledged.is_empty();
+            let state = State::ReceivingMessage { user, download };
+            if later { state.says(Say::Later) } else { state.bad() }
+        }
         Event::Verified(_) | Event::Stored | Event::Refused(_) => State::ReceivingMessage { user, download }.stays(),
     }
 }

@@ -168,7 +168,12 @@ impl Decoder {
                     }
                 }
                 Nvt::Data(0) if self.held.last() == Some(&CR) => {}
-                Nvt::Data(byte) => self.push(&[byte]),
+                Nvt::Data(byte) => {
+                    self.push(&[byte]);
+                    if self.flooded() {
+                        return None;
+                    }
+                }
                 Nvt::EraseCharacter => self.erase_character(),
                 Nvt::EraseLine => self.erase_line(),
                 answer @ (Nvt::Refuse(_) | Nvt::AreYouThere) => return Some(answer),
@@ -218,6 +223,9 @@ impl Decoder {
                     break;
                 }
             }
+            if self.held.is_empty() {
+                self.forget();
+            }
         }
     }
 
@@ -262,3 +270,6 @@ fn plain_length(bytes: &[u8]) -> usize {
     let rest = bytes.get(length..).unwrap_or_default();
     length + rest.iter().position(special).unwrap_or(rest.len())
 }
+
+#[cfg(test)]
+mod tests;

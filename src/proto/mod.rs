@@ -9,5 +9,6 @@ pub mod reply;
 pub mod services;
 pub mod session;
 pub mod settings;
+pub mod table;
 pub mod telnet;
 pub mod types;

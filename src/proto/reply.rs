@@ -81,3 +81,6 @@ pub fn write_message(sender: Username, body: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(body);
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,3 +118,6 @@ pub fn is_message(bytes: &[u8]) -> bool {
         Err(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,374 @@
+//! The decoder against a model that takes the stream byte by byte and was written from docs/protocol.md sections 1, 2
+//! and 10 alone.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::proto::telnet::IAC;
+
+/// What comes out of a stream.
+#[derive(Debug, PartialEq, Eq, Clone)]
+enum Out {
+    Whole(Vec<u8>),
+    Overlong(Vec<u8>),
+    Refuse([u8; 3]),
+    AreYouThere,
+    Flood,
+    /// The line took too long: its verb, or `None` if it was over-long already.
+    GaveUp(Option<Verb>),
+}
+
+/// What happens to a stream beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interruption {
+    Nothing,
+    GiveUp,
+    Silence,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
+enum Stage {
+    #[default]
+    Data,
+    Command,
+    Option(u8),
+    Inside,
+    InsideCommand,
+}
+
+/// Keeps every byte of a line.
+#[derive(Default)]
+struct Model {
+    stage: Stage,
+    line: Vec<u8>,
+    /// The bytes that the line had in all, also of one that is over-long.
+    over: bool,
+    skipping: bool,
+    flooded: bool,
+    count: usize,
+    out: Vec<Out>,
+}
+
+impl Model {
+    fn feed(&mut self, byte: u8) {
+        if self.flooded {
+            return;
+        }
+        self.stage = match (self.stage, byte) {
+            (Stage::Data, 255) => Stage::Command,
+            (Stage::Data, byte) => return self.data(byte),
+            (Stage::Command, 255) => {
+                self.stage = Stage::Data;
+                return self.data(255);
+            }
+            (Stage::Command, 250) => Stage::Inside,
+            (Stage::Command, 251..=254) => Stage::Option(byte),
+            (Stage::Command, command) => {
+                match command {
+                    246 => self.out.push(Out::AreYouThere),
+                    247 => self.erase_character(),
+                    248 | 244 => self.erase_line(),
+                    _ => {}
+                }
+                Stage::Data
+            }
+            (Stage::Option(verb), option) => {
+                match verb {
+                    251 => self.out.push(Out::Refuse([255, 254, option])),
+                    253 => self.out.push(Out::Refuse([255, 252, option])),
+                    _ => {}
+                }
+                Stage::Data
+            }
+            (Stage::Inside, 255) => Stage::InsideCommand,
+            (Stage::Inside, _) => Stage::Inside,
+            (Stage::InsideCommand, 240) => Stage::Data,
+            (Stage::InsideCommand, _) => Stage::Inside,
+        }
+    }
+
+    fn data(&mut self, byte: u8) {
+        match byte {
+            b'\n' => self.end(),
+            0 if !self.over && !self.skipping && self.line.last() == Some(&b'\r') => {}
+            byte => {
+                self.count += 1;
+                if !self.skipping {
+                    self.line.push(byte);
+                }
+                let content = self.line.len() - usize::from(self.line.last() == Some(&b'\r'));
+                self.over |= content > 1024 || self.line.len() > 1025;
+                if self.count > 65_536 && (self.over || self.skipping) {
+                    self.flooded = true;
+                    self.out.push(Out::Flood);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.skipping {
+            let line = self.line.strip_suffix(b"\r").unwrap_or(&self.line).to_vec();
+            self.out.push(if self.over { Out::Overlong(line[..4].to_vec()) } else { Out::Whole(line) });
+        }
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        self.line.clear();
+        (self.over, self.skipping, self.count) = (false, false, 0);
+    }
+
+    fn erase_character(&mut self) {
+        if !self.over && !self.skipping {
+            // A character of UTF-8 is a byte that is no continuation and those behind it.
+            while self.line.last().is_some_and(|b| (0x80..0xc0).contains(b)) {
+                self.line.pop();
+            }
+            self.line.pop();
+            self.count = self.line.len();
+        }
+    }
+
+    fn erase_line(&mut self) {
+        if !self.skipping {
+            self.clear();
+        }
+    }
+
+    fn unfinished(&self) -> bool {
+        !self.flooded && (!self.line.is_empty() || self.skipping || self.over)
+    }
+
+    fn interrupt(&mut self, what: Interruption) {
+        if !self.unfinished() {
+            return;
+        }
+        match what {
+            Interruption::Nothing => {}
+            Interruption::Silence => self.end(),
+            Interruption::GiveUp => {
+                let verb = (!self.over && !self.skipping).then(|| Verb::of(&self.line));
+                self.out.push(Out::GaveUp(verb));
+                self.count = if verb.is_some() { self.count } else { 0 };
+                self.line.clear();
+                (self.over, self.skipping) = (false, true);
+            }
+        }
+    }
+}
+
+fn decode(pieces: &[(Vec<u8>, Interruption)]) -> Vec<Out> {
+    let mut decoder = Decoder::default();
+    let (mut out, mut waiting) = (Vec::new(), Vec::new());
+    for (piece, then) in pieces {
+        waiting.extend_from_slice(piece);
+        let mut input: &[u8] = &waiting;
+        loop {
+            // A line that is not taken stays what it is.
+            let twice = {
+                let mut again = input;
+                let found = format!("{:?}", decoder.peek(&mut again));
+                input = again;
+                found
+            };
+            if let Some(event) = twice.strip_prefix("Refuse") {
+                let bytes: Vec<u8> =
+                    event.trim_matches(['(', ')', '[', ']']).split(", ").map(|b| b.parse().expect("a byte")).collect();
+                out.push(Out::Refuse(bytes.try_into().expect("three bytes")));
+                continue;
+            } else if twice == "AreYouThere" {
+                out.push(Out::AreYouThere);
+                continue;
+            }
+            if twice == "Flood" {
+                out.push(Out::Flood);
+                return out;
+            }
+            let token = match decoder.peek(&mut input) {
+                Found::Line(line, token) => {
+                    assert_eq!(twice, format!("{:?}", Found::Line(line, token)));
+                    out.push(match line {
+                        Line::Whole(line) => Out::Whole(line.to_vec()),
+                        Line::Overlong(verb) => Out::Overlong(verb.to_vec()),
+                    });
+                    token
+                }
+                Found::More => break,
+                found @ (Found::Flood | Found::Refuse(_) | Found::AreYouThere) => panic!("{found:?} behind {twice}"),
+            };
+            decoder.take(token, &mut input);
+            assert!(!decoder.finished());
+        }
+        assert!(input.is_empty(), "input is left behind More");
+        waiting.clear();
+        assert!(decoder.held.len() <= PDU_MAX_BYTES + 5, "{} bytes", decoder.held.len());
+        assert!(decoder.held.capacity() <= 2 * (PDU_MAX_BYTES + 5), "{} bytes", decoder.held.capacity());
+        if !decoder.unfinished() {
+            assert_eq!(decoder.held.capacity() * usize::from(decoder.held.is_empty()), 0, "memory between two lines");
+        }
+        match then {
+            Interruption::GiveUp if decoder.unfinished() => out.push(Out::GaveUp(decoder.give_up())),
+            Interruption::Silence => decoder.end_by_silence(),
+            Interruption::GiveUp | Interruption::Nothing => {}
+        }
+    }
+    // What silence ended last.
+    match decoder.peek(&mut [].as_slice()) {
+        Found::Line(Line::Whole(line), _) => out.push(Out::Whole(line.to_vec())),
+        Found::Line(Line::Overlong(verb), _) => out.push(Out::Overlong(verb.to_vec())),
+        Found::More => {}
+        found => panic!("{found:?}"),
+    }
+    out
+}
+
+fn model(pieces: &[(Vec<u8>, Interruption)]) -> Vec<Out> {
+    let mut model = Model::default();
+    for (bytes, then) in pieces {
+        bytes.iter().for_each(|byte| model.feed(*byte));
+        model.interrupt(*then);
+    }
+    model.out
+}
+
+fn lines_of(bytes: &[u8]) -> Vec<Out> {
+    decode(&[(bytes.to_vec(), Interruption::Nothing)])
+}
+
+fn whole(lines: &[&str]) -> Vec<Out> {
+    lines.iter().map(|line| Out::Whole(line.as_bytes().to_vec())).collect()
+}
+
+#[test]
+fn lines_end_with_lf_and_lose_one_cr() {
+    assert_eq!(lines_of(b"a\r\nb\n\n\r\nc\r\r\n d\re\n\rf\nrest"), whole(&["a", "b", "", "", "c\r", " d\re", "\rf"]));
+}
+
+#[test]
+fn nul_behind_cr_is_nothing() {
+    assert_eq!(lines_of(b"a\r\0b\n\r\0\nc\0\n\r\0\0\n"), whole(&["a\rb", "", "c\0", ""]));
+}
+
+#[test]
+fn commands_are_taken_out_of_the_stream() {
+    let stream = [b"ab".as_slice(), &[IAC, 247], b"c", &[IAC, 241], b"\n", &[IAC, 253, 1], b"x", &[IAC, 248], b"y\n"];
+    let expected = [whole(&["ac"]), vec![Out::Refuse([255, 252, 1])], whole(&["y"])].concat();
+    assert_eq!(lines_of(&stream.concat()), expected);
+    // Two of them are a byte of data; a subnegotiation is nothing, whatever is in it.
+    let stream = [b"a".as_slice(), &[255, 255], &[255, 250, 31, 10, 255, 255, 13, 10, 255, 240], b"b\n", &[255, 246]];
+    assert_eq!(lines_of(&stream.concat()), [Out::Whole(b"a\xffb".to_vec()), Out::AreYouThere]);
+}
+
+#[test]
+fn erasing_takes_back_a_whole_character_and_never_more_than_the_line() {
+    let stream = ["aé€😀".as_bytes(), &[IAC, 247], &[IAC, 247], b"b\n", &[IAC, 247], b"c\n"].concat();
+    assert_eq!(lines_of(&stream), whole(&["aéb", "c"]));
+}
+
+#[test]
+fn both_sides_of_every_bound() {
+    for (bytes, out) in [
+        (1024, Out::Whole(vec![b'a'; 1024])),
+        (1025, Out::Overlong(b"aaaa".to_vec())),
+        (65_535, Out::Overlong(b"aaaa".to_vec())),
+        (65_536, Out::Overlong(b"aaaa".to_vec())),
+        (65_537, Out::Flood),
+    ] {
+        for step in [1, 7, 1024, 4096, 70_000] {
+            let stream = [vec![b'a'; bytes], b"\n".to_vec()].concat();
+            let pieces: Vec<_> = stream.chunks(step).map(|c| (c.to_vec(), Interruption::Nothing)).collect();
+            assert_eq!(decode(&pieces), [out.clone()], "{bytes} bytes by {step}");
+        }
+    }
+}
+
+#[test]
+fn a_flood_is_one_whatever_it_is_made_of() {
+    for byte in [[0, 0], [IAC, IAC]] {
+        let stream = [byte.repeat(65_537), b"\n".to_vec()].concat();
+        assert_eq!(lines_of(&stream), [Out::Flood]);
+    }
+}
+
+#[test]
+fn a_line_that_took_too_long_is_thrown_away_to_its_end() {
+    let pieces = [(b"SMSGbob:x".to_vec(), Interruption::GiveUp), (b"USERbob\nTERM\n".to_vec(), Interruption::Nothing)];
+    assert_eq!(decode(&pieces), [Out::GaveUp(Some(Verb::Smsg)), Out::Whole(b"TERM".to_vec())]);
+    let pieces = [(vec![b'a'; 2000], Interruption::GiveUp)];
+    assert_eq!(decode(&pieces), [Out::GaveUp(None)]);
+}
+
+#[test]
+fn silence_ends_a_line_whose_terminator_may_still_come() {
+    let pieces = [(b"RMSG\r".to_vec(), Interruption::Silence), (b"250".to_vec(), Interruption::Silence)];
+    assert_eq!(decode(&pieces), whole(&["RMSG", "250"]));
+}
+
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![
+        4 => Just(b'\n'),
+        4 => Just(b'\r'),
+        2 => Just(0),
+        8 => Just(IAC),
+        6 => prop_oneof![Just(244u8), Just(246), Just(247), Just(248), Just(250), Just(240), 251u8..=254],
+        10 => b'a'..=b'z',
+        3 => 0x80u8..=0xff,
+        2 => any::<u8>(),
+    ];
+    prop_oneof![
+        8 => prop::collection::vec(byte, 0..12),
+        3 => prop_oneof![Just("USERbob\r\n"), Just("PASSsecret"), Just("SMSGbob:hé😀"), Just("\r\n")]
+            .prop_map(|text| text.as_bytes().to_vec()),
+        2 => (1010usize..1035, b'a'..=b'b').prop_map(|(count, byte)| vec![byte; count]),
+        1 => (64_500usize..65_540, prop_oneof![Just(b'a'), Just(0u8), Just(b'\r')]).prop_map(|(n, b)| vec![b; n]),
+    ]
+}
+
+fn stream() -> impl Strategy<Value = Vec<(Vec<u8>, Interruption)>> {
+    let then = prop_oneof![
+        6 => Just(Interruption::Nothing),
+        1 => Just(Interruption::GiveUp),
+        1 => Just(Interruption::Silence),
+    ];
+    prop::collection::vec((piece(), then), 0..24)
+}
+
+/// The same stream cut elsewhere; interruptions stay where they are.
+fn cut(pieces: &[(Vec<u8>, Interruption)], lengths: &[usize]) -> Vec<(Vec<u8>, Interruption)> {
+    let (mut cut, mut bytes, mut lengths) = (Vec::new(), Vec::new(), lengths.iter().cycle());
+    for (piece, then) in pieces {
+        bytes.extend_from_slice(piece);
+        if *then == Interruption::Nothing {
+            continue;
+        }
+        while !bytes.is_empty() {
+            let rest = bytes.split_off(bytes.len().min(*lengths.next().expect("a cycle")));
+            cut.push((std::mem::replace(&mut bytes, rest), Interruption::Nothing));
+        }
+        cut.push((Vec::new(), *then));
+    }
+    while !bytes.is_empty() {
+        let rest = bytes.split_off(bytes.len().min(*lengths.next().expect("a cycle")));
+        cut.push((std::mem::replace(&mut bytes, rest), Interruption::Nothing));
+    }
+    cut
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn any_stream_is_read_as_the_model_reads_it(pieces in stream(), lengths in prop::collection::vec(1usize..3000, 1..6)) {
+        let expected = model(&pieces);
+        prop_assert_eq!(&decode(&pieces), &expected);
+        prop_assert_eq!(&decode(&cut(&pieces, &lengths)), &expected);
+    }
+
+    #[test]
+    fn any_small_stream_is_read_byte_by_byte(pieces in prop::collection::vec(piece().prop_filter("small", |p| p.len() < 2000), 0..12)) {
+        let bytes = pieces.concat();
+        let one_by_one: Vec<_> = bytes.iter().map(|b| (vec![*b], Interruption::Nothing)).collect();
+        prop_assert_eq!(decode(&one_by_one), lines_of(&bytes));
+    }
+}
