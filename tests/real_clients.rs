@@ -1,0 +1,193 @@
+//! Whole sessions with the programs that people have: telnet at a terminal, and nc in a pipe.
+
+mod running;
+
+use std::fs::File;
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+
+use running::terminal::Terminal;
+use running::{Daemon, need, wait_for};
+
+/// bob's session, in which alice's message waits for him. Lines with `C: ` are typed.
+const SESSION: &str = "\
+C: USER bob
+S: 220 received username successfully
+C: PASS hunter2
+S: 230 user authenticated successfully
+C: RMSG
+S: RMSGalice:Lunch at one?
+C: 250 message successfully downloaded
+S: 255 end of messages
+C: SMSG alice:Yes, at the usual place. Gr\u{fc}\u{df}e!
+S: 240 message successfully sent
+C: SMSG alcie:I may be late.
+S: 545 receiver user does not exist; send 201 to go on, TERM to end
+C: RMSG
+S: 500 bad command
+C: 201
+S: 201 recovered from error
+C: SMSG alice:I may be late: sorry
+S: 546 too many : characters found in PDU; send 201 to go on, TERM to end
+C: 201
+S: 201 recovered from error
+C: RMSG
+S: 256 no new messages
+C: nonsense
+S: 500 bad command
+C: TERM
+";
+
+fn daemon() -> Daemon {
+    let daemon = Daemon::start("");
+    daemon.add_user("bob", "hunter2");
+    daemon.add_user("alice", "sesame");
+    let mut alice = daemon.connect();
+    alice.logs_in("alice", "sesame");
+    alice.asks("SMSGbob:Lunch at one?", "240 ");
+    daemon
+}
+
+/// That what bob sent is there, and only that.
+#[track_caller]
+fn alice_has_her_message(daemon: &Daemon) {
+    let mut alice = daemon.connect();
+    alice.logs_in("alice", "sesame");
+    alice.asks("RMSG", "RMSGbob:Yes, at the usual place. Gr\u{fc}\u{df}e!");
+    alice.asks("250", "255 ");
+    alice.asks("RMSG", "256 ");
+    assert!(daemon.cpctl(&["queue", "list"], "").lines().count() == 1);
+}
+
+fn telnet(daemon: &Daemon) -> (Terminal, String) {
+    need("telnet", "inetutils-telnet");
+    let (ip, port) = (daemon.address.ip().to_string(), daemon.address.port().to_string());
+    let terminal = Terminal::runs(&["telnet", &ip, &port], |_| {});
+    (terminal, format!("Trying {ip}...\nConnected to {ip}.\nEscape character is '^]'.\n"))
+}
+
+#[test]
+fn a_person_with_telnet_has_a_whole_session() {
+    let daemon = daemon();
+    let (mut person, mut screen) = telnet(&daemon);
+    for line in SESSION.split_inclusive('\n') {
+        let (side, text) = line.split_at(3);
+        if side == "C: " {
+            person.waits_until_it_shows(&screen, str::to_owned);
+            person.types(text);
+        }
+        // What is typed is shown as well.
+        screen.push_str(text);
+    }
+    screen.push_str("Connection closed by foreign host.\n");
+    person.waits_until_it_shows(&screen, str::to_owned);
+    person.ends();
+    alice_has_her_message(&daemon);
+}
+
+#[test]
+fn telnets_own_commands_and_options_disturb_nothing() {
+    let daemon = daemon();
+    let (mut person, greeting) = telnet(&daemon);
+    person.waits_until_it_shows(&greeting, str::to_owned);
+    let shows = |person: &Terminal, what: &str, times: usize| {
+        wait_for(what, || (person.screen().matches(what).count() >= times).then_some(()));
+    };
+    person.types("USER bob\n");
+    shows(&person, "220 ", 1);
+    let commands = ["send ayt", "send el", "send nop", "toggle binary", "mode character"];
+    for (command, times) in commands.iter().zip(1..) {
+        person.types("\u{1d}");
+        shows(&person, "telnet> ", times);
+        person.types(&format!("{command}\n"));
+        // Its answer tells that telnet has left its command mode.
+        person.types("nonsense\n");
+        shows(&person, "500 bad command\n", times);
+    }
+    shows(&person, "\n[yes]\n", 1);
+    person.types("PASS hunter2\n");
+    shows(&person, "230 ", 1);
+    person.types("TERM\n");
+    shows(&person, "Connection closed by foreign host.", 1);
+    assert_eq!(person.screen().matches("500").count(), commands.len(), "{}", person.screen());
+}
+
+/// nc, whose standard input stays open as long as the test likes, and whose output goes into a file.
+struct Nc {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Nc {
+    fn connects(daemon: &Daemon) -> Nc {
+        need("nc", "netcat-openbsd");
+        let folder = tempfile::tempdir().expect("a folder");
+        let output = File::create(folder.path().join("output")).expect("a file");
+        let mut command = Command::new("nc");
+        command.arg(daemon.address.ip().to_string()).arg(daemon.address.port().to_string());
+        let child = command.stdin(Stdio::piped()).stdout(output).spawn().expect("nc runs");
+        Nc { child, folder }
+    }
+
+    #[track_caller]
+    fn types(&mut self, text: &str) {
+        self.child.stdin.as_mut().expect("open").write_all(text.as_bytes()).expect("typed");
+    }
+
+    fn output(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("output")).expect("UTF-8")
+    }
+
+    /// Waits for all of `expected`, the whole output so far.
+    #[track_caller]
+    fn shows(&self, expected: &str) {
+        wait_for(expected, || (self.output().len() >= expected.len()).then_some(()));
+        assert_eq!(self.output(), expected);
+    }
+
+    /// That the server has closed: nc ends once nothing more is typed.
+    #[track_caller]
+    fn ends(&mut self) {
+        drop(self.child.stdin.take());
+        let child = &mut self.child;
+        wait_for("nc's end", || child.try_wait().expect("a child"));
+    }
+}
+
+impl Drop for Nc {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_person_with_nc_has_a_whole_session() {
+    let daemon = daemon();
+    let mut nc = Nc::connects(&daemon);
+    let mut expected = String::new();
+    for line in SESSION.lines() {
+        let (side, text) = line.split_at(3);
+        if side == "C: " {
+            nc.types(&format!("{text}\n"));
+        } else {
+            expected += &format!("{text}\r\n");
+            nc.shows(&expected);
+        }
+    }
+    nc.ends();
+    nc.shows(&expected);
+    alice_has_her_message(&daemon);
+}
+
+#[test]
+fn a_script_sends_everything_at_once() {
+    let daemon = daemon();
+    let mut nc = Nc::connects(&daemon);
+    let said = |side| SESSION.lines().filter_map(move |line: &str| line.strip_prefix(side));
+    nc.types(&said("C: ").fold(String::new(), |all, line| all + line + "\r\n"));
+    nc.shows(&said("S: ").fold(String::new(), |all, line| all + line + "\r\n"));
+    nc.ends();
+    alice_has_her_message(&daemon);
+}
