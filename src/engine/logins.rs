@@ -122,3 +122,6 @@ impl Logins {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

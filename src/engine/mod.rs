@@ -474,7 +474,7 @@ impl Engine {
         }
         self.sweep = match next {
             Some(place) => (now + crate::timer::TICK_MS, place),
-            None => (now.saturating_add((age * 100).clamp(1000, 60_000)), 0),
+            None => (now.saturating_add(age.saturating_mul(100).clamp(1000, 60_000)), 0),
         };
     }
 }

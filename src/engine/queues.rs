@@ -490,3 +490,6 @@ impl Mailbox {
         self.entries.is_empty() && self.lease.is_none() && self.waiters.is_empty() && !self.leaving
     }
 }
+
+#[cfg(test)]
+mod tests;

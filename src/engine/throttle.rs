@@ -117,3 +117,6 @@ impl Throttle {
         if self.buckets.len() < BUCKETS_MAX { key } else { Key::Overflow }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,12 +38,15 @@ pub struct Work {
     inserts: usize,
     insert_bytes: usize,
     epoch: u32,
+    /// Batches not handed back that were filled before the last failure became known.
+    stale: usize,
 }
 
 impl Work {
-    /// Whether another message of `bytes` can be taken now.
+    /// Whether another message of `bytes` can be taken now. While the store has yet to refuse what was filled before a
+    /// failure, none is: it could be stored behind one of the same session that is refused.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.inserts < INSERTS_MAX && self.insert_bytes + bytes <= INSERT_BYTES_MAX
+        self.stale == 0 && self.inserts < INSERTS_MAX && self.insert_bytes + bytes <= INSERT_BYTES_MAX
     }
 
     /// Adds a message; `op` gets the place of the body.
@@ -135,6 +138,9 @@ impl Work {
             }
             self.epoch = outcome.epoch;
             self.filling.epoch = outcome.epoch;
+            self.stale = self.under_way + self.ready.len();
+        } else if batch.epoch != self.epoch {
+            self.stale = self.stale.saturating_sub(1);
         }
     }
 
@@ -163,3 +169,6 @@ impl Work {
 fn place(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,394 @@
+//! The queues against a model that keeps all messages in one list.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone)]
+struct Message {
+    id: u64,
+    recipient: usize,
+    sender: usize,
+    at: u64,
+    bytes: u64,
+    committed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ModelLease {
+    session: u64,
+    cursor: u64,
+    last: u64,
+}
+
+/// Lists, looked through from the front.
+#[derive(Debug, Default)]
+struct Model {
+    users: [bool; 3],
+    leaving: [bool; 3],
+    messages: Vec<Message>,
+    leases: [Option<ModelLease>; 3],
+    waiters: [Vec<u64>; 3],
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add(usize),
+    Admit {
+        recipient: usize,
+        sender: usize,
+        bytes: usize,
+    },
+    /// The next of a recipient's messages that are on their way is stored, or is not.
+    Outcome {
+        recipient: usize,
+        stored: bool,
+    },
+    Remove {
+        recipient: usize,
+        nth: usize,
+    },
+    RemoveAll {
+        recipient: usize,
+        every: usize,
+    },
+    Lease {
+        user: usize,
+        session: u64,
+    },
+    Page {
+        user: usize,
+        session: u64,
+    },
+    Wait {
+        user: usize,
+        session: u64,
+    },
+    Release {
+        user: usize,
+        session: u64,
+    },
+    Grant(usize),
+    Expired {
+        cutoff: u64,
+        limit: usize,
+    },
+    Select {
+        user: usize,
+        sender: usize,
+    },
+    BeginRemoval(usize),
+    EndRemoval {
+        user: usize,
+        removed: bool,
+    },
+    Later,
+}
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+fn name(user: usize) -> Username {
+    Username::parse(NAMES[user].as_bytes()).expect("a name")
+}
+
+fn session(serial: u64) -> SessionId {
+    SessionId { serial, slot: serial as u32 }
+}
+
+fn limits() -> Limits {
+    Limits { queue_messages: 12, queue_messages_per_sender: 6, store_bytes: 9000, ..Limits::default() }
+}
+
+impl Model {
+    fn queue(&self, user: usize) -> impl Iterator<Item = &Message> {
+        self.messages.iter().filter(move |m| m.recipient == user)
+    }
+
+    fn committed(&self, user: usize) -> impl Iterator<Item = &Message> {
+        self.queue(user).filter(|m| m.committed)
+    }
+
+    fn admit(&mut self, message: Message) -> Result<(), Quota> {
+        let (to, limits) = (message.recipient, limits());
+        if !self.users[to] || self.leaving[to] {
+            return Err(Quota::NoSuchUser);
+        }
+        if self.queue(to).count() >= limits.queue_messages as usize {
+            return Err(Quota::QueueFull);
+        }
+        let same = self.queue(to).filter(|m| m.sender == message.sender).count();
+        if same >= limits.queue_messages_per_sender as usize {
+            return Err(Quota::SenderFull);
+        }
+        if self.messages.iter().map(|m| m.bytes).sum::<u64>() + message.bytes > limits.store_bytes {
+            return Err(Quota::StoreFull);
+        }
+        self.messages.push(message);
+        Ok(())
+    }
+
+    fn lease(&mut self, user: usize, session: u64) -> bool {
+        let last = self.committed(user).last().map(|m| m.id);
+        match (last, self.leases[user]) {
+            (Some(last), None) => {
+                self.leases[user] = Some(ModelLease { session, cursor: 0, last });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn page(&mut self, user: usize, session: u64) -> (Option<bool>, Vec<u64>) {
+        let Some(lease) = self.leases[user].filter(|lease| lease.session == session) else {
+            return (None, Vec::new());
+        };
+        let left: Vec<Message> =
+            self.committed(user).filter(|m| m.id > lease.cursor && m.id <= lease.last).cloned().collect();
+        let (mut ids, mut bytes) = (Vec::new(), 0);
+        for message in &left {
+            bytes += message.bytes as usize;
+            if !ids.is_empty() && bytes > PAGE_MAX_BYTES {
+                break;
+            }
+            ids.push(message.id);
+        }
+        let Some(cursor) = ids.last().copied() else { return (None, ids) };
+        self.leases[user] = Some(ModelLease { cursor, ..lease });
+        (Some(ids.len() < left.len()), ids)
+    }
+}
+
+/// Both at once.
+struct Pair {
+    queues: Queues,
+    model: Model,
+    next: u64,
+    now: u64,
+}
+
+impl Pair {
+    fn ids(&self, user: usize) -> Vec<u64> {
+        self.model.queue(user).map(|m| m.id).collect()
+    }
+
+    fn remove(&mut self, user: usize, ids: &[u64]) {
+        self.model.messages.retain(|m| m.recipient != user || !ids.contains(&m.id));
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Later => self.now += 10,
+            Step::Add(user) => {
+                self.queues.add_user(name(user));
+                self.model.users[user] = true;
+            }
+            Step::Admit { recipient, sender, bytes } => {
+                let (id, at) = (self.next, self.now);
+                self.next += 1;
+                let message = Message { id, recipient, sender, at, bytes: bytes as u64, committed: false };
+                let result = self.queues.admit(MessageId(id), name(recipient), name(sender), at, bytes, &limits());
+                assert_eq!(result, self.model.admit(message));
+            }
+            Step::Outcome { recipient, stored } => {
+                let under_way = self.model.queue(recipient).find(|m| !m.committed).map(|m| m.id);
+                let id = under_way.unwrap_or(999_999);
+                if stored {
+                    let wanted = under_way.is_some() && !self.model.waiters[recipient].is_empty();
+                    self.model.messages.iter_mut().filter(|m| m.id == id).for_each(|m| m.committed = true);
+                    assert_eq!(self.queues.commit(name(recipient), MessageId(id)), wanted);
+                } else {
+                    self.remove(recipient, &[id]);
+                    assert_eq!(self.queues.remove(name(recipient), MessageId(id)), under_way.is_some());
+                }
+            }
+            Step::Remove { recipient, nth } => {
+                let id = self.model.committed(recipient).nth(nth).map(|m| m.id);
+                self.remove(recipient, &[id.unwrap_or(0)]);
+                assert_eq!(self.queues.remove(name(recipient), MessageId(id.unwrap_or(0))), id.is_some());
+            }
+            Step::RemoveAll { recipient, every } => {
+                let ids: Vec<u64> = self.model.committed(recipient).map(|m| m.id).step_by(every).collect();
+                self.remove(recipient, &ids);
+                let ids: Vec<MessageId> = ids.into_iter().map(MessageId).collect();
+                self.queues.remove_all(name(recipient), &ids);
+            }
+            Step::BeginRemoval(user) => {
+                assert_eq!(self.queues.begin_removal(name(user)), self.ids(user));
+                self.model.leaving[user] = true;
+            }
+            Step::EndRemoval { user, removed } if self.model.leaving[user] => {
+                self.model.leaving[user] = false;
+                if removed {
+                    self.queues.remove_user(name(user));
+                    self.remove(user, &self.ids(user));
+                    self.model.users[user] = false;
+                    (self.model.leases[user], self.model.waiters[user]) = (None, Vec::new());
+                } else {
+                    self.queues.cancel_removal(name(user));
+                }
+            }
+            Step::EndRemoval { .. } => {}
+            Step::Lease { .. } | Step::Page { .. } | Step::Wait { .. } | Step::Release { .. } | Step::Grant(_) => {
+                self.download(&step);
+            }
+            Step::Expired { .. } | Step::Select { .. } => self.question(&step),
+        }
+    }
+
+    fn download(&mut self, step: &Step) {
+        match *step {
+            Step::Lease { user, session: serial } => {
+                assert_eq!(self.queues.lease(name(user), session(serial)), self.model.lease(user, serial));
+            }
+            Step::Page { user, session: serial } => {
+                let mut ids = Vec::new();
+                let more = self.queues.next_page(name(user), session(serial), &mut ids);
+                assert_eq!((more, ids), self.model.page(user, serial));
+            }
+            Step::Wait { user, session: serial } if !self.model.waiters[user].contains(&serial) => {
+                self.queues.wait(name(user), session(serial));
+                self.model.waiters[user].push(serial);
+            }
+            Step::Release { user, session: serial } => {
+                self.model.leases[user] = self.model.leases[user].filter(|lease| lease.session != serial);
+                self.model.waiters[user].retain(|w| *w != serial);
+                let wanted = !self.model.waiters[user].is_empty() && self.model.committed(user).count() > 0;
+                assert_eq!(self.queues.release(name(user), session(serial)), wanted);
+            }
+            Step::Grant(user) => {
+                let first = self.model.waiters[user].first().copied();
+                let granted = first.filter(|first| self.model.lease(user, *first));
+                if granted.is_some() {
+                    self.model.waiters[user].remove(0);
+                }
+                assert_eq!(self.queues.grant(name(user)), granted.map(session));
+            }
+            _ => {}
+        }
+    }
+
+    fn question(&self, step: &Step) {
+        match *step {
+            Step::Expired { cutoff, limit } => {
+                let old = |user: usize| self.model.committed(user).take_while(move |m| m.at < cutoff).map(|m| m.id);
+                let idle = (0..NAMES.len()).filter(|user| self.model.leases[*user].is_none());
+                let mut expected: Vec<(String, u64)> =
+                    idle.flat_map(|user| old(user).map(move |id| (NAMES[user].to_owned(), id))).collect();
+                let (found, next) = self.queues.expired(cutoff, 0, limit);
+                assert_eq!(next.is_some(), expected.len() > limit);
+                let found: Vec<(String, u64)> = found.into_iter().map(|(u, id)| (u.to_string(), id.0)).collect();
+                assert_eq!(found.len(), expected.len().min(limit));
+                expected.retain(|e| found.contains(e));
+                assert_eq!(expected.len(), found.len());
+            }
+            Step::Select { user, sender } => {
+                let expected: Vec<MessageId> =
+                    self.model.committed(user).filter(|m| m.sender == sender).map(|m| MessageId(m.id)).collect();
+                assert_eq!(self.queues.select(name(user), |m| m.sender == name(sender)), expected);
+            }
+            _ => {}
+        }
+    }
+
+    fn compare(&self) {
+        let bytes = self.model.messages.iter().map(|m| m.bytes).sum::<u64>();
+        assert_eq!(self.queues.totals(), (self.model.messages.len() as u64, bytes));
+        let mut queues = Vec::new();
+        for user in 0..NAMES.len() {
+            let committed: Vec<&Message> = self.model.committed(user).collect();
+            assert_eq!(self.queues.exists(name(user)), self.model.users[user]);
+            assert_eq!(self.queues.queued(name(user)), committed.len() as u64);
+            assert_eq!(self.queues.leaseholder(name(user)), self.model.leases[user].map(|l| session(l.session)));
+            for id in 0..self.next {
+                let there = self.model.queue(user).any(|m| m.id == id);
+                assert_eq!(self.queues.contains(name(user), MessageId(id)), there);
+            }
+            let (shown, more) = self.queues.show(name(user), MessageId(0), 5);
+            let expected = committed.iter().take(5).map(|m| QueuedMessage {
+                id: MessageId(m.id),
+                sender: name(m.sender),
+                at: m.at,
+                bytes: m.bytes,
+            });
+            assert_eq!((shown, more), (expected.collect(), committed.len() > 5));
+            if let Some(oldest) = committed.first() {
+                queues.push(QueueSummary {
+                    user: name(user),
+                    messages: committed.len() as u64,
+                    bytes: committed.iter().map(|m| m.bytes).sum(),
+                    oldest: oldest.at,
+                });
+            }
+        }
+        assert_eq!(self.queues.list(None, 10), (queues, false));
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (user, sender) = (0..NAMES.len(), 0..NAMES.len());
+    let session = 1u64..4;
+    prop_oneof![
+        2 => user.clone().prop_map(Step::Add),
+        14 => (user.clone(), sender.clone(), prop_oneof![1usize..40, Just(1009usize)])
+            .prop_map(|(recipient, sender, bytes)| Step::Admit { recipient, sender, bytes }),
+        14 => (user.clone(), prop::bool::weighted(0.85))
+            .prop_map(|(recipient, stored)| Step::Outcome { recipient, stored }),
+        5 => (user.clone(), 0usize..4).prop_map(|(recipient, nth)| Step::Remove { recipient, nth }),
+        1 => (user.clone(), 1usize..4).prop_map(|(recipient, every)| Step::RemoveAll { recipient, every }),
+        5 => (user.clone(), session.clone()).prop_map(|(user, session)| Step::Lease { user, session }),
+        6 => (user.clone(), session.clone()).prop_map(|(user, session)| Step::Page { user, session }),
+        3 => (user.clone(), session.clone()).prop_map(|(user, session)| Step::Wait { user, session }),
+        4 => (user.clone(), session).prop_map(|(user, session)| Step::Release { user, session }),
+        4 => user.clone().prop_map(Step::Grant),
+        2 => (0u64..200, 1usize..8).prop_map(|(cutoff, limit)| Step::Expired { cutoff, limit }),
+        2 => (user.clone(), sender).prop_map(|(user, sender)| Step::Select { user, sender }),
+        1 => user.clone().prop_map(Step::BeginRemoval),
+        2 => (user, any::<bool>()).prop_map(|(user, removed)| Step::EndRemoval { user, removed }),
+        3 => Just(Step::Later),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn queues_do_what_lists_would_do(steps in prop::collection::vec(step(), 1..150)) {
+        let mut pair = Pair { queues: Queues::default(), model: Model::default(), next: 1, now: 0 };
+        for user in 0..NAMES.len() {
+            pair.step(Step::Add(user));
+        }
+        for step in steps {
+            pair.step(step);
+            pair.compare();
+        }
+    }
+}
+
+#[test]
+fn a_page_holds_so_many_bytes_and_so_many_messages() {
+    let mut queues = Queues::default();
+    let user = name(0);
+    queues.add_user(user);
+    for id in 1..=(PAGE_MAX_MESSAGES as u64 + 10) {
+        queues.load(MessageId(id), user, user, 0, 10);
+    }
+    let mut ids = Vec::new();
+    assert!(queues.lease(user, session(1)));
+    assert_eq!(queues.next_page(user, session(1), &mut ids), Some(true));
+    assert_eq!(ids.len(), PAGE_MAX_MESSAGES);
+    // What comes after the lease is not part of it.
+    queues.load(MessageId(5000), user, user, 0, 10);
+    assert_eq!(queues.next_page(user, session(1), &mut ids), Some(false));
+    assert_eq!(ids.len(), PAGE_MAX_MESSAGES + 10);
+    assert_eq!(queues.next_page(user, session(1), &mut ids), None);
+
+    let other = name(1);
+    queues.add_user(other);
+    for id in 6000..6040 {
+        queues.load(MessageId(id), other, user, 0, 1009);
+    }
+    ids.clear();
+    assert!(queues.lease(other, session(1)));
+    assert_eq!(queues.next_page(other, session(1), &mut ids), Some(true));
+    assert_eq!(ids.len(), PAGE_MAX_BYTES / 1009);
+}

@@ -1,0 +1,4 @@
+pub mod book;
+pub mod chance;
+pub mod client;
+pub mod world;
