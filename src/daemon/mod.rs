@@ -194,7 +194,7 @@ fn raise_file_limit(config: &Config, logger: &Logger) -> u32 {
     let possible = u32::try_from(possible).unwrap_or(u32::MAX);
     if possible < config.settings.limits.connections {
         let line = Line::new("limits.connections lowered").field("to", possible);
-        logger.warn(line.field("configured", config.settings.limits.connections).field("file limit", files));
+        logger.warn(line.field("configured", config.settings.limits.connections).field("file_limit", files));
     }
     possible
 }

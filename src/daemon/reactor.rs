@@ -344,7 +344,7 @@ impl Reactor {
                     self.parts.logger.warn(Line::new("configuration").field("warning", warning));
                 }
                 for key in kept {
-                    self.parts.logger.warn(Line::new("configuration").field("needs a restart", key));
+                    self.parts.logger.warn(Line::new("configuration").field("needs_restart", key));
                 }
                 let mut settings = config.settings;
                 settings.limits.connections = settings.limits.connections.min(self.parts.connections_max);

@@ -1,0 +1,79 @@
+//! Limits of connections and of descriptors: who is over a limit hears 500, and who waits is served later.
+
+use std::process::Command;
+
+use crate::running::{Daemon, wait_for};
+
+#[test]
+fn a_connection_over_the_limit_hears_500_and_the_end() {
+    let daemon = Daemon::start("limits.connections = 2\n");
+    daemon.add_user("bob", "hunter2");
+    is_limited(&daemon, "limits.connections");
+}
+
+#[test]
+fn so_does_one_over_the_limit_of_its_address() {
+    let daemon = Daemon::start("limits.connections_per_address = 2\n");
+    daemon.add_user("bob", "hunter2");
+    is_limited(&daemon, "limits.connections_per_address");
+}
+
+fn is_limited(daemon: &Daemon, key: &str) {
+    let mut inside = [daemon.connect(), daemon.connect()];
+    inside.iter_mut().for_each(|client| client.logs_in("bob", "hunter2"));
+    for _ in 0..3 {
+        let mut over = daemon.connect();
+        assert!(over.line().starts_with("500 "));
+        over.is_closed();
+    }
+    daemon.waits_for_log(&format!("limit reached limit={key} more=0\n"));
+    for client in &mut inside {
+        client.asks("SMSG bob:still here", "240 ");
+    }
+    let [leaves, _stays] = inside;
+    drop(leaves);
+    wait_for("room for one more", || {
+        let mut client = daemon.connect();
+        client.send("USER bob");
+        client.line().starts_with("220 ").then_some(())
+    });
+    assert_eq!(daemon.log().matches("limit reached").count(), 1, "told once, then counted");
+}
+
+#[test]
+fn without_descriptors_accepting_pauses_and_goes_on() {
+    const FILES: usize = 64;
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start_in(folder, "", |command| {
+        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        let log = std::fs::File::options().append(true).open(log_of(&arguments)).expect("the log");
+        *command = Command::new("sh");
+        let line = format!("ulimit -n {FILES} && exec \"$0\" \"$@\"");
+        command.args(["-c", &line, env!("CARGO_BIN_EXE_cpd")]).args(arguments).stderr(log);
+    });
+    assert!(daemon.log().contains("limits.connections lowered to=32 configured=10000"), "{}", daemon.log());
+    daemon.add_user("bob", "hunter2");
+    // More than it can have descriptors: some are inside, some are refused, and some wait unaccepted.
+    let mut all: Vec<_> = (0..2 * FILES).map(|_| daemon.connect()).collect();
+    daemon.waits_for_log(" warn accepting paused cause=");
+    all[0].logs_in("bob", "hunter2");
+    all[0].asks("SMSG bob:still here", "240 ");
+    // Whoever waits is accepted as others leave, and the last one is served.
+    let mut last = all.pop().expect("many");
+    drop(all);
+    last.send("USER bob");
+    let said = last.line();
+    assert!(said.starts_with("220 ") || said.starts_with("500 "), "{said}");
+    wait_for("a connection like before", || {
+        let mut client = daemon.connect();
+        client.send("USER bob");
+        client.line().starts_with("220 ").then_some(())
+    });
+    daemon.connect().logs_in("bob", "hunter2");
+    daemon.stop();
+}
+
+fn log_of(arguments: &[std::ffi::OsString]) -> std::path::PathBuf {
+    let file = std::path::PathBuf::from(arguments.last().expect("the configuration"));
+    file.with_file_name("stderr")
+}

@@ -1,0 +1,151 @@
+//! TERM, INT, HUP and PIPE.
+
+use rustix::process::Signal;
+
+use crate::running::{Daemon, wait_for};
+
+#[test]
+fn term_and_int_stop_it_with_0() {
+    for (signal, name) in [(Signal::TERM, "TERM"), (Signal::INT, "INT")] {
+        let mut daemon = Daemon::start("");
+        daemon.add_user("bob", "hunter2");
+        let mut bob = daemon.connect();
+        bob.logs_in("bob", "hunter2");
+        daemon.signal(signal);
+        assert_eq!(daemon.ends().code(), Some(0), "{}", daemon.log());
+        bob.is_closed();
+        let log = daemon.log();
+        assert!(log.contains(&format!(" stopping signal={name}\n")) && log.ends_with(" info stopped\n"), "{log}");
+        assert!(!daemon.socket().exists(), "the control socket stays");
+    }
+}
+
+#[test]
+fn what_is_being_committed_is_finished() {
+    const MESSAGES: usize = 150;
+    let mut daemon = Daemon::start("");
+    daemon.add_user("bob", "hunter2");
+    daemon.add_user("alice", "sesame");
+    let mut bob = daemon.connect();
+    bob.logs_in("bob", "hunter2");
+    let lines: Vec<String> = (0..MESSAGES).map(|number| format!("SMSG alice:{number}")).collect();
+    bob.send(&lines.join("\r\n"));
+    assert!(bob.line().starts_with("240 "));
+    daemon.signal(Signal::TERM);
+    let mut answered = 1;
+    loop {
+        let line = bob.line();
+        if line.is_empty() {
+            break;
+        }
+        assert!(line.starts_with("240 "), "{line}");
+        answered += 1;
+    }
+    assert_eq!(daemon.ends().code(), Some(0), "{}", daemon.log());
+
+    let folder = std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"));
+    let daemon = Daemon::start_in(folder, "", |_| {});
+    let mut alice = daemon.connect();
+    alice.logs_in("alice", "sesame");
+    alice.send("RMSG");
+    let mut kept = 0;
+    while alice.line() == format!("RMSGbob:{kept}") {
+        kept += 1;
+        alice.send("250");
+    }
+    assert!(kept >= answered, "{answered} were answered with 240, {kept} are there");
+}
+
+#[test]
+fn hup_takes_up_a_changed_limit() {
+    let daemon = Daemon::start("limits.queue_messages = 1\n");
+    daemon.add_user("bob", "hunter2");
+    let mut bob = daemon.connect();
+    bob.logs_in("bob", "hunter2");
+    bob.asks("SMSG bob:one", "240 ");
+    bob.asks("SMSG bob:two", "540 ");
+    bob.asks("201", "201 ");
+    daemon.configure("limits.queue_messages = 2\n");
+    daemon.signal(Signal::HUP);
+    daemon.waits_for_log(" configuration reloaded\n");
+    bob.asks("SMSG bob:two", "240 ");
+    bob.asks("SMSG bob:three", "540 ");
+}
+
+#[test]
+fn hup_with_a_bad_file_changes_nothing_and_says_so() {
+    let daemon = Daemon::start("limits.queue_messages = 1\n");
+    daemon.add_user("bob", "hunter2");
+    let mut bob = daemon.connect();
+    bob.logs_in("bob", "hunter2");
+    bob.asks("SMSG bob:one", "240 ");
+    daemon.configure("limits.queue_messages = 2\nlog.level = \"loud\"\n");
+    daemon.signal(Signal::HUP);
+    daemon.waits_for_log(" error configuration not reloaded cause=\"");
+    let log = daemon.log();
+    let said = log.lines().find(|line| line.contains("not reloaded")).expect("waited for");
+    assert!(said.contains("cpd.toml:6: log.level: ") && said.contains("debug"), "{said}");
+    bob.asks("SMSG bob:two", "540 ");
+    // And a good one after it is taken up.
+    daemon.configure("limits.queue_messages = 2\n");
+    daemon.signal(Signal::HUP);
+    daemon.waits_for_log(" configuration reloaded\n");
+    bob.asks("201", "201 ");
+    bob.asks("SMSG bob:two", "240 ");
+}
+
+#[test]
+fn hup_says_what_needs_a_restart() {
+    let mut daemon = Daemon::start("");
+    daemon.configure("auth.threads = 2\ntimeouts.idle = \"1m\"\n");
+    // CHEAP sets the threads as well: twice the same key is a fault.
+    let text = std::fs::read_to_string(daemon.folder.path().join("cpd.toml")).expect("UTF-8");
+    let changed = text.replacen("auth.threads = 1\n", "", 1);
+    std::fs::write(daemon.folder.path().join("cpd.toml"), changed).expect("written");
+    daemon.signal(Signal::HUP);
+    daemon.waits_for_log(" configuration reloaded\n");
+    assert!(daemon.log().contains(" warn configuration needs_restart=auth.threads\n"), "{}", daemon.log());
+    assert!(!daemon.log().contains("needs_restart=timeouts"), "{}", daemon.log());
+    assert!(daemon.runs());
+}
+
+#[test]
+fn many_hups_are_taken_up_in_the_end() {
+    let daemon = Daemon::start("");
+    daemon.add_user("bob", "hunter2");
+    for limit in 1..=30 {
+        daemon.configure(&format!("limits.queue_messages = {limit}\n"));
+        daemon.signal(Signal::HUP);
+    }
+    let mut bob = daemon.connect();
+    bob.logs_in("bob", "hunter2");
+    let reloads = || daemon.log().matches(" configuration reloaded\n").count();
+    wait_for("a reload", || (reloads() > 0).then_some(()));
+    // A last one, to know when all of them are over.
+    daemon.configure("limits.queue_messages = 1\nlog.level = \"error\"\n");
+    daemon.signal(Signal::HUP);
+    bob.asks("SMSG bob:one", "240 ");
+    wait_for("the last limit", || {
+        bob.send("SMSG bob:another");
+        let refused = bob.line().starts_with("540 ");
+        if refused {
+            bob.asks("201", "201 ");
+        }
+        refused.then_some(())
+    });
+}
+
+#[test]
+fn pipe_means_nothing() {
+    let mut daemon = Daemon::start("");
+    daemon.add_user("bob", "hunter2");
+    daemon.signal(Signal::PIPE);
+    // Clients that leave without reading their answers.
+    for _ in 0..20 {
+        let mut client = daemon.connect();
+        client.send("USER bob\r\nPASS wrong\r\nnonsense\r\nnonsense");
+    }
+    daemon.connect().logs_in("bob", "hunter2");
+    assert!(daemon.runs());
+    daemon.stop();
+}

@@ -1,0 +1,109 @@
+//! Starting, and what the arguments that only tell something tell.
+
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+
+use crate::running::{Daemon, PATIENCE, answers, cpd, run, wait_for};
+
+#[test]
+fn version_and_help_are_told_on_stdout() {
+    let version = run(cpd().arg("--version"), "");
+    assert_eq!((version.code(), version.stderr.as_str()), (0, ""));
+    assert_eq!(version.stdout, format!("cpd {}\n", env!("CARGO_PKG_VERSION")));
+    let help = run(cpd().arg("--help"), "");
+    assert_eq!((help.code(), help.stderr.as_str()), (0, ""));
+    for option in ["--config", "--data", "--check", "--version", "--help"] {
+        assert!(help.stdout.contains(option), "{option}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_reason_to_panic() {
+    for argument in ["--help", "--version", "--wrong"] {
+        let ended = Command::new("sh")
+            .args(["-c", "\"$0\" \"$1\" 2>&1 | true", env!("CARGO_BIN_EXE_cpd"), argument])
+            .output()
+            .expect("sh runs");
+        assert!(ended.stderr.is_empty(), "{ended:?}");
+    }
+}
+
+#[test]
+fn the_first_try_needs_no_file_and_no_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("not/there/yet");
+    let log = folder.path().join("stderr");
+    let mut command = cpd();
+    command.arg("--data").arg(&data).stderr(std::fs::File::create(&log).expect("a file"));
+    let mut child = command.spawn().expect("cpd runs");
+    let told = wait_for("a line of the log", || {
+        let text = std::fs::read_to_string(&log).expect("UTF-8");
+        (text.contains(" started ") || text.contains("cpd: ")).then_some(text)
+    });
+    // Another program may have the port: then that is what it says.
+    assert!(told.contains(" cp=127.0.0.1:5035 ") || told.contains("cannot listen on 127.0.0.1:5035: "), "{told}");
+    assert_eq!(std::fs::metadata(&data).expect("made").mode() & 0o777, 0o700);
+    assert_eq!(std::fs::metadata(data.join("cpd.db")).expect("made").mode() & 0o777, 0o600);
+    // It may have ended by itself.
+    let _ = child.kill();
+    child.wait().expect("a child");
+}
+
+#[test]
+fn a_data_directory_is_kept_and_found_again_by_another_name() {
+    let daemon = Daemon::start("");
+    daemon.add_user("bob", "hunter2");
+    let folder = daemon.stop();
+    let daemon = Daemon::start_in(folder, "", |_| {});
+    daemon.connect().logs_in("bob", "hunter2");
+    let folder = daemon.stop();
+    std::fs::rename(folder.path().join("data"), folder.path().join("moved")).expect("renamed");
+    std::os::unix::fs::symlink("moved", folder.path().join("data")).expect("linked");
+    let daemon = Daemon::start_in(folder, "", |_| {});
+    daemon.connect().logs_in("bob", "hunter2");
+}
+
+#[test]
+fn it_serves_with_stdin_stdout_and_stderr_closed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = "log.target = \"stderr\"\n";
+    // The shell closes all three; the file that the others use as a log stays empty.
+    let mut daemon = Daemon::launch(folder, settings, |command| {
+        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        *command = Command::new("sh");
+        command.args(["-c", "exec \"$0\" \"$@\" <&- >&- 2>&-", env!("CARGO_BIN_EXE_cpd")]).args(arguments);
+    });
+    let socket = daemon.socket();
+    wait_for("the control socket", || answers(&socket).then_some(()));
+    daemon.add_user("bob", "hunter2");
+    daemon.add_user("alice", "sesame");
+    let mut bob = daemon.connect();
+    bob.logs_in("bob", "hunter2");
+    bob.asks("SMSG alice:Lunch at one?", "240 ");
+    bob.asks("SMSG alcie:Lunch at one?", "545 ");
+    assert!(daemon.runs());
+    assert_eq!(daemon.cpctl(&["store", "check"], "").lines().last().map(|l| l.ends_with(" 0 damaged")), Some(true));
+    // Nothing of the log has gone into the store or to a client.
+    let mut alice = daemon.connect();
+    alice.logs_in("alice", "sesame");
+    alice.asks("RMSG", "RMSGbob:Lunch at one?");
+    alice.asks("250", "255 ");
+    daemon.stop();
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_ends_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut daemon = Daemon::launch(folder, "", |command| {
+        command.stderr(Stdio::piped());
+    });
+    let socket = daemon.socket();
+    wait_for("the control socket", || answers(&socket).then_some(()));
+    drop(daemon.child.stderr.take());
+    daemon.add_user("bob", "hunter2");
+    for _ in 0..3 {
+        daemon.connect().logs_in("bob", "hunter2");
+    }
+    assert!(daemon.runs(), "within {PATIENCE:?}");
+    daemon.stop();
+}
