@@ -174,7 +174,7 @@ impl World {
     /// One batch to the store, one answer from it; each in order.
     fn move_store(&mut self) {
         if self.chance.one_in(2) || self.calm {
-            self.batches.extend(self.engine.next_batch());
+            self.batches.extend(self.engine.next_batch(self.now));
         }
         if (self.chance.one_in(2) || self.calm)
             && let Some(batch) = self.batches.pop_front()
@@ -330,6 +330,10 @@ impl World {
             self.read_all();
             self.look();
             let quiet = self.clients.iter().all(|c| c.input.is_empty() || !self.engine.wants_input(c.id));
+            if quiet && !self.engine.is_idle() && self.batches.is_empty() && self.answers.is_empty() {
+                // Deletes that nobody waits for leave when their time has come.
+                self.now += 1;
+            }
             if quiet && self.engine.is_idle() && self.batches.is_empty() && self.answers.is_empty() {
                 let waiting = self.clients.iter().any(|c| c.expects.iter().any(|e| matches!(e, Expect::Pass)));
                 if self.verifications.is_empty() && !waiting {

@@ -31,14 +31,14 @@ fn outcome(inserts: bool, epoch: u32) -> Outcome {
 #[test]
 fn batches_leave_in_order_and_fill_meanwhile() {
     let mut work = Work::default();
-    assert!(work.take().is_none() && work.is_idle());
+    assert!(work.take(0).is_none() && work.is_idle());
     insert(&mut work, 1, b"one");
     insert(&mut work, 2, b"two");
-    let first = work.take().expect("a batch");
+    let first = work.take(0).expect("a batch");
     insert(&mut work, 3, b"three");
-    work.push(Op::Forget { id: MessageId(4) });
-    let second = work.take().expect("a batch");
-    assert!(work.take().is_none() && !work.is_idle());
+    work.write(Op::Forget { id: MessageId(4) });
+    let second = work.take(0).expect("a batch");
+    assert!(work.take(0).is_none() && !work.is_idle());
     assert_eq!((ids(&first), ids(&second)), (vec![1, 2], vec![3, 4]));
     assert_eq!((&first.bytes[..], &second.bytes[..]), (b"onetwo".as_slice(), b"three".as_slice()));
     let bodies: Vec<_> = first
@@ -63,7 +63,7 @@ fn a_read_of_nothing_is_no_work() {
     assert!(work.is_idle());
     work.fetch(|ids| ids.extend([7, 8]), op);
     work.fetch(|ids| ids.push(9), op);
-    let batch = work.take().expect("a batch");
+    let batch = work.take(0).expect("a batch");
     let ranges: Vec<_> = batch
         .ops
         .iter()
@@ -79,14 +79,14 @@ fn a_read_of_nothing_is_no_work() {
 fn what_was_filled_before_a_failure_became_known_keeps_its_epoch() {
     let mut work = Work::default();
     insert(&mut work, 1, b"x");
-    let first = work.take().expect("a batch");
+    let first = work.take(0).expect("a batch");
     insert(&mut work, 2, b"x");
-    let second = work.take().expect("a batch");
+    let second = work.take(0).expect("a batch");
     insert(&mut work, 3, b"x");
     work.done(&first, outcome(false, 1));
-    work.push(Op::Forget { id: MessageId(4) });
-    let third = work.take().expect("a batch");
-    let fourth = work.take().expect("a batch");
+    work.write(Op::Forget { id: MessageId(4) });
+    let third = work.take(0).expect("a batch");
+    let fourth = work.take(0).expect("a batch");
     assert_eq!((ids(&third), third.epoch), (vec![3], 0));
     assert_eq!((ids(&fourth), fourth.epoch), (vec![4], 1));
     assert_eq!(second.epoch, 0);
@@ -96,26 +96,26 @@ fn what_was_filled_before_a_failure_became_known_keeps_its_epoch() {
 fn no_message_is_taken_until_all_filled_before_a_failure_are_back() {
     let mut work = Work::default();
     insert(&mut work, 1, b"x");
-    let first = work.take().expect("a batch");
+    let first = work.take(0).expect("a batch");
     insert(&mut work, 2, b"x");
-    let second = work.take().expect("a batch");
+    let second = work.take(0).expect("a batch");
     insert(&mut work, 3, b"x");
     assert!(work.has_room(1));
     work.done(&first, outcome(false, 1));
     assert!(!work.has_room(1));
     work.done(&second, outcome(false, 1));
     assert!(!work.has_room(1), "the third was filled before as well");
-    let third = work.take().expect("a batch");
+    let third = work.take(0).expect("a batch");
     // It fails once more, for its deletes.
-    work.push(Op::Forget { id: MessageId(4) });
+    work.write(Op::Forget { id: MessageId(4) });
     work.done(&third, outcome(false, 2));
     assert!(!work.has_room(1));
-    let fourth = work.take().expect("a batch");
+    let fourth = work.take(0).expect("a batch");
     assert_eq!(fourth.epoch, 1);
     work.done(&fourth, outcome(false, 2));
     assert!(work.has_room(1) && work.is_idle());
     insert(&mut work, 5, b"x");
-    assert_eq!(work.take().expect("a batch").epoch, 2);
+    assert_eq!(work.take(0).expect("a batch").epoch, 2);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn bounds() {
         taken += 1;
     }
     assert_eq!(taken as usize, INSERT_BYTES_MAX / body.len());
-    let batch = work.take().expect("a batch");
+    let batch = work.take(0).expect("a batch");
     assert!(!work.has_room(body.len()), "what is under way counts");
     work.done(&batch, outcome(true, 0));
     assert!(work.has_room(body.len()));
@@ -138,25 +138,25 @@ fn bounds() {
         insert(&mut work, id, b"x");
     }
     assert!(!work.has_room(1));
-    let batch = work.take().expect("a batch");
+    let batch = work.take(0).expect("a batch");
     work.done(&batch, outcome(false, 0));
     assert!(work.has_room(1));
 
     for _ in 0..BATCHES_UNDER_WAY_MAX {
-        work.push(Op::Forget { id: MessageId(1) });
-        assert!(work.take().is_some());
+        work.write(Op::Forget { id: MessageId(1) });
+        assert!(work.take(0).is_some());
     }
-    work.push(Op::Forget { id: MessageId(1) });
-    assert!(work.take().is_none());
+    work.write(Op::Forget { id: MessageId(1) });
+    assert!(work.take(0).is_none());
     work.done(&Batch::default(), outcome(true, 0));
-    assert!(work.take().is_some());
+    assert!(work.take(0).is_some());
 }
 
 #[test]
 fn memory_is_used_again_unless_it_is_much() {
     let mut work = Work::default();
     insert(&mut work, 1, &[b'm'; 1000]);
-    let batch = work.take().expect("a batch");
+    let batch = work.take(0).expect("a batch");
     work.done(&batch, outcome(true, 0));
     work.recycle(batch);
     assert!(work.spares.len() == 1 && work.spares[0].ops.is_empty() && work.spares[0].bytes.capacity() >= 1000);
@@ -164,4 +164,32 @@ fn memory_is_used_again_unless_it_is_much() {
     assert_eq!(work.spares.len(), 1);
     (0..2 * SPARES_MAX).for_each(|_| work.recycle(Batch::default()));
     assert_eq!(work.spares.len(), SPARES_MAX);
+}
+
+#[test]
+fn a_write_that_nobody_waits_for_waits_for_company() {
+    let forget = |id| Op::Forget { id: MessageId(id) };
+    let mut work = Work::default();
+    work.write_lazily(forget(1), 100);
+    work.write_lazily(forget(2), 105);
+    assert_eq!((work.due(), work.is_idle()), (Some(100 + LAZY_MS), false));
+    assert!(work.take(100 + LAZY_MS - 1).is_none());
+    work.fetch(|ids| ids.push(9), |ids| Op::Fetch { session: SESSION, download: 1, ids });
+    assert_eq!(ids(&work.take(101).expect("the read alone")), [0u64; 0]);
+    assert_eq!(ids(&work.take(100 + LAZY_MS).expect("their time has come")), [1, 2]);
+    assert_eq!(work.due(), None);
+
+    work.write_lazily(forget(3), 200);
+    insert(&mut work, 4, b"x");
+    assert_eq!(ids(&work.take(200).expect("company")), [4, 3]);
+    work.write_lazily(forget(5), 300);
+    work.hurry();
+    assert_eq!(ids(&work.take(300).expect("somebody waits")), [5]);
+    for id in 0..LAZY_MAX as u64 {
+        assert!(work.take(400).is_none());
+        work.write_lazily(forget(id), 400);
+    }
+    assert_eq!(work.take(400).expect("enough of them").ops.len(), LAZY_MAX);
+    work.write_lazily(forget(6), 500);
+    assert!(work.take(500).is_none(), "the hurry is over");
 }
