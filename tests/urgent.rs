@@ -21,9 +21,9 @@ impl Drop for Daemon {
     }
 }
 
-fn start(folder: &std::path::Path) -> Daemon {
+fn start(folder: &std::path::Path, address: &str) -> Daemon {
     let config = folder.join("cpd.toml");
-    std::fs::write(&config, format!("[listen]\ncp = [\"{ADDRESS}\"]\n")).unwrap();
+    std::fs::write(&config, format!("[listen]\ncp = [\"{address}\"]\n")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cpd"));
     command.arg("--data").arg(folder).arg("--config").arg(&config).stderr(Stdio::null());
     let mut daemon = Daemon(command.spawn().unwrap());
@@ -39,7 +39,7 @@ fn start(folder: &std::path::Path) -> Daemon {
 #[test]
 fn an_urgent_byte_keeps_its_place() {
     let folder = tempfile::tempdir().unwrap();
-    let _daemon = start(folder.path());
+    let _daemon = start(folder.path(), ADDRESS);
     let mut client = TcpStream::connect(ADDRESS).unwrap();
     client.set_read_timeout(Some(START_MAX)).unwrap();
     client.write_all(b"USE").unwrap();
@@ -48,4 +48,29 @@ fn an_urgent_byte_keeps_its_place() {
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "220 received username successfully\r\n");
+}
+
+/// A burst that is there before cpd reads any of it: a read ends at the urgent mark, and what lies behind it must not
+/// wait for the next packet.
+#[test]
+fn what_follows_an_urgent_byte_is_read_without_another_packet() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = start(folder.path(), "127.91.7.4:15035");
+    let mut client = TcpStream::connect("127.91.7.4:15035").unwrap();
+    client.set_read_timeout(Some(START_MAX)).unwrap();
+    client.write_all(b"NOOP\r\n").unwrap();
+    let mut first = [0; 17];
+    client.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"500 bad command\r\n");
+    let signal = |name: &str| {
+        assert!(Command::new("kill").arg(name).arg(daemon.0.id().to_string()).status().unwrap().success());
+    };
+    signal("-STOP");
+    client.write_all(b"junk\xff\xf4\xff").unwrap();
+    send(client.as_raw_fd(), b"\xf2", MsgFlags::MSG_OOB).unwrap();
+    client.write_all(b"USERbob\r\n").unwrap();
+    signal("-CONT");
+    let mut answer = [0; 36];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"220 received username successfully\r\n");
 }

@@ -202,6 +202,15 @@ impl AuthPool {
         Arc::clone(&self.shared.progress)
     }
 
+    /// Ends the threads without waiting for them: the process ends, and nobody needs what they compute.
+    pub fn abandon(self) {
+        let mut queue = self.shared.queue();
+        queue.closing = true;
+        queue.jobs.clear();
+        drop(queue);
+        self.shared.filled.notify_all();
+    }
+
     /// Ends the threads: waits for the jobs that are being computed, drops those that wait and all results.
     pub fn close(self) {
         let AuthPool { shared, results, threads } = self;

@@ -1,6 +1,6 @@
 //! Clients' connections: bytes between sockets and sessions, one bounded turn each, and the orderly end.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
@@ -21,6 +21,8 @@ pub const TURN_READ_BYTES: usize = 8 * 1024;
 pub const LINGER_MS: Millis = 2000;
 /// Connections drained at once; beyond, the oldest is dropped.
 pub const LINGER_MAX: usize = 256;
+/// Of them those that were refused; beyond, they are dropped at once. They do not displace those that had a session.
+pub const LINGER_REFUSED_MAX: usize = 64;
 /// Bytes drained of one connection in one turn.
 const DRAIN_TURN_BYTES: usize = 64 * 1024;
 
@@ -37,6 +39,8 @@ struct Client {
     read_closed: bool,
     /// The end was read.
     ended: bool,
+    /// Urgent data came: a read stops at its mark, and less than asked for does not mean that the socket is empty.
+    urgent: bool,
     /// In the list of those whose turn comes.
     queued: bool,
 }
@@ -46,6 +50,7 @@ struct Client {
 struct Lingering {
     stream: TcpStream,
     until: Millis,
+    refused: bool,
 }
 
 /// All clients' connections.
@@ -54,9 +59,11 @@ pub struct Clients {
     first_token: usize,
     clients: Vec<Option<Client>>,
     turns: VecDeque<u32>,
-    /// By number; the numbers in use are contiguous but for those that ended early.
-    lingering: VecDeque<Option<Lingering>>,
-    lingering_from: usize,
+    lingering: HashMap<usize, Lingering>,
+    /// Numbers in the order of their ends, those included that have ended early.
+    linger_order: VecDeque<usize>,
+    linger_numbers: usize,
+    lingering_refused: usize,
     /// Numbers of those that had more than one turn's bytes.
     drains: VecDeque<usize>,
     linger_token: usize,
@@ -70,8 +77,10 @@ impl Clients {
             first_token,
             clients: Vec::new(),
             turns: VecDeque::new(),
-            lingering: VecDeque::new(),
-            lingering_from: 0,
+            lingering: HashMap::new(),
+            linger_order: VecDeque::new(),
+            linger_numbers: 0,
+            lingering_refused: 0,
             drains: VecDeque::new(),
             linger_token,
             scratch: vec![0; TURN_READ_BYTES].into_boxed_slice(),
@@ -96,16 +105,29 @@ impl Clients {
             Reply::BadCommand.write(false, &mut reply);
             // A fresh connection has room for one line; if not, the peer learns it from the end alone.
             let _ = stream.write(&reply);
-            self.linger(stream, false, registry, now);
+            if self.lingering_refused < LINGER_REFUSED_MAX {
+                self.linger(stream, true, registry, now);
+            }
             return Ok(());
         };
         let token = Token(self.first_token + id.slot as usize);
-        if let Err(error) = stream.register(registry, token, Interest::READABLE | Interest::WRITABLE) {
+        if let Err(error) =
+            stream.register(registry, token, Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY)
+        {
             engine.close(id, now);
             return Err(error);
         }
-        let client =
-            Client { stream, peer, id, dialect, readable: true, read_closed: false, ended: false, queued: false };
+        let client = Client {
+            stream,
+            peer,
+            id,
+            dialect,
+            readable: true,
+            read_closed: false,
+            ended: false,
+            urgent: false,
+            queued: false,
+        };
         let place = id.slot as usize;
         if self.clients.len() <= place {
             self.clients.resize_with(place + 1, || None);
@@ -137,9 +159,10 @@ impl Clients {
         if event.is_error() || event.is_write_closed() {
             return self.drop_client(id, engine, now);
         }
-        if event.is_readable() || event.is_read_closed() {
+        if event.is_readable() || event.is_read_closed() || event.is_priority() {
             client.readable = true;
             client.read_closed |= event.is_read_closed();
+            client.urgent |= event.is_priority();
             self.queue(id.slot);
         }
         if event.is_writable() && !engine.output(id).is_empty() {
@@ -212,26 +235,28 @@ impl Clients {
             self.drop_client(id, engine, now);
         }
         self.lingering.clear();
+        self.linger_order.clear();
+        self.lingering_refused = 0;
     }
 
     /// Connections being drained.
     pub fn lingering(&self) -> usize {
-        self.lingering.iter().flatten().count()
+        self.lingering.len()
     }
 
     /// When the next connection has been drained long enough.
     pub fn next_deadline(&self) -> Millis {
-        self.lingering.iter().flatten().next().map_or(NEVER, |l| l.until)
+        self.linger_order.front().and_then(|number| self.lingering.get(number)).map_or(NEVER, |l| l.until)
     }
 
     /// Drops connections that were drained long enough.
     pub fn expire(&mut self, now: Millis) {
-        while let Some(first) = self.lingering.front() {
-            if first.as_ref().is_some_and(|l| l.until > now) {
+        while let Some(number) = self.linger_order.front().copied() {
+            if self.lingering.get(&number).is_some_and(|l| l.until > now) {
                 return;
             }
-            self.lingering.pop_front();
-            self.lingering_from += 1;
+            self.linger_order.pop_front();
+            self.forget(number);
         }
     }
 
@@ -263,7 +288,7 @@ impl Clients {
             }
             Ok(count) => {
                 // Less than asked for means that the socket is empty; the next bytes bring a new event.
-                client.readable = count == self.scratch.len() || client.read_closed;
+                client.readable = count == self.scratch.len() || client.read_closed || client.urgent;
                 let more = client.readable;
                 engine.receive(id, self.scratch.get(..count).unwrap_or_default(), now);
                 more && engine.wants_input(id)
@@ -285,34 +310,43 @@ impl Clients {
     fn end(&mut self, id: SessionId, engine: &mut Engine, registry: &Registry, now: Millis) {
         engine.close(id, now);
         if let Some(client) = self.clients.get_mut(id.slot as usize).and_then(Option::take) {
-            self.linger(client.stream, client.ended, registry, now);
+            if client.ended {
+                let _ = client.stream.shutdown(Shutdown::Both);
+            } else {
+                self.linger(client.stream, false, registry, now);
+            }
         }
     }
 
-    fn linger(&mut self, mut stream: TcpStream, ended: bool, registry: &Registry, now: Millis) {
-        if stream.shutdown(Shutdown::Write).is_err() || ended {
+    fn linger(&mut self, mut stream: TcpStream, refused: bool, registry: &Registry, now: Millis) {
+        if stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        if self.lingering.len() >= LINGER_MAX {
-            self.lingering.pop_front();
-            self.lingering_from += 1;
+        while self.lingering.len() >= LINGER_MAX {
+            let Some(oldest) = self.linger_order.pop_front() else {
+                return;
+            };
+            self.forget(oldest);
         }
-        let number = self.lingering_from + self.lingering.len();
+        self.linger_numbers += 1;
+        let number = self.linger_numbers;
         let token = Token(self.linger_token + number);
         // A refused connection was not registered before.
-        let watched = stream.reregister(registry, token, Interest::READABLE).is_ok()
-            || stream.register(registry, token, Interest::READABLE).is_ok();
-        if watched {
-            self.lingering.push_back(Some(Lingering { stream, until: now + LINGER_MS }));
+        let watched = if refused {
+            stream.register(registry, token, Interest::READABLE)
+        } else {
+            stream.reregister(registry, token, Interest::READABLE)
+        };
+        if watched.is_ok() {
+            self.lingering.insert(number, Lingering { stream, until: now + LINGER_MS, refused });
+            self.linger_order.push_back(number);
+            self.lingering_refused += usize::from(refused);
             self.drain(number);
         }
     }
 
     fn drain(&mut self, number: usize) {
-        let Some(place) = number.checked_sub(self.lingering_from).and_then(|n| self.lingering.get_mut(n)) else {
-            return;
-        };
-        let Some(lingering) = place else {
+        let Some(lingering) = self.lingering.get_mut(&number) else {
             return;
         };
         let mut drained = 0;
@@ -327,7 +361,17 @@ impl Clients {
                 Ok(_) | Err(_) => break,
             }
         }
-        *place = None;
+        self.forget(number);
+        // The order is tidied where it begins; what lies behind a living one is bounded by the time that one has.
+        while self.linger_order.front().is_some_and(|first| !self.lingering.contains_key(first)) {
+            self.linger_order.pop_front();
+        }
+    }
+
+    fn forget(&mut self, number: usize) {
+        if self.lingering.remove(&number).is_some_and(|l| l.refused) {
+            self.lingering_refused -= 1;
+        }
     }
 
     fn drop_client(&mut self, id: SessionId, engine: &mut Engine, now: Millis) {

@@ -77,6 +77,9 @@ impl Journalist {
         if let Some(more) = self.accept.settle(now) {
             self.logger.warn(Line::new("accepting paused").field("more", more));
         }
+        if self.accept.is_counting() || self.limits.values().any(Repeated::is_counting) {
+            self.due = now + QUIET_MS;
+        }
         true
     }
 }

@@ -258,6 +258,11 @@ impl Repeated {
         Some(std::mem::take(&mut self.counted))
     }
 
+    /// Whether events were counted that are still to be told.
+    pub fn is_counting(&self) -> bool {
+        self.counted > 0
+    }
+
     fn is_quiet(&self, now: Millis) -> bool {
         self.logged_at.is_some_and(|at| now < at.saturating_add(self.quiet))
     }

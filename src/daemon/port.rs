@@ -5,7 +5,7 @@ use crate::store::Writer;
 
 /// A store as the event loop sees it: work goes in, results come out later, and the loop's waker is woken for them.
 /// Nothing here waits.
-pub trait StorePort {
+pub trait StorePort: Send {
     /// Takes a batch. `false`: it is not possible any more.
     fn submit(&mut self, batch: Batch) -> bool;
     /// The next result, if there is one.

@@ -2,6 +2,7 @@
 //! them, the store, the verifiers and the operators. Nothing in it waits for anything but the poll.
 
 use std::io::{self, ErrorKind};
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Events, Interest, Poll, Token};
@@ -39,6 +40,8 @@ const EVENTS_MAX: usize = 1024;
 const ACCEPTS_PER_ROUND: usize = 64;
 /// How long accepting pauses when the system has no descriptor or memory left.
 const ACCEPT_PAUSE_MS: Millis = 200;
+/// What the store has at least to close, of that or beyond it.
+const CLOSE_MIN_MS: Millis = 250;
 /// How long a stop waits for what is under way.
 const STOP_MS: Millis = 2000;
 
@@ -139,8 +142,8 @@ impl Reactor {
         let now = self.now();
         self.parts.operators.finish();
         self.clients.drop_all(&mut self.parts.engine, now);
-        self.parts.pool.close();
-        self.parts.store.close();
+        self.parts.pool.abandon();
+        close_in_time(self.parts.store, Duration::from_millis(self.stop_at.saturating_sub(now).max(CLOSE_MIN_MS)));
         self.parts.notifier.finish(Duration::from_millis(200));
         result
     }
@@ -225,8 +228,8 @@ impl Reactor {
         if let Some(loaded) = self.reload.take() {
             self.reconfigure(loaded);
         }
-        if self.reload.wants_again() {
-            self.reload.begin(&self.parts.logger);
+        if self.reload.wants_again() && !self.reload.begin(&self.parts.logger) {
+            self.parts.notifier.send(Notice::Ready);
         }
         Ok(())
     }
@@ -286,13 +289,14 @@ impl Reactor {
                         }
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => listening.ready = false,
-                    Err(error) if is_exhausted(&error) => {
+                    // The client went away again, or the network told of an older fault.
+                    Err(error) if is_the_clients(&error) => {}
+                    // No descriptor or memory is left, or it is something that will not go away at once.
+                    Err(error) => {
                         self.accept_paused_until = now + ACCEPT_PAUSE_MS;
                         self.journalist.accept_failed(&error, now);
                         return;
                     }
-                    // The client went away again, or the network told of an older fault.
-                    Err(_) => {}
                 }
             }
         }
@@ -305,7 +309,9 @@ impl Reactor {
                 SIGTERM | SIGINT => self.stop(signal, now),
                 SIGHUP => {
                     self.parts.notifier.send(Notice::Reloading);
-                    self.reload.begin(&self.parts.logger);
+                    if !self.reload.begin(&self.parts.logger) {
+                        self.parts.notifier.send(Notice::Ready);
+                    }
                 }
                 _ => {}
             }
@@ -384,9 +390,34 @@ impl Reactor {
     }
 }
 
-/// Whether the system has run out of something that comes back.
-fn is_exhausted(error: &io::Error) -> bool {
+/// Closes the store, but does not wait for a disk that hangs: a store that is not closed loses nothing.
+fn close_in_time(store: Box<dyn StorePort>, patience: Duration) {
+    let (sender, closed) = sync_channel(1);
+    let close = move || {
+        store.close();
+        // Nobody listens any more when it took too long.
+        let _ = sender.send(());
+    };
+    if std::thread::Builder::new().name("close".to_string()).spawn(close).is_ok() {
+        let _ = closed.recv_timeout(patience);
+    }
+}
+
+/// Whether accept(2) told of a fault of one connection, which is gone with that.
+fn is_the_clients(error: &io::Error) -> bool {
     use nix::errno::Errno;
-    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    error.raw_os_error().is_some_and(|code| exhausted.contains(&Errno::from_raw(code)))
+    let of_one = [
+        Errno::ECONNABORTED,
+        Errno::EINTR,
+        Errno::EPROTO,
+        Errno::ENETDOWN,
+        Errno::ENOPROTOOPT,
+        Errno::EHOSTDOWN,
+        Errno::ENONET,
+        Errno::EHOSTUNREACH,
+        Errno::EOPNOTSUPP,
+        Errno::ENETUNREACH,
+        Errno::ETIMEDOUT,
+    ];
+    error.raw_os_error().is_some_and(|code| of_one.contains(&Errno::from_raw(code)))
 }

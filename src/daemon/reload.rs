@@ -20,11 +20,11 @@ impl Reload {
         Reload { arguments, waker, under_way: None, again: false }
     }
 
-    /// Begins to read; the waker is woken at the end.
-    pub fn begin(&mut self, logger: &Logger) {
+    /// Begins to read; the waker is woken at the end. `false`: it is not possible, and that was logged.
+    pub fn begin(&mut self, logger: &Logger) -> bool {
         if self.under_way.is_some() {
             self.again = true;
-            return;
+            return true;
         }
         let (sender, receiver) = sync_channel(1);
         let (arguments, waker) = (self.arguments.clone(), Arc::clone(&self.waker));
@@ -34,8 +34,14 @@ impl Reload {
             let _ = waker.wake();
         });
         match thread {
-            Ok(_) => self.under_way = Some(receiver),
-            Err(error) => logger.error(Line::new("configuration not reloaded").field("cause", error)),
+            Ok(_) => {
+                self.under_way = Some(receiver);
+                true
+            }
+            Err(error) => {
+                logger.error(Line::new("configuration not reloaded").field("cause", error));
+                false
+            }
         }
     }
 

@@ -88,6 +88,7 @@ impl Engine {
             }
             AdminRequest::Status => self.core.ask(request, Pending::Status, AdminOp::Size),
         }
+        self.settle(now);
     }
 
     /// Answers a request that could not be made.

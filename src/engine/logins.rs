@@ -8,6 +8,9 @@ use super::settings::Limits;
 use super::throttle::{Attempt, Throttle, Verdict};
 use crate::proto::types::{Millis, Password, Username};
 
+/// Waiting logins that are looked at for one that can be verified.
+const LOOKED_AT_MAX: usize = 256;
+
 /// Work for the verifiers: `password` against `hash`, or, without one, the same work for nothing.
 #[derive(Debug)]
 pub struct Verification {
@@ -25,6 +28,21 @@ struct Login {
     stage: Stage,
     /// An administrator changed the user meanwhile: whatever the outcome, it fails.
     doomed: bool,
+}
+
+impl Login {
+    /// To be tried, or, without an attempt, to be refused at the same cost.
+    fn verification(&mut self, session: SessionId, attempt: Option<Attempt>) -> Option<Verification> {
+        let record = match std::mem::replace(&mut self.stage, Stage::Verifying(attempt)) {
+            Stage::Waiting(record) => record,
+            Stage::LookingUp | Stage::Verifying(_) => None,
+        };
+        let given = self.password.take();
+        let tried = attempt.is_some() && given.is_some();
+        let hash = record.filter(|r| tried && !r.locked).map(|r| r.hash);
+        let password = given.or_else(|| Password::parse(b"-"))?;
+        Some(Verification { session, password, hash })
+    }
 }
 
 #[derive(Debug)]
@@ -66,32 +84,23 @@ impl Logins {
         }
     }
 
-    /// The next login to verify; the second value tells that it is throttled. `None`: none waits, or its turn depends
-    /// on those being verified.
+    /// The next login to verify; the second value tells that it is throttled. `None`: none waits, or it depends on
+    /// those being verified whether they may be tried.
     pub fn next(&mut self, limits: &Limits, now: Millis) -> Option<(Verification, bool)> {
-        loop {
-            let session = *self.waiting.front()?;
+        for _ in 0..self.waiting.len().min(LOOKED_AT_MAX) {
+            let session = self.waiting.pop_front()?;
             let Some(login) = self.open.get_mut(&session) else {
-                self.waiting.pop_front();
                 continue;
             };
             let known = matches!(&login.stage, Stage::Waiting(Some(record)) if record.known_address);
-            let (attempt, throttled) = match self.throttle.begin(login.name, login.from, known, limits, now) {
-                Verdict::Allowed(attempt) => (Some(attempt), false),
-                Verdict::Throttled => (None, true),
-                Verdict::Undecided => return None,
-            };
-            self.waiting.pop_front();
-            let record = match std::mem::replace(&mut login.stage, Stage::Verifying(attempt)) {
-                Stage::Waiting(record) => record,
-                Stage::LookingUp | Stage::Verifying(_) => None,
-            };
-            let given = login.password.take();
-            let tried = attempt.is_some() && given.is_some();
-            let hash = record.filter(|r| tried && !r.locked).map(|r| r.hash);
-            let password = given.or_else(|| Password::parse(b"-"))?;
-            return Some((Verification { session, password, hash }, throttled));
+            match self.throttle.begin(login.name, login.from, known, limits, now) {
+                Verdict::Allowed(attempt) => return Some((login.verification(session, Some(attempt))?, false)),
+                Verdict::Throttled => return Some((login.verification(session, None)?, true)),
+                // Behind the others: they need not wait for what this one waits for.
+                Verdict::Undecided => self.waiting.push_back(session),
+            }
         }
+        None
     }
 
     /// The outcome of a verification.

@@ -86,7 +86,8 @@ impl Work {
 
     /// When [`Work::take`] has something to give although nobody adds to it.
     pub fn due(&self) -> Option<Millis> {
-        (!self.lazy.is_empty()).then_some(self.lazy_due)
+        let possible = self.under_way < BATCHES_UNDER_WAY_MAX;
+        (possible && !self.lazy.is_empty()).then_some(self.lazy_due)
     }
 
     /// Adds a read of the ids that `fill` appends, unless it appends none; returns what `fill` does.

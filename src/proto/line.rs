@@ -34,6 +34,10 @@ pub struct Decoder {
     mode: Mode,
     /// The unfinished line, or the finished one in `Mode::Whole`; with a CR at its end if one came.
     held: Vec<u8>,
+    /// Bytes since the last terminator that are no longer in the line: erased, or of subnegotiations.
+    swallowed: u32,
+    /// The CR at the line's end was CR NUL: a byte of the line, and not the half of a terminator.
+    data_cr: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +71,7 @@ impl Decoder {
         match self.mode {
             Mode::Whole => Found::Line(Line::Whole(without_cr(&self.held)), Token(0)),
             Mode::WholeOverlong { verb } => Found::Line(Line::Overlong(verb), Token(0)),
-            Mode::Overlong { total, .. } | Mode::Skip { total } if total as usize > UNTERMINATED_MAX_BYTES => {
-                Found::Flood
-            }
+            Mode::Overlong { .. } | Mode::Skip { .. } | Mode::Collect if self.flooded() => Found::Flood,
             Mode::Overlong { .. } | Mode::Skip { .. } | Mode::Collect => Found::More,
         }
     }
@@ -77,6 +79,7 @@ impl Decoder {
     /// Takes the line that was found last.
     pub fn take(&mut self, token: Token, input: &mut &[u8]) {
         *input = input.get(token.0..).unwrap_or_default();
+        self.swallowed = 0;
         if self.finished() {
             self.forget();
         }
@@ -117,11 +120,8 @@ impl Decoder {
 
     /// Silence ends the unfinished line (the classic dialect).
     pub fn end_by_silence(&mut self) {
-        match self.mode {
-            Mode::Collect if !self.held.is_empty() => self.mode = Mode::Whole,
-            Mode::Overlong { verb, .. } => self.mode = Mode::WholeOverlong { verb },
-            Mode::Skip { .. } => self.forget(),
-            Mode::Collect | Mode::Whole | Mode::WholeOverlong { .. } => {}
+        if self.unfinished() {
+            self.end();
         }
     }
 
@@ -167,7 +167,7 @@ impl Decoder {
                         return None;
                     }
                 }
-                Nvt::Data(0) if self.held.last() == Some(&CR) => {}
+                Nvt::Data(0) if self.held.last() == Some(&CR) && !self.data_cr => self.keep_cr(),
                 Nvt::Data(byte) => {
                     self.push(&[byte]);
                     if self.flooded() {
@@ -177,13 +177,19 @@ impl Decoder {
                 Nvt::EraseCharacter => self.erase_character(),
                 Nvt::EraseLine => self.erase_line(),
                 answer @ (Nvt::Refuse(_) | Nvt::AreYouThere) => return Some(answer),
-                Nvt::Nothing => {}
+                Nvt::Nothing => {
+                    self.swallow(usize::from(self.telnet.is_subnegotiation()));
+                    if self.flooded() {
+                        return None;
+                    }
+                }
             }
         }
         None
     }
 
     fn push(&mut self, bytes: &[u8]) {
+        self.data_cr = false;
         let more = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         match &mut self.mode {
             Mode::Overlong { total, .. } | Mode::Skip { total } => *total = total.saturating_add(more),
@@ -201,14 +207,40 @@ impl Decoder {
         }
     }
 
+    /// The line's CR was followed by NUL.
+    fn keep_cr(&mut self) {
+        self.data_cr = true;
+        if self.held.len() > PDU_MAX_BYTES {
+            let (verb, total) = (verb_of(&self.held), u32::try_from(self.held.len()).unwrap_or(u32::MAX));
+            self.forget();
+            self.mode = Mode::Overlong { verb, total };
+        }
+    }
+
+    fn swallow(&mut self, bytes: usize) {
+        self.swallowed = self.swallowed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
     fn flooded(&self) -> bool {
-        matches!(self.mode, Mode::Overlong { total, .. } | Mode::Skip { total } if total as usize > UNTERMINATED_MAX_BYTES)
+        let in_line = match self.mode {
+            Mode::Collect => self.held.len(),
+            Mode::Overlong { total, .. } | Mode::Skip { total } => total as usize,
+            Mode::Whole | Mode::WholeOverlong { .. } => return false,
+        };
+        in_line + self.swallowed as usize > UNTERMINATED_MAX_BYTES
     }
 
     /// A terminator came.
     fn end(&mut self) {
+        self.swallowed = 0;
         match self.mode {
-            Mode::Collect => self.mode = Mode::Whole,
+            Mode::Collect => {
+                if self.data_cr {
+                    // The one that is taken for the terminator's.
+                    self.held.push(CR);
+                }
+                self.mode = Mode::Whole;
+            }
             Mode::Overlong { verb, .. } => self.mode = Mode::WholeOverlong { verb },
             Mode::Skip { .. } => self.forget(),
             Mode::Whole | Mode::WholeOverlong { .. } => {}
@@ -217,12 +249,15 @@ impl Decoder {
 
     fn erase_character(&mut self) {
         if self.mode == Mode::Collect {
+            let before = self.held.len();
+            self.data_cr = false;
             while let Some(byte) = self.held.pop() {
                 let continues = byte & 0xc0 == 0x80;
                 if !continues {
                     break;
                 }
             }
+            self.swallow(before - self.held.len());
             if self.held.is_empty() {
                 self.forget();
             }
@@ -231,7 +266,14 @@ impl Decoder {
 
     fn erase_line(&mut self) {
         match self.mode {
-            Mode::Collect | Mode::Overlong { .. } => self.forget(),
+            Mode::Collect => {
+                self.swallow(self.held.len());
+                self.forget();
+            }
+            Mode::Overlong { total, .. } => {
+                self.swallow(total as usize);
+                self.forget();
+            }
             Mode::Skip { .. } | Mode::Whole | Mode::WholeOverlong { .. } => {}
         }
     }
@@ -244,6 +286,7 @@ impl Decoder {
         }
         self.held = Vec::new();
         self.mode = Mode::Collect;
+        self.data_cr = false;
     }
 }
 

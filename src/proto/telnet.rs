@@ -47,6 +47,11 @@ impl Telnet {
         self == Telnet::Plain
     }
 
+    /// Whether a subnegotiation has begun that has no end yet.
+    pub fn is_subnegotiation(self) -> bool {
+        matches!(self, Telnet::Subnegotiation | Telnet::SubnegotiationCommand)
+    }
+
     /// Takes the next byte of the stream.
     pub fn feed(&mut self, byte: u8) -> Nvt {
         let (next, nvt) = match (*self, byte) {

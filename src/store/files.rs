@@ -181,6 +181,11 @@ fn check_folder(folder: &Path) -> Result<(), OpenError> {
     if mode & 0o002 != 0 && mode & 0o1000 == 0 {
         return refuse(format!("the store's folder may be written by everyone (mode {:04o})", mode & 0o7777));
     }
+    // A group of one's own, as many systems give to each user, holds nobody else.
+    if mode & 0o020 != 0 && mode & 0o1000 == 0 && found.gid() != nix::unistd::getegid().as_raw() {
+        let group = found.gid();
+        return refuse(format!("the store's folder may be written by group {group} (mode {:04o})", mode & 0o7777));
+    }
     Ok(())
 }
 

@@ -83,7 +83,9 @@ impl Session {
         } else if self.ended && self.is_stuck() {
             self.close(cx);
         } else {
-            if self.decoder.collecting() && self.pdu_deadline == NEVER {
+            if !self.decoder.collecting() {
+                self.pdu_deadline = NEVER;
+            } else if self.pdu_deadline == NEVER {
                 self.pdu_deadline = cx.now.saturating_add(cx.settings.timeouts.pdu);
             }
             if !self.decoder.unfinished() {
@@ -101,7 +103,9 @@ impl Session {
 
     /// Whether nothing can happen any more without input.
     pub(super) fn is_stuck(&self) -> bool {
-        if self.penance || self.is_full() || self.undeleted > 0 || self.has_pdu() {
+        // In the classic dialect the silence behind the last byte still ends a PDU.
+        let silence = self.dialect == Dialect::Classic && self.decoder.unfinished();
+        if silence || self.penance || self.is_full() || self.undeleted > 0 || self.has_pdu() {
             return false;
         }
         match &self.state {
