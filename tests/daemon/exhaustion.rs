@@ -1,7 +1,5 @@
 //! Limits of connections and of descriptors: who is over a limit hears 500, and who waits is served later.
 
-use std::process::Command;
-
 use crate::running::{Daemon, wait_for};
 
 #[test]
@@ -45,11 +43,7 @@ fn without_descriptors_accepting_pauses_and_goes_on() {
     const FILES: usize = 64;
     let folder = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start_in(folder, "", |command| {
-        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-        let log = std::fs::File::options().append(true).open(log_of(&arguments)).expect("the log");
-        *command = Command::new("sh");
-        let line = format!("ulimit -n {FILES} && exec \"$0\" \"$@\"");
-        command.args(["-c", &line, env!("CARGO_BIN_EXE_cpd")]).args(arguments).stderr(log);
+        Daemon::under(command, &["sh", "-c", &format!("ulimit -n {FILES} && exec \"$0\" \"$@\"")]);
     });
     assert!(daemon.log().contains("limits.connections lowered to=32 configured=10000"), "{}", daemon.log());
     daemon.add_user("bob", "hunter2");
@@ -71,9 +65,4 @@ fn without_descriptors_accepting_pauses_and_goes_on() {
     });
     daemon.connect().logs_in("bob", "hunter2");
     daemon.stop();
-}
-
-fn log_of(arguments: &[std::ffi::OsString]) -> std::path::PathBuf {
-    let file = std::path::PathBuf::from(arguments.last().expect("the configuration"));
-    file.with_file_name("stderr")
 }

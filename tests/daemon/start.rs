@@ -67,11 +67,9 @@ fn a_data_directory_is_kept_and_found_again_by_another_name() {
 fn it_serves_with_stdin_stdout_and_stderr_closed() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = "log.target = \"stderr\"\n";
-    // The shell closes all three; the file that the others use as a log stays empty.
+    // The shell closes all three; what would be the log is lost.
     let mut daemon = Daemon::launch(folder, settings, |command| {
-        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-        *command = Command::new("sh");
-        command.args(["-c", "exec \"$0\" \"$@\" <&- >&- 2>&-", env!("CARGO_BIN_EXE_cpd")]).args(arguments);
+        Daemon::under(command, &["sh", "-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"]);
     });
     let socket = daemon.socket();
     wait_for("the control socket", || answers(&socket).then_some(()));

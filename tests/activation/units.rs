@@ -1,0 +1,81 @@
+//! The unit files against the program's own names and numbers. That systemd takes them is checked by `.ci/run`.
+
+use std::path::Path;
+
+use cpd::daemon::config::{Config, DEFAULT_PORT};
+use cpd::daemon::exit::ExitCode;
+
+/// Section, key and value of each line of a unit.
+pub struct Unit(Vec<(String, String, String)>);
+
+impl Unit {
+    pub fn read(name: &str) -> Unit {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd").join(name);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let (mut lines, mut section) = (Vec::new(), String::new());
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = name.to_owned();
+            } else {
+                let (key, value) = line.split_once('=').unwrap_or_else(|| panic!("{name}: {line}"));
+                lines.push((section.clone(), key.to_owned(), value.to_owned()));
+            }
+        }
+        Unit(lines)
+    }
+
+    pub fn all(&self, section: &str, key: &str) -> Vec<&str> {
+        let found = self.0.iter().filter(|(s, k, _)| s == section && k == key);
+        found.map(|(_, _, value)| value.as_str()).collect()
+    }
+
+    /// The value of a key that is there once.
+    #[track_caller]
+    pub fn one(&self, section: &str, key: &str) -> &str {
+        let all = self.all(section, key);
+        assert_eq!(all.len(), 1, "[{section}] {key}=");
+        all[0]
+    }
+}
+
+#[test]
+fn the_sockets_are_those_of_the_default_configuration() {
+    let config = Config::default();
+    let (cp, control) = (Unit::read("cpd.socket"), Unit::read("cpd-control.socket"));
+    assert_eq!(cp.one("Socket", "ListenStream"), DEFAULT_PORT.to_string());
+    assert_eq!(cp.one("Socket", "BindIPv6Only"), "both");
+    assert_eq!(control.one("Socket", "ListenStream"), config.control_socket.display().to_string());
+    assert_eq!(control.one("Socket", "SocketGroup"), config.control_group);
+    assert_eq!((control.one("Socket", "SocketMode"), control.one("Socket", "SocketUser")), ("0660", "root"));
+    for (unit, name) in [(&cp, "cp"), (&control, "control")] {
+        assert_eq!(unit.one("Socket", "FileDescriptorName"), name);
+        assert_eq!(unit.one("Socket", "Service"), "cpd.service");
+        assert_eq!(unit.one("Install", "WantedBy"), "sockets.target");
+        // cpd accepts for itself.
+        assert!(unit.all("Socket", "Accept").is_empty());
+    }
+}
+
+#[test]
+fn the_service_fits_the_program() {
+    let (unit, config) = (Unit::read("cpd.service"), Config::default());
+    assert_eq!((unit.one("Service", "Type"), unit.one("Service", "NotifyAccess")), ("notify", "main"));
+    assert_eq!(unit.one("Service", "ExecStart"), "/usr/sbin/cpd");
+    assert!(unit.one("Service", "ExecReload").ends_with(" -HUP $MAINPID"));
+    for key in ["Requires", "After"] {
+        assert_eq!(unit.one("Unit", key), "cpd.socket cpd-control.socket");
+    }
+    assert_eq!(unit.one("Service", "Sockets"), "cpd.socket cpd-control.socket");
+    assert_eq!(unit.one("Install", "Also"), "cpd.socket cpd-control.socket");
+    let state = Path::new("/var/lib").join(unit.one("Service", "StateDirectory"));
+    assert_eq!(config.store_path.parent(), Some(state.as_path()));
+    let never =
+        [ExitCode::Usage, ExitCode::DamagedStore, ExitCode::CannotCreate, ExitCode::NotPermitted, ExitCode::Config];
+    let never: Vec<String> = never.iter().map(|code| (*code as u8).to_string()).collect();
+    assert_eq!(unit.one("Service", "RestartPreventExitStatus"), never.join(" "));
+    let number = |key: &str| unit.one("Service", key).parse::<u32>().expect("a number");
+    let connections = config.settings.limits.connections;
+    assert!(number("LimitNOFILE") > connections && number("FileDescriptorStoreMax") >= connections);
+    // With it every peer of the control socket would be nobody.
+    assert!(unit.all("Service", "PrivateUsers").is_empty());
+}
