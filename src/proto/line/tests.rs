@@ -46,6 +46,10 @@ struct Model {
     skipping: bool,
     flooded: bool,
     count: usize,
+    /// Bytes since the last terminator that are in no line: erased, or of subnegotiations.
+    lost: usize,
+    /// NUL came behind the CR at the line's end.
+    hard_cr: bool,
     out: Vec<Out>,
 }
 
@@ -84,54 +88,73 @@ impl Model {
             (Stage::Inside, _) => Stage::Inside,
             (Stage::InsideCommand, 240) => Stage::Data,
             (Stage::InsideCommand, _) => Stage::Inside,
+        };
+        if matches!(self.stage, Stage::Inside | Stage::InsideCommand) {
+            self.lost += 1;
+            self.check_flood();
+        }
+    }
+
+    fn check_flood(&mut self) {
+        let in_line = if self.over || self.skipping { self.count } else { self.line.len() };
+        if in_line + self.lost > 65_536 {
+            self.flooded = true;
+            self.out.push(Out::Flood);
         }
     }
 
     fn data(&mut self, byte: u8) {
         match byte {
             b'\n' => self.end(),
-            0 if !self.over && !self.skipping && self.line.last() == Some(&b'\r') => {}
+            0 if !self.over && !self.skipping && !self.hard_cr && self.line.last() == Some(&b'\r') => {
+                self.hard_cr = true;
+                self.over = self.line.len() > 1024;
+            }
             byte => {
+                self.hard_cr = false;
                 self.count += 1;
                 if !self.skipping {
                     self.line.push(byte);
                 }
                 let content = self.line.len() - usize::from(self.line.last() == Some(&b'\r'));
                 self.over |= content > 1024 || self.line.len() > 1025;
-                if self.count > 65_536 && (self.over || self.skipping) {
-                    self.flooded = true;
-                    self.out.push(Out::Flood);
-                }
+                self.check_flood();
             }
         }
     }
 
     fn end(&mut self) {
         if !self.skipping {
-            let line = self.line.strip_suffix(b"\r").unwrap_or(&self.line).to_vec();
+            let soft = self.line.strip_suffix(b"\r").filter(|_| !self.hard_cr);
+            let line = soft.unwrap_or(&self.line).to_vec();
             self.out.push(if self.over { Out::Overlong(line[..4].to_vec()) } else { Out::Whole(line) });
         }
         self.clear();
+        self.lost = 0;
     }
 
     fn clear(&mut self) {
         self.line.clear();
-        (self.over, self.skipping, self.count) = (false, false, 0);
+        (self.over, self.skipping, self.count, self.hard_cr) = (false, false, 0, false);
     }
 
     fn erase_character(&mut self) {
         if !self.over && !self.skipping {
+            let before = self.line.len();
+            self.hard_cr = false;
             // A character of UTF-8 is a byte that is no continuation and those behind it.
             while self.line.last().is_some_and(|b| (0x80..0xc0).contains(b)) {
                 self.line.pop();
             }
             self.line.pop();
             self.count = self.line.len();
+            self.lost += before - self.line.len();
         }
     }
 
     fn erase_line(&mut self) {
         if !self.skipping {
+            self.lost += if self.over { self.count } else { self.line.len() };
             self.clear();
         }
     }
@@ -152,7 +175,7 @@ impl Model {
                 self.out.push(Out::GaveUp(verb));
                 self.count = if verb.is_some() { self.count } else { 0 };
                 self.line.clear();
-                (self.over, self.skipping) = (false, true);
+                (self.over, self.skipping, self.hard_cr) = (false, true, false);
             }
         }
     }
@@ -246,8 +269,9 @@ fn lines_end_with_lf_and_lose_one_cr() {
 }
 
 #[test]
-fn nul_behind_cr_is_nothing() {
-    assert_eq!(lines_of(b"a\r\0b\n\r\0\nc\0\n\r\0\0\n"), whole(&["a\rb", "", "c\0", ""]));
+fn nul_behind_cr_makes_it_a_byte_of_the_line() {
+    assert_eq!(lines_of(b"a\r\0b\n\r\0\nc\0\n\r\0\0\n"), whole(&["a\rb", "\r", "c\0", "\r\0"]));
+    assert_eq!(lines_of(b"a\r\0\r\n"), whole(&["a\r"]));
 }
 
 #[test]

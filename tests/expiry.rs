@@ -1,0 +1,74 @@
+//! Messages older than `limits.message_age` expire, are counted and told (docs/protocol.md section 7 bounds it by
+//! nothing but the operator's wish); younger ones, and those being downloaded, stay.
+
+use std::net::IpAddr;
+
+use cpd::engine::Engine;
+use cpd::engine::events::Event;
+use cpd::engine::port::{AddressKey, MessageId, Op, StoredMessage};
+use cpd::engine::settings::{Limits, Settings};
+use cpd::proto::types::Username;
+
+const AGE: u64 = 100;
+const NOW: u64 = 1_000_000;
+
+fn engine() -> Engine {
+    let limits = Limits { message_age: AGE, ..Limits::default() };
+    let mut engine = Engine::new(Settings { limits, ..Settings::default() }, 10, 0);
+    let bob = Username::parse(b"bob").unwrap();
+    engine.load_user(bob);
+    for (id, queued_at) in [(1, NOW - AGE - 50), (2, NOW - AGE - 1), (3, NOW - AGE), (4, NOW)] {
+        engine.load_message(&StoredMessage { id: MessageId(id), recipient: bob, sender: bob, queued_at, bytes: 5 });
+    }
+    engine.set_wall_clock(NOW);
+    engine
+}
+
+fn forgotten(engine: &mut Engine, now: u64) -> Vec<u64> {
+    let mut ids = Vec::new();
+    while let Some(batch) = engine.next_batch(now) {
+        ids.extend(batch.ops.iter().filter_map(|op| match op {
+            Op::Forget { id } => Some(id.0),
+            _ => None,
+        }));
+    }
+    ids
+}
+
+#[test]
+fn what_is_too_old_goes_and_is_told() {
+    let mut engine = engine();
+    assert_eq!(engine.queued_messages(), 4);
+    let due = engine.next_deadline();
+    engine.expire(due);
+    assert_eq!(engine.queued_messages(), 2);
+    assert_eq!(engine.next_event(), Some(Event::Expired { messages: 2 }));
+    assert_eq!(forgotten(&mut engine, due + 1000), [1, 2]);
+
+    engine.set_wall_clock(NOW + AGE + 1);
+    let mut now = due;
+    while engine.queued_messages() > 0 {
+        now = engine.next_deadline();
+        assert!(now < due + 3_600_000, "it looks again within the hour");
+        engine.expire(now);
+    }
+    assert_eq!(forgotten(&mut engine, now + 1000), [3, 4]);
+}
+
+#[test]
+fn nothing_expires_unless_an_age_is_set() {
+    let mut engine = engine();
+    engine.configure(Settings::default());
+    engine.set_wall_clock(u64::MAX);
+    engine.expire(10_000_000);
+    assert_eq!(engine.queued_messages(), 4);
+}
+
+#[test]
+fn an_address_counts_by_its_network() {
+    let key = |text: &str| AddressKey::of(text.parse::<IpAddr>().unwrap());
+    assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff:ffff:ffff:ffff"), "one /64");
+    assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+    assert_eq!(key("::ffff:192.0.2.7"), key("192.0.2.7"), "mapped, it is an IPv4 address");
+    assert_ne!(key("192.0.2.7"), key("192.0.2.8"));
+}
