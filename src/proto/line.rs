@@ -1,6 +1,8 @@
 //! From a stream to lines: NVT commands are taken out, the rest is cut at its terminators. Never holds more than one
 //! PDU, and nothing at all between two of them.
 
+mod snapshot;
+
 use super::command::{Line, Verb};
 use super::limits::{PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
 use super::telnet::{Nvt, Telnet};

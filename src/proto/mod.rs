@@ -1,5 +1,6 @@
 //! CP itself, pure: bytes and events in, replies and effects out. No clock, socket, thread or log.
 
+pub mod codec;
 pub mod command;
 pub mod dfa;
 pub mod download;

@@ -3,6 +3,7 @@
 
 mod clock;
 mod flow;
+mod snapshot;
 
 use std::mem;
 

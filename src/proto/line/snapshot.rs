@@ -1,0 +1,58 @@
+//! The decoder's place in the stream, for a successor.
+
+use super::{Decoder, Mode};
+use crate::proto::codec::{Reader, Writer};
+use crate::proto::limits::{PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
+use crate::proto::telnet::Telnet;
+
+impl Decoder {
+    /// Writes what [`Decoder::thaw`] reads.
+    pub fn freeze(&self, out: &mut Writer) {
+        let (kind, byte) = match self.telnet {
+            Telnet::Plain => (0, 0),
+            Telnet::Command => (1, 0),
+            Telnet::Option(verb) => (2, verb),
+            Telnet::Subnegotiation => (3, 0),
+            Telnet::SubnegotiationCommand => (4, 0),
+        };
+        out.u8(kind);
+        out.u8(byte);
+        let (kind, verb, total) = match self.mode {
+            Mode::Collect => (0, [0; VERB_BYTES], 0),
+            Mode::Overlong { verb, total } => (1, verb, total),
+            Mode::Skip { total } => (2, [0; VERB_BYTES], total),
+            Mode::Whole => (3, [0; VERB_BYTES], 0),
+            Mode::WholeOverlong { verb } => (4, verb, 0),
+        };
+        out.u8(kind);
+        out.bytes(&verb);
+        out.u32(total);
+        out.bytes(&self.held);
+    }
+
+    /// The decoder that was written, or `None`.
+    pub fn thaw(from: &mut Reader<'_>) -> Option<Decoder> {
+        let telnet = match (from.u8()?, from.u8()?) {
+            (0, 0) => Telnet::Plain,
+            (1, 0) => Telnet::Command,
+            (2, verb) => Telnet::Option(verb),
+            (3, 0) => Telnet::Subnegotiation,
+            (4, 0) => Telnet::SubnegotiationCommand,
+            _ => return None,
+        };
+        let kind = from.u8()?;
+        let verb: [u8; VERB_BYTES] = from.bytes(VERB_BYTES)?.try_into().ok()?;
+        let total = from.u32().filter(|total| *total as usize <= UNTERMINATED_MAX_BYTES)?;
+        let held = from.bytes(PDU_MAX_BYTES + 1)?.to_vec();
+        let mode = match kind {
+            0 => Mode::Collect,
+            1 => Mode::Overlong { verb, total },
+            2 => Mode::Skip { total },
+            3 => Mode::Whole,
+            4 => Mode::WholeOverlong { verb },
+            _ => return None,
+        };
+        let holds = matches!(mode, Mode::Collect | Mode::Whole);
+        (holds || held.is_empty()).then_some(Decoder { telnet, mode, held })
+    }
+}

@@ -1,0 +1,171 @@
+//! A session's state for the process that takes its connection up: everything that the client could tell the difference
+//! by. What is under way in the store or with a verifier has ended before, or is unread input again.
+
+use std::collections::VecDeque;
+
+use super::{Closing, NEVER, Session};
+use crate::proto::codec::{Reader, Writer};
+use crate::proto::dfa::{Dialect, State};
+use crate::proto::download::{Download, MessageId};
+use crate::proto::limits::{
+    LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, PDU_MAX_BYTES, USERNAME_MAX_BYTES, WINDOW_MAX_MESSAGES,
+};
+use crate::proto::line::Decoder;
+use crate::proto::reply::Reply;
+use crate::proto::types::{Millis, Password, Username};
+
+/// Unread input that a session may bring along: one read, and a PASS that goes back to it.
+pub const INPUT_MAX_BYTES: usize = 64 * 1024;
+/// Unsent output that a session may bring along.
+pub const OUTPUT_MAX_BYTES: usize = 2 * OUTPUT_HIGH_WATER_BYTES + 2 * PDU_MAX_BYTES;
+
+/// The states that a session can be in when nothing is under way.
+mod kind {
+    pub const IDLE: u8 = 0;
+    pub const USER_VALIDATED: u8 = 1;
+    pub const PROCESS_COMMAND: u8 = 2;
+    pub const RECEIVING_MESSAGE: u8 = 3;
+    pub const ERROR_PROCESSING: u8 = 4;
+}
+
+impl Session {
+    /// A login that is being verified is unread input again; `None`: the password was malformed, or there is none, and
+    /// its answer is certain already.
+    pub fn undo_login(&mut self, password: Option<&Password>) {
+        if self.penance {
+            self.penance = false;
+            Reply::AuthError.write(false, &mut self.output);
+            self.failures = self.failures.saturating_add(1);
+            if self.failures >= LOGIN_FAILURES_MAX {
+                self.closing = Closing::Flush;
+            }
+        } else if let (State::AuthenticationValidated { name }, Some(password)) = (&self.state, password) {
+            let mut input = b"PASS".to_vec();
+            input.extend_from_slice(password.as_bytes());
+            input.extend_from_slice(b"\r\n");
+            input.extend_from_slice(&self.input);
+            self.input = input;
+            self.state = State::UserValidated { name: *name };
+        }
+    }
+
+    /// Writes what [`Session::thaw`] reads. `None`: the session cannot be handed over, it has work under way or is at
+    /// its end.
+    pub fn freeze(&self, now: Millis, out: &mut Writer) -> Option<()> {
+        let busy = self.penance || self.ahead > 0 || self.void > 0 || self.undeleted > 0;
+        if busy || self.input.len() > INPUT_MAX_BYTES || matches!(self.closing, Closing::Now) {
+            return None;
+        }
+        let (kind, user) = match &self.state {
+            State::Idle => (kind::IDLE, None),
+            State::UserValidated { name } => (kind::USER_VALIDATED, Some(name)),
+            State::ProcessCommand { user } => (kind::PROCESS_COMMAND, Some(user)),
+            State::ReceivingMessage { user, .. } => (kind::RECEIVING_MESSAGE, Some(user)),
+            State::ErrorProcessing { user } => (kind::ERROR_PROCESSING, Some(user)),
+            State::AuthenticationValidated { .. } | State::SendingMessage { .. } => return None,
+        };
+        out.u8(kind);
+        out.bytes(user.map_or("", Username::as_str).as_bytes());
+        if let State::ReceivingMessage { download, .. } = &self.state {
+            freeze_download(download, out);
+        }
+        out.u8(match self.dialect {
+            Dialect::Cp => 0,
+            Dialect::Classic => 1,
+        });
+        self.decoder.freeze(out);
+        out.bytes(&self.input);
+        out.bytes(self.output());
+        let deadlines =
+            [self.pdu_deadline, self.quiet_deadline, self.state_deadline, self.idle_deadline, self.write_deadline];
+        for deadline in deadlines {
+            out.u64(if deadline == NEVER { NEVER } else { deadline.saturating_sub(now) });
+        }
+        out.u32(self.downloads);
+        out.u8(self.failures);
+        out.bool(self.ended);
+        out.bool(matches!(self.closing, Closing::Flush));
+        Some(())
+    }
+
+    /// The session that was written, or `None` when it is not what this version writes.
+    pub fn thaw(from: &mut Reader<'_>, now: Millis) -> Option<Session> {
+        let kind = from.u8()?;
+        let user = Username::parse(from.bytes(USERNAME_MAX_BYTES)?);
+        let state = match (kind, user) {
+            (kind::IDLE, None) => State::Idle,
+            (kind::USER_VALIDATED, Some(name)) => State::UserValidated { name },
+            (kind::PROCESS_COMMAND, Some(user)) => State::ProcessCommand { user },
+            (kind::RECEIVING_MESSAGE, Some(user)) => {
+                State::ReceivingMessage { user, download: Box::new(thaw_download(from)?) }
+            }
+            (kind::ERROR_PROCESSING, Some(user)) => State::ErrorProcessing { user },
+            _ => return None,
+        };
+        let dialect = match from.u8()? {
+            0 => Dialect::Cp,
+            1 => Dialect::Classic,
+            _ => return None,
+        };
+        let decoder = Decoder::thaw(from)?;
+        let input = from.bytes(INPUT_MAX_BYTES)?.to_vec();
+        let output = from.bytes(OUTPUT_MAX_BYTES)?.to_vec();
+        let mut deadlines = [NEVER; 5];
+        for deadline in &mut deadlines {
+            let rest = from.u64()?;
+            *deadline = if rest == NEVER { NEVER } else { now.saturating_add(rest) };
+        }
+        let [pdu_deadline, quiet_deadline, state_deadline, idle_deadline, write_deadline] = deadlines;
+        Some(Session {
+            state,
+            decoder,
+            input,
+            output,
+            sent: 0,
+            pdu_deadline,
+            quiet_deadline,
+            state_deadline,
+            idle_deadline,
+            write_deadline,
+            ahead: 0,
+            void: 0,
+            undeleted: 0,
+            downloads: from.u32()?,
+            failures: from.u8().filter(|failures| *failures <= LOGIN_FAILURES_MAX)?,
+            penance: false,
+            ended: from.bool()?,
+            dialect,
+            closing: if from.bool()? { Closing::Flush } else { Closing::Open },
+        })
+    }
+
+    /// What the dialect of the connection's listener was.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+}
+
+fn freeze_download(download: &Download, out: &mut Writer) {
+    out.u32(download.serial);
+    out.u16(download.window);
+    out.bool(download.waiting);
+    out.bool(download.delivered);
+    out.u16(u16::try_from(download.unacknowledged.len()).unwrap_or(u16::MAX));
+    for id in &download.unacknowledged {
+        out.u64(id.0);
+    }
+}
+
+/// Messages that were read and not sent are read again: they are still in the queue.
+fn thaw_download(from: &mut Reader<'_>) -> Option<Download> {
+    let serial = from.u32()?;
+    let window = from.u16().filter(|window| (1..=WINDOW_MAX_MESSAGES).contains(window))?;
+    let mut download = Download::new(serial, window, from.bool()?);
+    download.delivered = from.bool()?;
+    let count = from.u16().filter(|count| *count <= window)?;
+    let ids: Option<VecDeque<MessageId>> = (0..count).map(|_| from.u64().map(MessageId)).collect();
+    download.unacknowledged = ids?;
+    let ascending = download.unacknowledged.iter().is_sorted();
+    let fits = !(download.waiting && (download.delivered || count > 0)) && (download.delivered || count == 0);
+    (ascending && fits).then_some(download)
+}
