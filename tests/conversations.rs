@@ -104,6 +104,12 @@ fn every_conversation_on_the_pure_engine() {
     play_all(Pure::start, |_| String::new());
 }
 
+/// Nobody can tell that another process has taken over between any two steps.
+#[test]
+fn every_conversation_across_restarts() {
+    play_all(Pure::start_with_restarts, |_| String::new());
+}
+
 #[test]
 fn parser_reads_every_script_and_its_name_says_its_group() {
     let scripts = scripts();

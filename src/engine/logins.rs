@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use super::port::{AddressKey, LoginRecord, SessionId};
 use super::settings::Limits;
 use super::throttle::{Attempt, Throttle, Verdict};
+use crate::proto::codec::{Reader, Writer};
 use crate::proto::types::{Millis, Password, Username};
 
 /// Waiting logins that are looked at for one that can be verified.
@@ -23,7 +24,7 @@ pub struct Verification {
 struct Login {
     name: Username,
     from: AddressKey,
-    /// `None`: it was malformed, or was handed to a verifier.
+    /// `None`: it was malformed.
     password: Option<Password>,
     stage: Stage,
     /// An administrator changed the user meanwhile: whatever the outcome, it fails.
@@ -37,7 +38,7 @@ impl Login {
             Stage::Waiting(record) => record,
             Stage::LookingUp | Stage::Verifying(_) => None,
         };
-        let given = self.password.take();
+        let given = self.password.as_ref().and_then(|p| Password::parse(p.as_bytes()));
         let tried = attempt.is_some() && given.is_some();
         let hash = record.filter(|r| tried && !r.locked).map(|r| r.hash);
         let password = given.or_else(|| Password::parse(b"-"))?;
@@ -120,6 +121,22 @@ impl Logins {
         {
             self.open.remove(&session);
         }
+    }
+
+    /// What a successor has to know of failures.
+    pub fn freeze_failures(&self, now: Millis, out: &mut Writer) {
+        self.throttle.freeze(now, out);
+    }
+
+    /// Takes up the failures of a predecessor. `None`: they were not written by this version.
+    pub fn thaw_failures(&mut self, from: &mut Reader<'_>, now: Millis) -> Option<()> {
+        self.throttle = Throttle::thaw(from, now)?;
+        Some(())
+    }
+
+    /// Takes a login back: it is to be tried again by a successor. Its password.
+    pub fn undo(&mut self, session: SessionId) -> Option<Password> {
+        self.open.remove(&session)?.password
     }
 
     /// The user changed: logins that were looked up before the change fail.

@@ -11,6 +11,7 @@ pub mod port;
 pub mod queues;
 pub mod settings;
 mod slot;
+mod succession;
 pub mod throttle;
 mod work;
 
@@ -113,19 +114,25 @@ impl Engine {
             self.core.events.push_back(Event::Limit(limit));
             return Err(limit);
         }
+        let session = Session::new(dialect, now, &self.settings.session);
+        Ok(self.place(session, from, now))
+    }
+
+    /// Gives a session a place.
+    fn place(&mut self, session: Session, from: AddressKey, opened: Millis) -> SessionId {
         *self.per_address.entry(from).or_default() += 1;
         self.core.counters.connections += 1;
         self.serials += 1;
         let place = self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
-        let session = Some(Session::new(dialect, now, &self.settings.session));
-        let slot = Slot { serial: self.serials, place, from, opened: now, timer: None, dirty: false, session };
+        let session = Some(session);
+        let slot = Slot { serial: self.serials, place, from, opened, timer: None, dirty: false, session };
         let id = slot.id();
         match self.slots.get_mut(place as usize) {
             Some(old) => *old = slot,
             None => self.slots.push(slot),
         }
         self.arm(id);
-        Ok(id)
+        id
     }
 
     /// The connection is gone: what the session had not acknowledged is given back.

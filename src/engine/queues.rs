@@ -1,6 +1,8 @@
 //! Who has what queued: the index over the store's rows, with quotas, leases and waiters. Some tens of bytes a message;
 //! bodies stay in the store.
 
+mod succession;
+
 use std::collections::VecDeque;
 
 use super::names::NameMap;

@@ -1,6 +1,8 @@
 //! Guessing is slow (docs/protocol.md section 7): failed logins of an address, and for a name, in a minute. Attempts
 //! side by side are no way around it: one that could be too many waits for the outcome of those before it.
 
+mod succession;
+
 use std::collections::HashMap;
 
 use super::port::AddressKey;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use cpd::daemon::config::{Arguments, Config};
 use cpd::engine::events::{AdminRequest, AdminResult, PurgeFilter};
 use cpd::engine::port::{AddressKey, RequestId, SessionId};
+use cpd::engine::settings::Settings;
 use cpd::engine::{Engine, Verification};
 use cpd::proto::dfa::Dialect;
 use cpd::proto::reply::Reply;
@@ -19,6 +20,7 @@ use super::memory_store::MemoryStore;
 use super::parser::{Listener, Script, Setting};
 use super::runner::{Got, Peer};
 
+const WALL: u64 = 1_700_000_000;
 /// As much as one read of the daemon takes.
 const READ_MAX_BYTES: usize = 8 * 1024;
 /// Virtual time after which nothing is expected to come any more.
@@ -47,13 +49,18 @@ pub struct Pure {
     now: Millis,
     requests: u64,
     connections: HashMap<usize, Connection>,
+    settings: Settings,
+    /// Another engine takes over before each step.
+    restarting: bool,
+    restarts: u64,
 }
 
 impl Pure {
     /// An engine as `script` wants it, with its users.
     pub fn start(script: &Script) -> Result<Pure, String> {
-        let mut engine = Engine::new(settings(&script.settings)?, 1, 0);
-        engine.set_wall_clock(1_700_000_000);
+        let settings = settings(&script.settings)?;
+        let mut engine = Engine::new(settings, 1, 0);
+        engine.set_wall_clock(WALL);
         let mut store = MemoryStore::default();
         for user in &script.users {
             let name = name(&user.name)?;
@@ -64,7 +71,51 @@ impl Pure {
             Listener::Cp => Dialect::Cp,
             Listener::Classic => Dialect::Classic,
         };
-        Ok(Pure { engine, store, dialect, now: 0, requests: 0, connections: HashMap::new() })
+        Ok(Pure {
+            engine,
+            store,
+            dialect,
+            now: 0,
+            requests: 0,
+            connections: HashMap::new(),
+            settings,
+            restarting: false,
+            restarts: 0,
+        })
+    }
+
+    /// The same, but a successor takes every session over before each step.
+    pub fn start_with_restarts(script: &Script) -> Result<Pure, String> {
+        Ok(Pure { restarting: true, ..Pure::start(script)? })
+    }
+
+    /// All that lives on is the store, and what the old engine wrote down of its sessions.
+    fn restart(&mut self) -> Result<(), String> {
+        if !self.restarting {
+            return Ok(());
+        }
+        self.engine.settle_down();
+        self.pump();
+        if !self.engine.is_idle() {
+            return Err("the engine does not come to rest".into());
+        }
+        self.restarts += 1;
+        let mut next = Engine::new(self.settings, self.restarts << 20, self.now);
+        next.set_wall_clock(WALL);
+        self.store.load(&mut next);
+        let mut successors = HashMap::new();
+        for id in self.engine.succession() {
+            let record = self.engine.freeze(id, self.now).ok_or("a session could not be frozen")?;
+            successors.insert(id, next.thaw(&record, from(), self.now).ok_or("a session could not be thawed")?);
+        }
+        for connection in self.connections.values_mut() {
+            connection.id = connection.id.and_then(|id| successors.get(&id).copied());
+        }
+        next.thaw_failures(&self.engine.freeze_failures(self.now), self.now).ok_or("no failures could be thawed")?;
+        next.succeeded(self.now);
+        self.engine = next;
+        self.pump();
+        Ok(())
     }
 
     fn connection(&mut self, number: usize) -> Result<&mut Connection, String> {
@@ -214,8 +265,8 @@ impl Pure {
 
 impl Peer for Pure {
     fn open(&mut self, number: usize) -> Result<(), String> {
-        let from = AddressKey::of(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let connection = match self.engine.open(from, self.dialect, self.now) {
+        self.restart()?;
+        let connection = match self.engine.open(from(), self.dialect, self.now) {
             Ok(id) => Connection { id: Some(id), ..Connection::default() },
             Err(_) => {
                 let mut refused = Connection { closed: true, ..Connection::default() };
@@ -228,18 +279,21 @@ impl Peer for Pure {
     }
 
     fn send(&mut self, number: usize, bytes: &[u8]) -> Result<(), String> {
+        self.restart()?;
         self.connection(number)?.input.extend_from_slice(bytes);
         self.pump();
         Ok(())
     }
 
     fn fin(&mut self, number: usize) -> Result<(), String> {
+        self.restart()?;
         self.connection(number)?.fin = true;
         self.pump();
         Ok(())
     }
 
     fn drop_connection(&mut self, number: usize, _reset: bool) -> Result<(), String> {
+        self.restart()?;
         if let Some(id) = self.connection(number)?.id.take() {
             self.engine.close(id, self.now);
         }
@@ -265,6 +319,7 @@ impl Peer for Pure {
     }
 
     fn read(&mut self, number: usize) -> Result<Got, String> {
+        self.restart()?;
         let end = self.now + PATIENCE;
         loop {
             let got = self.take(number)?;
@@ -279,6 +334,7 @@ impl Peer for Pure {
     }
 
     fn wait(&mut self, time: Duration) -> Result<(), String> {
+        self.restart()?;
         let end = self.now + time.as_millis() as Millis;
         while self.step_until(end) {}
         self.now = end;
@@ -294,6 +350,7 @@ impl Peer for Pure {
     }
 
     fn admin(&mut self, arguments: &[String], stdin: Option<&str>) -> Result<(), String> {
+        self.restart()?;
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let request = self.request(&words, stdin)?;
         match self.ask(request)? {
@@ -307,12 +364,16 @@ impl Peer for Pure {
     }
 }
 
+fn from() -> AddressKey {
+    AddressKey::of(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
 fn name(text: &str) -> Result<Username, String> {
     Username::parse(text.as_bytes()).ok_or(format!("{text} is no name"))
 }
 
 /// The settings as the daemon's own reader makes them.
-fn settings(settings: &[Setting]) -> Result<cpd::engine::settings::Settings, String> {
+fn settings(settings: &[Setting]) -> Result<Settings, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let file: PathBuf = folder.path().join("cpd.toml");
     let text: String = settings.iter().map(|s| format!("{} = {}\n", s.key, s.value)).collect();

@@ -38,6 +38,21 @@ impl MemoryStore {
         self.users.insert(name, User { hash, locked: false, created: 0, last_login: None, seen: Vec::new() });
     }
 
+    /// Gives an engine what a start reads from the store.
+    #[allow(dead_code, reason = "not every program with a store in memory starts twice")]
+    pub fn load(&self, engine: &mut cpd::engine::Engine) {
+        self.users.keys().for_each(|name| engine.load_user(*name));
+        for (id, message) in &self.messages {
+            engine.load_message(&cpd::engine::port::StoredMessage {
+                id: *id,
+                recipient: message.recipient,
+                sender: message.sender,
+                queued_at: message.queued_at,
+                bytes: message.body.len() as u16,
+            });
+        }
+    }
+
     /// Does everything in the batch.
     pub fn execute(&mut self, batch: Batch) -> [FromStore; 2] {
         let mut answers = Vec::new();

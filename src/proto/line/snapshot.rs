@@ -28,6 +28,8 @@ impl Decoder {
         out.bytes(&verb);
         out.u32(total);
         out.bytes(&self.held);
+        out.u32(self.swallowed);
+        out.bool(self.data_cr);
     }
 
     /// The decoder that was written, or `None`.
@@ -43,7 +45,7 @@ impl Decoder {
         let kind = from.u8()?;
         let verb: [u8; VERB_BYTES] = from.bytes(VERB_BYTES)?.try_into().ok()?;
         let total = from.u32().filter(|total| *total as usize <= UNTERMINATED_MAX_BYTES)?;
-        let held = from.bytes(PDU_MAX_BYTES + 1)?.to_vec();
+        let held = from.bytes(PDU_MAX_BYTES + 2)?.to_vec();
         let mode = match kind {
             0 => Mode::Collect,
             1 => Mode::Overlong { verb, total },
@@ -52,7 +54,9 @@ impl Decoder {
             4 => Mode::WholeOverlong { verb },
             _ => return None,
         };
+        let (swallowed, data_cr) = (from.u32()?, from.bool()?);
         let holds = matches!(mode, Mode::Collect | Mode::Whole);
-        (holds || held.is_empty()).then_some(Decoder { telnet, mode, held })
+        let sound = (holds || held.is_empty()) && (!data_cr || held.last() == Some(&super::CR));
+        sound.then_some(Decoder { telnet, mode, held, swallowed, data_cr })
     }
 }

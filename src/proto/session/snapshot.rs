@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Closing, NEVER, Session};
+use super::{Closing, Context, NEVER, Services, Session};
 use crate::proto::codec::{Reader, Writer};
 use crate::proto::dfa::{Dialect, State};
 use crate::proto::download::{Download, MessageId};
@@ -139,9 +139,30 @@ impl Session {
         })
     }
 
-    /// What the dialect of the connection's listener was.
-    pub fn dialect(&self) -> Dialect {
-        self.dialect
+    /// Goes on where the predecessor was, once the queue is this session's again.
+    pub fn take_up<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+        if let State::ReceivingMessage { download, .. } = &mut self.state {
+            download.more = !download.waiting;
+        }
+        self.deliver(cx);
+        self.resume(cx);
+    }
+
+    /// What the session had sent and not heard of when it was frozen: the user, whether it only waits for a message, and
+    /// the last message sent.
+    pub fn unfinished_download(&self) -> Option<(Username, bool, MessageId)> {
+        match &self.state {
+            State::ReceivingMessage { user, download } => {
+                let sent = download.unacknowledged.back().copied().unwrap_or(MessageId(0));
+                Some((*user, download.waiting, sent))
+            }
+            State::Idle
+            | State::UserValidated { .. }
+            | State::AuthenticationValidated { .. }
+            | State::ProcessCommand { .. }
+            | State::SendingMessage { .. }
+            | State::ErrorProcessing { .. } => None,
+        }
     }
 }
 

@@ -1,0 +1,99 @@
+//! Sessions from one process to the next: what the old engine writes, the new one takes up. Each connection's state is a
+//! record of its own, so that one which cannot be read costs one connection.
+
+use std::collections::HashSet;
+
+use super::Engine;
+use super::port::{AddressKey, SessionId};
+use super::slot::Slot;
+use crate::proto::codec::{Reader, Writer};
+use crate::proto::download::MessageId;
+use crate::proto::session::Session;
+use crate::proto::types::Millis;
+
+/// Of the records' form. One of another version is not read.
+pub const VERSION: u16 = 1;
+
+impl Engine {
+    /// Every open session, in the order in which their records are to be taken up: those that wait for messages first,
+    /// as they wait.
+    pub fn succession(&self) -> Vec<SessionId> {
+        let waiting = self.core.queues.waiters();
+        let known: HashSet<SessionId> = waiting.iter().copied().collect();
+        let others = self.slots().map(Slot::id).filter(|id| !known.contains(id));
+        waiting.iter().copied().chain(others).collect()
+    }
+
+    /// What nobody waits for goes to the store now: when [`Engine::is_idle`], sessions can be frozen.
+    pub fn settle_down(&mut self) {
+        self.stopping = true;
+    }
+
+    /// The session's record. A login that is being verified is unread input in it. `None`: it cannot be handed over.
+    pub fn freeze(&mut self, id: SessionId, now: Millis) -> Option<Vec<u8>> {
+        let password = self.core.logins.undo(id);
+        let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.serial == id.serial)?;
+        let session = slot.session.as_mut()?;
+        session.undo_login(password.as_ref());
+        let mut record = Writer::default();
+        record.u16(VERSION);
+        record.u64(now.saturating_sub(slot.opened));
+        let end = session.unfinished_download().and_then(|(user, ..)| self.core.queues.lease_end(user, id));
+        record.u64(end.map_or(0, |id| id.0));
+        session.freeze(now, &mut record)?;
+        Some(record.finish())
+    }
+
+    /// Takes up a session of a client at `from`. `None`: the record is of another version or unsound, or the user is no
+    /// longer there; the connection is to be closed.
+    pub fn thaw(&mut self, record: &[u8], from: AddressKey, now: Millis) -> Option<SessionId> {
+        let mut reader = Reader::new(record);
+        if reader.u16()? != VERSION {
+            return None;
+        }
+        let age = reader.u64()?;
+        let end = MessageId(reader.u64()?);
+        let session = Session::thaw(&mut reader, now)?;
+        reader.end()?;
+        if session.state().user().is_some_and(|user| !self.core.queues.exists(user)) {
+            return None;
+        }
+        let download = session.unfinished_download();
+        let id = self.place(session, from, now.saturating_sub(age));
+        match download {
+            Some((user, true, _)) => self.core.queues.wait(user, id),
+            Some((user, false, sent)) if !self.core.queues.lease_again(user, id, sent, end) => {
+                self.close(id, now);
+                return None;
+            }
+            Some(_) | None => {}
+        }
+        self.with(id, now, |s, cx| s.take_up(cx));
+        if let Some((user, ..)) = download {
+            self.core.grants.push_back(user);
+        }
+        Some(id)
+    }
+
+    /// Every record was offered: queues that nobody took up again go to those that wait for them.
+    pub fn succeeded(&mut self, now: Millis) {
+        self.settle(now);
+    }
+
+    /// What is not any connection's: the failed logins of the last minute.
+    pub fn freeze_failures(&self, now: Millis) -> Vec<u8> {
+        let mut record = Writer::default();
+        record.u16(VERSION);
+        self.core.logins.freeze_failures(now, &mut record);
+        record.finish()
+    }
+
+    /// Takes it up. `None`: it is of another version or unsound, and nothing is taken up.
+    pub fn thaw_failures(&mut self, record: &[u8], now: Millis) -> Option<()> {
+        let mut reader = Reader::new(record);
+        if reader.u16()? != VERSION {
+            return None;
+        }
+        self.core.logins.thaw_failures(&mut reader, now)
+    }
+}
