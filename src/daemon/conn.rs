@@ -93,7 +93,7 @@ impl Clients {
     /// The kernel's, when it cannot be watched.
     pub fn add(
         &mut self,
-        mut stream: TcpStream,
+        stream: TcpStream,
         peer: SocketAddr,
         dialect: Dialect,
         engine: &mut Engine,
@@ -101,7 +101,7 @@ impl Clients {
         now: Millis,
     ) -> io::Result<()> {
         let Ok(id) = engine.open(AddressKey::of(peer.ip()), dialect, now) else {
-            let mut reply = Vec::new();
+            let (mut stream, mut reply) = (stream, Vec::new());
             Reply::BadCommand.write(false, &mut reply);
             // A fresh connection has room for one line; if not, the peer learns it from the end alone.
             let _ = stream.write(&reply);
@@ -110,6 +110,20 @@ impl Clients {
             }
             return Ok(());
         };
+        self.watch(stream, peer, id, dialect, engine, registry, now)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is a different thing, and both callers have them all")]
+    fn watch(
+        &mut self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        id: SessionId,
+        dialect: Dialect,
+        engine: &mut Engine,
+        registry: &Registry,
+        now: Millis,
+    ) -> io::Result<()> {
         let token = Token(self.first_token + id.slot as usize);
         if let Err(error) =
             stream.register(registry, token, Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY)
@@ -137,6 +151,31 @@ impl Clients {
         }
         self.queue(id.slot);
         Ok(())
+    }
+
+    /// A connection that a predecessor left, with the session that was thawed for it.
+    ///
+    /// # Errors
+    /// The kernel's, when it cannot be watched.
+    pub fn adopt(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        id: SessionId,
+        engine: &mut Engine,
+        registry: &Registry,
+        now: Millis,
+    ) -> io::Result<()> {
+        let dialect = engine.dialect(id);
+        self.watch(stream, peer, id, dialect, engine, registry, now)
+    }
+
+    /// Gives a client's connection away. Nothing is shut down.
+    pub fn release(&mut self, id: SessionId, registry: &Registry) -> Option<TcpStream> {
+        let place = self.clients.get_mut(id.slot as usize)?;
+        let mut client = place.take_if(|client| client.id == id)?;
+        registry.deregister(&mut client.stream).ok()?;
+        Some(client.stream)
     }
 
     /// Where a session's client is, and what it speaks.
@@ -219,7 +258,7 @@ impl Clients {
         match engine.closing(id) {
             Closing::Now => self.drop_client(id, engine, now),
             Closing::Flush => self.end(id, engine, registry, now),
-            Closing::Open | Closing::Stopping => {
+            Closing::Open | Closing::Stopping | Closing::Paused => {
                 engine.arm(id);
                 if client.readable && engine.wants_input(id) {
                     self.queue(id.slot);

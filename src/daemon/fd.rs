@@ -1,12 +1,15 @@
-//! Descriptors that systemd handed over, from numbers to owners.
+//! Descriptors that systemd or a predecessor handed over, from numbers to owners.
 //!
 //! The one place where unsafe code is allowed: a descriptor known by its number can be adopted in no other way, and the
 //! variables that announce it must go before another thread could read them. Nothing else belongs here.
 #![allow(unsafe_code, reason = "adopting inherited descriptors, and removing the variables that announce them")]
 
-use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// A descriptor and the name it was given (`FileDescriptorName=`, or FDNAME of a stored one).
 #[derive(Debug)]
@@ -38,6 +41,28 @@ pub fn take_inherited() -> io::Result<Vec<Inherited>> {
         Inherited { name, fd }
     };
     Ok(numbered.into_iter().map(adopt).collect())
+}
+
+/// Takes the next message out of `queue` with the descriptors that lie in it, at most `max`; `None`: no message is left.
+/// Errors: the kernel's.
+pub fn receive(queue: BorrowedFd<'_>, max: usize) -> io::Result<Option<Vec<OwnedFd>>> {
+    let mut byte = [0; 1];
+    let mut into = [IoSliceMut::new(&mut byte)];
+    let mut space = vec![0; nix::sys::socket::cmsg_space::<RawFd>() + max * size_of::<RawFd>()];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = match recvmsg::<()>(queue.as_raw_fd(), &mut into, Some(&mut space), flags) {
+        Ok(message) if message.bytes > 0 => message,
+        Ok(_) | Err(Errno::EAGAIN) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = control {
+            // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows them.
+            fds.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+        }
+    }
+    Ok(Some(fds))
 }
 
 /// Only if the kernel says so.

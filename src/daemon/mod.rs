@@ -16,6 +16,7 @@ mod operators;
 pub mod port;
 mod reactor;
 mod reload;
+mod succession;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -39,6 +40,7 @@ use self::operators::Operators;
 use self::port::StorePort;
 pub use self::reactor::WAKER;
 use self::reactor::{Parts, Reactor};
+use self::succession::Heritage;
 use crate::engine::Engine;
 use crate::store::{OpenError, OpenErrorKind, Store, StoreEvent};
 
@@ -107,11 +109,18 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
         logger.warn(Line::new("store").field("warning", warning));
     }
     let engine = load(&mut store, &config, connections_max)?;
+    let (inherited, heritage) = succession::find(inherited);
     let listeners = listeners::open(&config, inherited)?;
     let poll = Poll::new().map_err(|e| system("cannot make an event queue", e))?;
     let waker = Arc::new(Waker::new(poll.registry(), reactor::WAKER).map_err(|e| system("cannot make a waker", e))?);
     let port = spawn_store(store, Arc::clone(&waker), logger.clone())?;
-    serve(arguments, config, listeners, Served { engine, port, poll, waker, signals, connections_max }, logger)
+    serve(
+        arguments,
+        config,
+        listeners,
+        Served { engine, port, poll, waker, signals, connections_max, heritage },
+        logger,
+    )
 }
 
 /// What [`serve`] needs beside sockets and settings.
@@ -122,6 +131,8 @@ pub struct Served {
     pub waker: Arc<Waker>,
     pub signals: Signals,
     pub connections_max: u32,
+    /// What a predecessor left.
+    pub heritage: Option<Heritage>,
 }
 
 /// Runs the event loop over what was opened, until a signal ends it. Errors: as cpd(8) lists them.
@@ -136,7 +147,7 @@ pub fn serve(
     for (level, line) in notes {
         logger.log(level, line);
     }
-    let Served { engine, port, poll, waker, signals, connections_max } = served;
+    let Served { engine, port, poll, waker, signals, connections_max, heritage } = served;
     let wake = Arc::clone(&waker);
     // A full event counter wakes as well.
     let wake_for_passwords = Arc::new(move || drop(wake.wake()));
@@ -171,7 +182,10 @@ pub fn serve(
         waker,
         connections_max,
     };
-    let reactor = Reactor::new(parts, Instant::now())?;
+    let mut reactor = Reactor::new(parts, Instant::now())?;
+    if let Some(heritage) = heritage {
+        reactor.take_up(heritage);
+    }
     reactor.notifier().send(Notice::Ready);
     reactor.run()
 }

@@ -1,6 +1,8 @@
 //! The event loop: the only poll, the only clock. It owns every socket and the engine, and carries everything between
 //! them, the store, the verifiers and the operators. Nothing in it waits for anything but the poll.
 
+mod handover;
+
 use std::io::{self, ErrorKind};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -76,6 +78,8 @@ pub struct Reactor {
     health: Health,
     reload: Reload,
     stop_at: Millis,
+    /// The stop leaves the connections to a successor.
+    handing_over: bool,
 }
 
 struct Listening {
@@ -115,6 +119,7 @@ impl Reactor {
             health,
             reload,
             stop_at: NEVER,
+            handing_over: false,
         })
     }
 
@@ -141,6 +146,9 @@ impl Reactor {
         };
         let now = self.now();
         self.parts.operators.finish();
+        if self.handing_over && result.is_ok() {
+            self.hand_over(now);
+        }
         self.clients.drop_all(&mut self.parts.engine, now);
         self.parts.pool.abandon();
         close_in_time(self.parts.store, Duration::from_millis(self.stop_at.saturating_sub(now).max(CLOSE_MIN_MS)));
@@ -155,11 +163,11 @@ impl Reactor {
 
     fn timeout(&self) -> Option<Duration> {
         let accepts = self.listeners.iter().any(|l| l.ready) && self.stop_at == NEVER;
-        if self.clients.has_turns() || (accepts && self.accept_paused_until == 0) {
+        if (self.clients.has_turns() && !self.handing_over) || (accepts && self.accept_paused_until == 0) {
             return Some(Duration::ZERO);
         }
         let next = [
-            self.parts.engine.next_deadline(),
+            if self.handing_over { NEVER } else { self.parts.engine.next_deadline() },
             self.clients.next_deadline(),
             self.parts.operators.next_deadline(),
             self.journalist.next_deadline(),
@@ -192,9 +200,13 @@ impl Reactor {
         }
         self.collect(now)?;
         self.accept(now);
-        self.clients.take_turns(&mut self.parts.engine, now);
+        if !self.handing_over {
+            self.clients.take_turns(&mut self.parts.engine, now);
+        }
         self.submit(now)?;
-        self.parts.engine.expire(now);
+        if !self.handing_over {
+            self.parts.engine.expire(now);
+        }
         self.clients.expire(now);
         self.parts.operators.turn(&mut self.parts.engine, &self.parts.pool, &self.clients, self.parts.poll.registry());
         self.log_events(now);
@@ -330,14 +342,21 @@ impl Reactor {
             let _ = self.parts.poll.registry().deregister(&mut listening.listener.socket);
         }
         self.parts.operators.stop(self.parts.poll.registry());
-        self.parts.engine.stop();
+        // Without a service manager there is nobody to keep the connections.
+        self.handing_over = self.parts.notifier.is_active();
+        if self.handing_over {
+            self.parts.engine.pause();
+        } else {
+            self.parts.engine.stop();
+        }
     }
 
     fn has_stopped(&self, now: Millis) -> bool {
         if self.stop_at == NEVER {
             return false;
         }
-        let quiet = self.parts.engine.connections() == 0 && self.parts.engine.is_idle();
+        let gone = self.handing_over || self.parts.engine.connections() == 0;
+        let quiet = gone && self.parts.engine.is_idle();
         now >= self.stop_at || (quiet && self.clients.lingering() == 0 && self.parts.operators.is_drained())
     }
 

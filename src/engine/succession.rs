@@ -7,6 +7,7 @@ use super::Engine;
 use super::port::{AddressKey, SessionId};
 use super::slot::Slot;
 use crate::proto::codec::{Reader, Writer};
+use crate::proto::dfa::Dialect;
 use crate::proto::download::MessageId;
 use crate::proto::session::Session;
 use crate::proto::types::Millis;
@@ -24,9 +25,16 @@ impl Engine {
         waiting.iter().copied().chain(others).collect()
     }
 
-    /// What nobody waits for goes to the store now: when [`Engine::is_idle`], sessions can be frozen.
-    pub fn settle_down(&mut self) {
+    /// Sessions take nothing more, and what nobody waits for goes to the store now: when [`Engine::is_idle`], they can be
+    /// frozen.
+    pub fn pause(&mut self) {
         self.stopping = true;
+        self.slots.iter_mut().filter_map(|slot| slot.session.as_mut()).for_each(Session::pause);
+    }
+
+    /// Which dialect the session speaks.
+    pub fn dialect(&self, id: SessionId) -> Dialect {
+        self.session(id).map_or(Dialect::Cp, Session::dialect)
     }
 
     /// The session's record. A login that is being verified is unread input in it. `None`: it cannot be handed over.

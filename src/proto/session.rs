@@ -26,6 +26,8 @@ pub enum Closing {
     Open,
     /// The daemon stops: no further PDU is taken, what is being stored is still answered.
     Stopping,
+    /// A successor goes on: no further PDU is taken, and what was not taken is kept.
+    Paused,
     /// What was answered is still sent, then the connection is shut down in order.
     Flush,
     /// At once.
@@ -228,6 +230,17 @@ impl Session {
         if self.closing == Closing::Open {
             self.closing = Closing::Stopping;
         }
+    }
+
+    /// A successor goes on with the session.
+    pub fn pause(&mut self) {
+        if self.closing == Closing::Open {
+            self.closing = Closing::Paused;
+        }
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// Whether work is under way whose outcome the client has not been told.

@@ -76,6 +76,7 @@ fn the_service_fits_the_program() {
     let number = |key: &str| unit.one("Service", key).parse::<u32>().expect("a number");
     let connections = config.settings.limits.connections;
     assert!(number("LimitNOFILE") > connections);
+    assert!(number("FileDescriptorStoreMax") >= 2, "a restart leaves two");
     // With it every peer of the control socket would be nobody.
     assert!(unit.all("Service", "PrivateUsers").is_empty());
 }

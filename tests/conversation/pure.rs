@@ -94,7 +94,7 @@ impl Pure {
         if !self.restarting {
             return Ok(());
         }
-        self.engine.settle_down();
+        self.engine.pause();
         self.pump();
         if !self.engine.is_idle() {
             return Err("the engine does not come to rest".into());
@@ -183,7 +183,7 @@ impl Pure {
                 connection.id = None;
                 self.engine.close(id, self.now);
             }
-            Closing::Open | Closing::Stopping => self.engine.arm(id),
+            Closing::Open | Closing::Stopping | Closing::Paused => self.engine.arm(id),
         }
     }
 

@@ -283,7 +283,7 @@ impl World {
                 self.forget(id);
                 self.engine.close(id, self.now);
             }
-            Closing::Open | Closing::Stopping => self.engine.arm(id),
+            Closing::Open | Closing::Stopping | Closing::Paused => self.engine.arm(id),
         }
     }
 

@@ -74,6 +74,9 @@ impl Session {
 
     /// After every call: the timers that follow from where the session stands, and its end after the client's FIN.
     pub(super) fn settle<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+        if self.closing == Closing::Paused {
+            return;
+        }
         if self.closing != Closing::Open {
             self.input = Vec::new();
             self.pdu_deadline = NEVER;

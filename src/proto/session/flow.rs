@@ -57,7 +57,7 @@ impl Session {
                 }
             }
         }
-        if self.closing != Closing::Open {
+        if !matches!(self.closing, Closing::Open | Closing::Paused) {
             *input = &[];
         }
     }
@@ -212,7 +212,7 @@ impl Session {
 
     /// Takes no further PDU, sends what was answered, closes.
     pub(super) fn finish(&mut self) {
-        if matches!(self.closing, Closing::Open | Closing::Stopping) {
+        if matches!(self.closing, Closing::Open | Closing::Stopping | Closing::Paused) {
             self.closing = Closing::Flush;
         }
     }

@@ -1,0 +1,73 @@
+//! The event loop's part of a succession: every connection with its session, out of one loop and into the next.
+
+use std::os::fd::OwnedFd;
+
+use super::Reactor;
+use crate::daemon::logging::{Level, Line};
+use crate::daemon::succession::{self, Heritage};
+use crate::engine::port::AddressKey;
+use crate::proto::types::Millis;
+
+impl Reactor {
+    /// Takes up what a predecessor left: its connections go on where they were.
+    pub fn take_up(&mut self, heritage: Heritage) {
+        let now = self.now();
+        let estate = match succession::read(heritage) {
+            Ok(estate) => estate,
+            Err(cause) => {
+                let line = Line::new("connections of the predecessor closed").field("cause", cause);
+                return self.parts.logger.error(line);
+            }
+        };
+        let (mut taken, mut closed) = (0, estate.unmatched);
+        if self.parts.engine.thaw_failures(&estate.failures, now).is_none() {
+            self.parts.logger.warn(Line::new("failed logins of the predecessor forgotten"));
+        }
+        for (stream, record) in estate.sessions {
+            match self.take_up_one(stream, &record, now) {
+                true => taken += 1,
+                false => closed += 1,
+            }
+        }
+        self.parts.engine.succeeded(now);
+        let line = Line::new("connections taken up").field("taken", taken).field("closed", closed);
+        self.parts.logger.log(if closed > 0 { Level::Warn } else { Level::Info }, line);
+    }
+
+    fn take_up_one(&mut self, stream: std::net::TcpStream, record: &[u8], now: Millis) -> bool {
+        let Ok(peer) = stream.peer_addr() else {
+            return false;
+        };
+        if stream.set_nonblocking(true).is_err() {
+            return false;
+        }
+        let Some(id) = self.parts.engine.thaw(record, AddressKey::of(peer.ip()), now) else {
+            let line = Line::new("connection of the predecessor closed").field("addr", peer.ip().to_canonical());
+            self.parts.logger.warn(line.field("cause", "its record cannot be read"));
+            return false;
+        };
+        let (engine, registry) = (&mut self.parts.engine, self.parts.poll.registry());
+        self.clients.adopt(mio::net::TcpStream::from_std(stream), peer, id, engine, registry, now).is_ok()
+    }
+
+    /// Leaves the connections to a successor.
+    pub(super) fn hand_over(&mut self, now: Millis) {
+        let mut sessions = Vec::new();
+        let mut closed = 0;
+        for id in self.parts.engine.succession() {
+            let frozen = self.parts.engine.freeze(id, now);
+            let stream = frozen.is_some().then(|| self.clients.release(id, self.parts.poll.registry())).flatten();
+            match frozen.zip(stream) {
+                Some((record, stream)) => sessions.push((std::net::TcpStream::from(OwnedFd::from(stream)), record)),
+                None => closed += 1,
+            }
+        }
+        let line = match succession::leave(&self.parts.engine.freeze_failures(now), &sessions) {
+            Ok(left) => {
+                Line::new("connections left").field("left", left).field("closed", closed + sessions.len() - left)
+            }
+            Err(cause) => Line::new("connections closed").field("closed", sessions.len()).field("cause", cause),
+        };
+        self.parts.logger.info(line);
+    }
+}

@@ -1,0 +1,161 @@
+//! Connections from one process to the next, through the service manager's descriptor store.
+//!
+//! They are stored when the daemon stops, not before: until then a connection costs the manager nothing, and what is
+//! stored is never out of date. The manager compares each descriptor that it stores with every other one, so it gets two,
+//! however many connections there are: a socket in whose queue all connections lie, and a memory file with their
+//! sessions' records in the same order. Whatever cannot be read is closed and logged, never guessed.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Seek, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use sd_notify::{NotifyState, notify, notify_with_fds};
+
+use super::fd::{self, Inherited};
+use crate::proto::codec::{Reader, Writer};
+
+/// Names in the descriptor store.
+const CLIENTS: &str = "cpd-clients";
+const RECORDS: &str = "cpd-records";
+/// Begins the memory file; with another number behind it, it is another version's.
+const MAGIC: &[u8] = b"cpd succession 1\n";
+/// Descriptors that travel in one message; the kernel allows three more.
+pub const DESCRIPTORS_PER_MESSAGE: usize = 250;
+/// Records that are read at most, and the longest of them, in bytes.
+const RECORDS_MAX: u32 = 1 << 20;
+const RECORD_MAX_BYTES: usize = 256 * 1024;
+const FILE_MAX_BYTES: u64 = 1 << 31;
+/// How long the manager may take to store what it is sent.
+const BARRIER: Duration = Duration::from_millis(1000);
+
+/// What a predecessor left, as it was found.
+pub struct Heritage {
+    clients: OwnedFd,
+    records: OwnedFd,
+}
+
+/// What a predecessor left, read.
+pub struct Estate {
+    /// The engine's record of failed logins.
+    pub failures: Vec<u8>,
+    /// Connections with their sessions' records, in the order in which they are to be taken up.
+    pub sessions: Vec<(TcpStream, Vec<u8>)>,
+    /// Connections that came without a record, or records without one; they are closed.
+    pub unmatched: usize,
+}
+
+/// Takes what a predecessor left out of what was inherited.
+pub fn find(inherited: Vec<Inherited>) -> (Vec<Inherited>, Option<Heritage>) {
+    let (mut clients, mut records) = (None, None);
+    let mut rest = Vec::new();
+    for one in inherited {
+        match one.name.as_str() {
+            CLIENTS => clients = Some(one.fd),
+            RECORDS => records = Some(one.fd),
+            _ => rest.push(one),
+        }
+    }
+    (rest, clients.zip(records).map(|(clients, records)| Heritage { clients, records }))
+}
+
+/// Reads it, and lets the manager forget it.
+///
+/// # Errors
+/// The records cannot be read, or are another version's; all connections are closed with the error.
+pub fn read(heritage: Heritage) -> io::Result<Estate> {
+    let streams = receive(&heritage.clients);
+    let records = read_records(heritage.records);
+    forget();
+    let (failures, records) = records?;
+    let streams = streams?;
+    let unmatched = streams.len().abs_diff(records.len());
+    Ok(Estate { failures, sessions: streams.into_iter().zip(records).collect(), unmatched })
+}
+
+/// Leaves connections and records to a successor; how many connections went. The manager has them when this returns.
+///
+/// # Errors
+/// Nothing was stored.
+pub fn leave(failures: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<usize> {
+    let (here, there) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+    let mut went = 0;
+    for group in sessions.chunks(DESCRIPTORS_PER_MESSAGE) {
+        let fds: Vec<RawFd> = group.iter().map(|(stream, _)| stream.as_raw_fd()).collect();
+        let message = [ControlMessage::ScmRights(&fds)];
+        match sendmsg::<()>(here.as_raw_fd(), &[IoSlice::new(b"c")], &message, MsgFlags::empty(), None) {
+            Ok(_) => went += group.len(),
+            // The queue is full, or the user may have no more descriptors under way: the rest is closed.
+            Err(Errno::EAGAIN | Errno::ETOOMANYREFS | Errno::ENOBUFS) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut file = Writer::default();
+    file.bytes(failures);
+    file.u32(u32::try_from(went).unwrap_or(u32::MAX));
+    sessions.iter().take(went).for_each(|(_, record)| file.bytes(record));
+    let mut memory = File::from(memfd_create(c"cpd-records", MFdFlags::MFD_CLOEXEC)?);
+    memory.write_all(MAGIC)?;
+    memory.write_all(&file.finish())?;
+    store(RECORDS, memory.as_fd())?;
+    store(CLIENTS, there.as_fd())?;
+    barrier()?;
+    Ok(went)
+}
+
+fn store(name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+    notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[fd])
+}
+
+/// Waits until the manager has taken all that was sent: it closes the descriptor that comes with a barrier.
+fn barrier() -> io::Result<()> {
+    let (reader, writer) = io::pipe()?;
+    notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
+    drop(writer);
+    let timeout = PollTimeout::try_from(BARRIER).unwrap_or(PollTimeout::NONE);
+    match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::empty())], timeout)? {
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "the service manager does not answer")),
+        _ => Ok(()),
+    }
+}
+
+/// The manager's duplicates go: a connection that ends here is to end.
+fn forget() {
+    for name in [CLIENTS, RECORDS] {
+        // What stays stored costs a place and is replaced at the next stop.
+        let _ = notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    }
+}
+
+fn receive(queue: &OwnedFd) -> io::Result<Vec<TcpStream>> {
+    let mut streams = Vec::new();
+    while let Some(fds) = fd::receive(queue.as_fd(), DESCRIPTORS_PER_MESSAGE)? {
+        streams.extend(fds.into_iter().map(TcpStream::from));
+    }
+    Ok(streams)
+}
+
+fn read_records(records: OwnedFd) -> io::Result<(Vec<u8>, Vec<Vec<u8>>)> {
+    let mut file = File::from(records);
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX_BYTES).read_to_end(&mut bytes)?;
+    let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "they were left by another version");
+    let mut reader = Reader::new(bytes.strip_prefix(MAGIC).ok_or_else(unreadable)?);
+    parse_records(&mut reader).ok_or_else(unreadable)
+}
+
+fn parse_records(reader: &mut Reader<'_>) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+    let failures = reader.bytes(FILE_MAX_BYTES as usize)?.to_vec();
+    let count = reader.u32().filter(|count| *count <= RECORDS_MAX)?;
+    let records: Option<Vec<Vec<u8>>> =
+        (0..count).map(|_| reader.bytes(RECORD_MAX_BYTES).map(<[u8]>::to_vec)).collect();
+    reader.end()?;
+    Some((failures, records?))
+}

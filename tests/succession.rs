@@ -1,0 +1,207 @@
+//! Restarts that no client notices: a real cpd, stopped and started again by a stand-in for the service manager
+//! (tests/succession/manager.py) that keeps the listening socket and the descriptor store.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Clients of the large round, a few hundred of each kind.
+const CLIENTS: usize = 600;
+
+struct Manager {
+    child: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    folder: tempfile::TempDir,
+    address: String,
+}
+
+impl Manager {
+    fn start(ip: &str) -> Manager {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("cpd.toml");
+        let text = "[auth]\nmemory_kib = 8\niterations = 1\n[limits]\nfailures_per_address = 3\n";
+        std::fs::write(&config, text).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/succession/manager.py");
+        let mut command = Command::new("python3");
+        command.arg(script).arg(env!("CARGO_BIN_EXE_cpd")).arg(folder.path()).arg(&config).arg(ip).arg("15035");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python3, from the package of that name");
+        let (orders, answers) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        let mut manager = Manager { child, orders, answers, folder, address: format!("{ip}:15035") };
+        assert_eq!(manager.answer(), "ready");
+        manager
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim_end().to_string()
+    }
+
+    fn order(&mut self, what: &str) {
+        writeln!(self.orders.as_mut().unwrap(), "{what}").unwrap();
+        assert_eq!(self.answer(), "ready 0", "the store is empty again when the successor is ready");
+    }
+
+    fn add_user(&self, name: &str) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cpctl"));
+        command.arg("--socket").arg(self.folder.path().join("control.sock")).args(["user", "add", name]);
+        let mut child = command.arg("--password-stdin").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"secret\n").unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    fn client(&self) -> Client {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client { reader: BufReader::new(stream.try_clone().unwrap()), stream }
+    }
+
+    fn logged_in(&self, name: &str) -> Client {
+        let mut client = self.client();
+        client.says(&format!("USER{name}\r\nPASSsecret\r\n"));
+        client.hears("220");
+        client.hears("230");
+        client
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        let _ = self.child.wait();
+    }
+}
+
+struct Client {
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    fn says(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn hears(&mut self, beginning: &str) {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).unwrap();
+        assert!(line.starts_with(beginning), "expected {beginning}, got {line:?}");
+    }
+}
+
+#[test]
+fn no_client_notices_a_restart_whatever_its_state() {
+    let mut manager = Manager::start("127.91.8.1");
+    ["alice", "bob", "carol"].iter().for_each(|name| manager.add_user(name));
+    let mut idle = manager.client();
+    let mut named = manager.client();
+    named.says("USERbob\r\n");
+    named.hears("220");
+    let mut half = manager.logged_in("alice");
+    half.says("SMSGbob:half a mess");
+    let mut in_error = manager.logged_in("alice");
+    in_error.says("SMSGbob\r\n");
+    in_error.hears("540");
+    let mut sender = manager.logged_in("alice");
+    sender.says("SMSGbob:one\r\nSMSGbob:two\r\nSMSGbob:three\r\n");
+    (0..3).for_each(|_| sender.hears("240"));
+    let mut loading = manager.logged_in("bob");
+    loading.says("RMSG2\r\n");
+    loading.hears("RMSGalice:one");
+    loading.hears("RMSGalice:two");
+    let mut waiting = manager.logged_in("carol");
+    waiting.says("WMSG200\r\n");
+
+    for _ in 0..3 {
+        manager.order("restart");
+        sender.says("NOOP\r\n");
+        sender.hears("500");
+    }
+
+    idle.says("NOOP\r\n");
+    idle.hears("500");
+    named.says("PASSsecret\r\n");
+    named.hears("230");
+    half.says("age\r\n");
+    half.hears("240");
+    in_error.says("RMSG\r\n201\r\n");
+    in_error.hears("500");
+    in_error.hears("201");
+    named.says("RMSG\r\n");
+    named.hears("256");
+    loading.says("250\r\n");
+    loading.hears("RMSGalice:three");
+    manager.order("restart");
+    loading.says("250\r\n250\r\n");
+    loading.hears("255");
+    sender.says("SMSGcarol:wake up\r\n");
+    sender.hears("240");
+    waiting.hears("RMSGalice:wake up");
+    manager.order("restart");
+    waiting.says("250\r\nTERM\r\n");
+    waiting.hears("255");
+    let mut rest = String::new();
+    waiting.reader.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "", "the connection ends although a manager had held it");
+    named.says("RMSG\r\n");
+    named.hears("RMSGalice:half a message");
+}
+
+#[test]
+fn hundreds_of_clients_go_through_restarts_with_their_input_unread() {
+    let mut manager = Manager::start("127.91.8.2");
+    manager.add_user("bob");
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| manager.logged_in("bob")).collect();
+    for round in 0..3 {
+        for client in &mut clients {
+            client.says("SMSGnobody:x\r\n201\r\nNOO");
+        }
+        manager.order("restart");
+        for client in &mut clients {
+            client.says("P\r\n");
+            client.hears("545");
+            client.hears("201");
+            client.hears("500");
+        }
+        assert_eq!(clients.len(), CLIENTS, "round {round}");
+    }
+}
+
+#[test]
+fn a_restart_is_no_way_to_guess_faster() {
+    let mut manager = Manager::start("127.91.8.3");
+    manager.add_user("bob");
+    for _ in 0..3 {
+        let mut guesser = manager.client();
+        guesser.says("USERbob\r\nPASSwrong\r\n");
+        guesser.hears("220");
+        guesser.hears("565");
+    }
+    manager.order("restart");
+    let mut guesser = manager.client();
+    guesser.says("USERbob\r\nPASSsecret\r\n");
+    guesser.hears("220");
+    guesser.hears("565");
+}
+
+#[test]
+fn a_crash_closes_connections_and_keeps_messages() {
+    let mut manager = Manager::start("127.91.8.4");
+    manager.add_user("bob");
+    let mut client = manager.logged_in("bob");
+    client.says("SMSGbob:kept\r\n");
+    client.hears("240");
+    manager.order("kill");
+    let mut rest = Vec::new();
+    let _ = client.reader.read_to_end(&mut rest);
+    assert_eq!(rest, b"");
+    let mut client = manager.logged_in("bob");
+    client.says("RMSG\r\n250\r\n");
+    client.hears("RMSGbob:kept");
+    client.hears("255");
+}

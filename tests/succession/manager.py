@@ -1,0 +1,94 @@
+"""A service manager as far as a succession needs one: it holds a listening socket and a descriptor store, starts cpd with
+both, and starts it again when it has ended.
+
+usage: manager.py CPD DATA CONFIG ADDRESS PORT. Each line on standard input is one order: `restart` (TERM, then a new
+cpd) or `kill` (KILL, then a new one). Each is answered by one line when the new cpd is ready; the end of input ends all.
+"""
+
+import array
+import fcntl
+import os
+import signal
+import socket
+import sys
+
+cpd, data, config, address, port = sys.argv[1:6]
+listener = socket.create_server((address, int(port)), backlog=1024)
+notify_path = os.path.join(data, "notify.sock")
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+notify.bind(notify_path)
+notify.settimeout(30)
+stored = {}
+
+
+def start():
+    child = os.fork()
+    if child:
+        return child
+    fds = [("cp", listener.fileno())] + [(name, fd) for name, fd in stored.items()]
+    # Out of the way first: a target number may be somebody's source.
+    high = [(name, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200)) for name, fd in fds]
+    for number, (name, fd) in enumerate(high):
+        os.dup2(fd, 3 + number, inheritable=True)
+    environment = dict(os.environ, LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)))
+    environment.update(LISTEN_FDNAMES=":".join(name for name, _ in fds), NOTIFY_SOCKET=notify_path)
+    os.execve(cpd, [cpd, "--data", data, "--config", config], environment)
+
+
+def message():
+    """One message: its assignments and its descriptors."""
+    text, control, _, _ = notify.recvmsg(65536, socket.CMSG_SPACE(4 * 256))
+    fds = array.array("i")
+    for level, kind, payload in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    fields = dict(line.split("=", 1) for line in text.decode().splitlines() if "=" in line)
+    return fields, list(fds)
+
+
+def take(fields, fds):
+    """Does what the message asks for; True when it says that cpd is ready."""
+    if fields.get("FDSTORE") == "1":
+        for fd in fds:
+            stored[fields["FDNAME"]] = fd
+        return False
+    if fields.get("FDSTOREREMOVE") == "1":
+        gone = stored.pop(fields["FDNAME"], None)
+        if gone is not None:
+            os.close(gone)
+    for fd in fds:
+        os.close(fd)
+    return fields.get("READY") == "1"
+
+
+def until_ready():
+    while not take(*message()):
+        pass
+
+
+def until_ended(child):
+    """A cpd that stops waits for its barrier, so the messages are taken while it does."""
+    notify.settimeout(0.02)
+    try:
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            try:
+                take(*message())
+            except TimeoutError:
+                pass
+    finally:
+        notify.settimeout(30)
+
+
+child = start()
+until_ready()
+print("ready", flush=True)
+try:
+    for order in sys.stdin:
+        os.kill(child, signal.SIGKILL if order.strip() == "kill" else signal.SIGTERM)
+        until_ended(child)
+        child = start()
+        until_ready()
+        print("ready", len(stored), flush=True)
+finally:
+    os.kill(child, signal.SIGTERM)
+    until_ended(child)
