@@ -77,6 +77,8 @@ pub struct Reactor {
     journalist: Journalist,
     health: Health,
     reload: Reload,
+    /// What systemd was told last.
+    status: String,
     stop_at: Millis,
     /// The stop leaves the connections to a successor.
     handing_over: bool,
@@ -118,6 +120,7 @@ impl Reactor {
             journalist,
             health,
             reload,
+            status: String::new(),
             stop_at: NEVER,
             handing_over: false,
         })
@@ -396,15 +399,22 @@ impl Reactor {
     /// Log lines, status and watchdog.
     fn tell(&mut self, now: Millis) {
         self.log_events(now);
-        if self.journalist.settle(now) && self.parts.notifier.is_active() {
-            let (connections, messages) = (self.parts.engine.connections(), self.parts.engine.queued_messages());
-            let status = format!("{connections} connections, {messages} messages queued");
-            self.parts.notifier.send(Notice::Status(status));
-        }
-        if self.health.is_due(now)
-            && self.health.check(self.parts.store.progress(), self.parts.pool.progress().as_ref())
-        {
+        let settled = self.journalist.settle(now);
+        let due = self.health.is_due(now);
+        if due && self.health.check(self.parts.store.progress(), self.parts.pool.progress().as_ref()) {
             self.parts.notifier.send(Notice::Watchdog);
+        }
+        if (settled || due) && self.parts.notifier.is_active() {
+            self.tell_status();
+        }
+    }
+
+    /// The line of `systemctl status`, when it is not what it was.
+    fn tell_status(&mut self) {
+        let (connections, messages) = (self.parts.engine.connections(), self.parts.engine.queued_messages());
+        let status = format!("connections: {connections}, queued messages: {messages}");
+        if status != self.status && self.parts.notifier.send(Notice::Status(status.clone())) {
+            self.status = status;
         }
     }
 }
