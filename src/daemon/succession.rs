@@ -110,7 +110,8 @@ pub fn leave(failures: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<u
 }
 
 fn store(name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
-    notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[fd])
+    // Unasked, the manager would drop the queue of connections as soon as this process has closed its other end.
+    notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")], &[fd])
 }
 
 /// Waits until the manager has taken all that was sent: it closes the descriptor that comes with a barrier.

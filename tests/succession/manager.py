@@ -8,6 +8,7 @@ cpd) or `kill` (KILL, then a new one). Each is answered by one line when the new
 import array
 import fcntl
 import os
+import select
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.bind(notify_path)
 notify.settimeout(30)
 stored = {}
+polled = set()
 
 
 def start():
@@ -51,6 +53,8 @@ def take(fields, fds):
     if fields.get("FDSTORE") == "1":
         for fd in fds:
             stored[fields["FDNAME"]] = fd
+            if fields.get("FDPOLL") != "0":
+                polled.add(fields["FDNAME"])
         return False
     if fields.get("FDSTOREREMOVE") == "1":
         gone = stored.pop(fields["FDNAME"], None)
@@ -59,6 +63,15 @@ def take(fields, fds):
     for fd in fds:
         os.close(fd)
     return fields.get("READY") == "1"
+
+
+def drop_hung_up():
+    """As systemd does: a stored descriptor that hangs up leaves by itself, unless FDPOLL=0 came with it."""
+    for name in list(polled & stored.keys()):
+        poll = select.poll()
+        poll.register(stored[name], 0)
+        if poll.poll(0):
+            os.close(stored.pop(name))
 
 
 def until_ready():
@@ -86,6 +99,7 @@ try:
     for order in sys.stdin:
         os.kill(child, signal.SIGKILL if order.strip() == "kill" else signal.SIGTERM)
         until_ended(child)
+        drop_hung_up()
         child = start()
         until_ready()
         print("ready", len(stored), flush=True)
