@@ -30,6 +30,13 @@ impl Activated {
         wait_for("the sockets", || daemon.log().contains(&format!("Listening on {}", control.display())).then_some(()));
         Activated { daemon, address, control }
     }
+
+    /// What it wrote at its start, which the first connection brought about.
+    #[track_caller]
+    fn log(&self) -> String {
+        self.daemon.waits_for_log(" started ");
+        self.daemon.log()
+    }
 }
 
 /// `cp:control`, as the units say.
@@ -55,7 +62,7 @@ fn a_client_and_an_administrator_are_served_over_them() {
     bob.asks("RMSG", "RMSGbob:to myself");
     bob.asks("250", "255 ");
 
-    let log = activated.daemon.log();
+    let log = activated.log();
     let started = log.lines().find(|line| line.contains(" started ")).expect("it serves");
     let (address, control) = (activated.address, activated.control.display());
     assert!(started.contains(&format!(" cp={address} control={control} ")), "{started}");
@@ -81,7 +88,7 @@ fn what_is_handed_over_is_not_bound_from_the_configuration() {
     assert!(TcpStream::connect(configured).is_err(), "{configured} is bound");
     assert!(!answers(&activated.daemon.socket()) && !activated.daemon.socket().exists());
     let (used, socket) = (activated.address, activated.daemon.socket());
-    let log = activated.daemon.log();
+    let log = activated.log();
     assert!(log.contains(&format!(" key=listen.cp configured={configured} used={used}\n")), "{log}");
     let control = activated.control.display();
     assert!(log.contains(&format!(" key=control.socket configured={} used={control}\n", socket.display())), "{log}");
@@ -99,7 +106,7 @@ fn a_kind_that_is_not_handed_over_is_bound() {
     let activated = Activated::start("cp:other", "", &[]);
     Client::connect(activated.address).asks("USER bob", "220 ");
     assert!(answers(&activated.daemon.socket()));
-    assert!(activated.daemon.log().contains("inherited socket closed name=other"), "{}", activated.daemon.log());
+    assert!(activated.log().contains("inherited socket closed name=other"), "{}", activated.log());
 }
 
 #[test]
@@ -108,7 +115,7 @@ fn a_socket_that_is_not_what_its_name_says_is_refused() {
         let mut activated = Activated::start(names, "", &[]);
         let _wakes = TcpStream::connect(activated.address).expect("it listens");
         assert_eq!(activated.daemon.ends().code(), Some(78), "{names}");
-        let log = activated.daemon.log();
+        let log = activated.log();
         let cause = log.lines().find(|line| line.starts_with("cpd: ")).unwrap_or_else(|| panic!("{names}: {log}"));
         assert!(cause.contains(&format!("handed over as \"{wrong}\"")), "{cause}");
     }

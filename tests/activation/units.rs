@@ -62,11 +62,10 @@ fn the_service_fits_the_program() {
     assert_eq!((unit.one("Service", "Type"), unit.one("Service", "NotifyAccess")), ("notify", "main"));
     assert_eq!(unit.one("Service", "ExecStart"), "/usr/sbin/cpd");
     assert!(unit.one("Service", "ExecReload").ends_with(" -HUP $MAINPID"));
-    for key in ["Requires", "After"] {
-        assert_eq!(unit.one("Unit", key), "cpd.socket cpd-control.socket");
-    }
+    assert_eq!(unit.one("Unit", "Wants"), "cpd.socket");
+    assert_eq!(unit.one("Unit", "Requires"), "cpd-control.socket");
+    assert_eq!(unit.one("Unit", "After"), "cpd.socket cpd-control.socket");
     assert_eq!(unit.one("Service", "Sockets"), "cpd.socket cpd-control.socket");
-    assert_eq!(unit.one("Install", "Also"), "cpd.socket cpd-control.socket");
     let state = Path::new("/var/lib").join(unit.one("Service", "StateDirectory"));
     assert_eq!(config.store_path.parent(), Some(state.as_path()));
     let never =
