@@ -115,7 +115,7 @@ fn a_socket_that_is_not_what_its_name_says_is_refused() {
         let mut activated = Activated::start(names, "", &[]);
         let _wakes = TcpStream::connect(activated.address).expect("it listens");
         assert_eq!(activated.daemon.ends().code(), Some(78), "{names}");
-        let log = activated.log();
+        let log = activated.daemon.log();
         let cause = log.lines().find(|line| line.starts_with("cpd: ")).unwrap_or_else(|| panic!("{names}: {log}"));
         assert!(cause.contains(&format!("handed over as \"{wrong}\"")), "{cause}");
     }
