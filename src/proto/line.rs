@@ -127,11 +127,6 @@ impl Decoder {
         }
     }
 
-    /// The unfinished line as it came, for a successor that takes the connection up.
-    pub fn held(&self) -> &[u8] {
-        &self.held
-    }
-
     /// The usual case: a whole line without anything special in it stands in the input and is not copied.
     fn peek_in_place<'a>(&self, input: &mut &'a [u8]) -> Option<Found<'a>> {
         if self.mode != Mode::Collect || !self.held.is_empty() || !self.telnet.is_plain() {
