@@ -7,5 +7,6 @@ pub mod ctl;
 pub mod daemon;
 pub mod engine;
 pub mod proto;
+pub mod sabotage;
 pub mod store;
 pub mod timer;

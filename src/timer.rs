@@ -14,6 +14,7 @@
 use std::num::NonZeroU32;
 
 use crate::proto::types::Millis;
+use crate::sabotage::{self, Fault};
 
 /// The wheel's resolution in milliseconds.
 pub const TICK_MS: Millis = 8;
@@ -117,7 +118,8 @@ impl<T: Copy> Wheel<T> {
 
     /// The first tick that is not before `deadline` and still to come.
     fn tick_of(&self, deadline: Millis) -> u64 {
-        deadline.div_ceil(TICK_MS).max(self.tick + 1)
+        let tick = deadline.div_ceil(TICK_MS).max(self.tick + 1);
+        if sabotage::is(Fault::EarlyTimer) { tick.midpoint(self.tick + 1) } else { tick }
     }
 
     fn find(&self, key: Key) -> Option<u32> {

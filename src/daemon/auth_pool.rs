@@ -16,6 +16,7 @@ use super::exit::{ExitCode, Fatal};
 use crate::auth::{AuthError, HashParams, Hasher, Verdict};
 use crate::engine::port::{RequestId, SessionId};
 use crate::proto::types::Password;
+use crate::sabotage::{self, Fault};
 
 /// Jobs that may wait for a thread.
 pub const QUEUE_MAX_JOBS: usize = 256;
@@ -289,7 +290,8 @@ impl Worker {
         match job {
             Job::HashNew { request, password } => Done::Hashed { request, phc: self.hasher.hash(&password) },
             Job::Verify { token, password, against: Against::Dummy } => {
-                let problem = self.hasher.dummy(&password).err();
+                let leaky = sabotage::is(Fault::LeakyTime);
+                let problem = if leaky { None } else { self.hasher.dummy(&password).err() };
                 Done::Verified { token, ok: false, rehash: None, problem }
             }
             Job::Verify { token, password, against: Against::Stored(stored) } => {

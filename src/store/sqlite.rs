@@ -12,6 +12,7 @@ use rusqlite::{CachedStatement, Connection, Error, ErrorCode, OpenFlags, ToSql};
 
 use super::OpenErrorKind;
 use super::row::message_sum;
+use crate::sabotage;
 
 /// SQLite's page cache in KiB. The hot pages are the end of the message table and what is being deleted.
 const CACHE_KIB: i64 = 16 * 1024;
@@ -38,10 +39,11 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     connection.busy_timeout(Duration::ZERO)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    let synchronous = if sabotage::is(sabotage::Fault::WeakSync) { "NORMAL" } else { "FULL" };
     // Exclusive before the first read: then there is no shared memory, and no other program reads along.
     connection.execute_batch(&format!(
         "PRAGMA locking_mode=EXCLUSIVE;
-         PRAGMA synchronous=FULL;
+         PRAGMA synchronous={synchronous};
          PRAGMA secure_delete=ON;
          PRAGMA cell_size_check=ON;
          PRAGMA temp_store=MEMORY;
