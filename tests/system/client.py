@@ -2,6 +2,7 @@
 
 client.py talk ADDRESS PDU...      sends each PDU, prints the reply to each
 client.py bytes ADDRESS HEX...     the same for bytes that no command line could hold
+client.py stay ADDRESS FILE PDU... -- PDU...   the same in one connection: the first ones, the others once FILE is gone
 client.py hold ADDRESS FILE        connects and stays while FILE exists
 client.py knock ADDRESS FILE       connects and is answered, over and over, while FILE exists; prints how often, the
                                    failures and the longest wait
@@ -36,6 +37,16 @@ def talk(address, pdus):
             print(ask(link, pdu).decode("ascii", "backslashreplace").rstrip() or "(closed)", flush=True)
 
 
+def stay(address, path, pdus):
+    split = pdus.index("--")
+    with connect(address) as link:
+        for number, pdu in enumerate(pdus[:split] + pdus[split + 1 :]):
+            if number == split:
+                while os.path.exists(path):
+                    time.sleep(0.05)
+            print(ask(link, pdu.encode()).decode("ascii", "backslashreplace").rstrip() or "(closed)", flush=True)
+
+
 def knock(address, path):
     answered, failures, longest = 0, [], 0.0
     while os.path.exists(path):
@@ -60,6 +71,8 @@ def main():
         talk(address, [pdu.encode() for pdu in rest])
     elif what == "bytes":
         talk(address, [bytes.fromhex(pdu) for pdu in rest])
+    elif what == "stay":
+        stay(address, rest[0], rest[1:])
     elif what == "hold":
         with connect(address):
             while os.path.exists(rest[0]):

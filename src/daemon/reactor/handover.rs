@@ -8,6 +8,14 @@ use crate::daemon::succession::{self, Heritage};
 use crate::engine::port::AddressKey;
 use crate::proto::types::Millis;
 
+/// What became of one connection.
+enum Fate {
+    Taken,
+    /// The client has reset it meanwhile.
+    Gone,
+    Closed,
+}
+
 impl Reactor {
     /// Takes up what a predecessor left: its connections go on where they were.
     pub fn take_up(&mut self, heritage: Heritage) {
@@ -19,35 +27,39 @@ impl Reactor {
                 return self.parts.logger.error(line);
             }
         };
-        let (mut taken, mut closed) = (0, estate.unmatched);
+        let (mut taken, mut gone, mut closed) = (0, 0, estate.unmatched);
         if self.parts.engine.thaw_failures(&estate.failures, now).is_none() {
             self.parts.logger.warn(Line::new("failed logins of the predecessor forgotten"));
         }
         for (stream, record) in estate.sessions {
             match self.take_up_one(stream, &record, now) {
-                true => taken += 1,
-                false => closed += 1,
+                Fate::Taken => taken += 1,
+                Fate::Gone => gone += 1,
+                Fate::Closed => closed += 1,
             }
         }
         self.parts.engine.succeeded(now);
-        let line = Line::new("connections taken up").field("taken", taken).field("closed", closed);
+        let line = Line::new("connections taken up").field("taken", taken).field("gone", gone).field("closed", closed);
         self.parts.logger.log(if closed > 0 { Level::Warn } else { Level::Info }, line);
     }
 
-    fn take_up_one(&mut self, stream: std::net::TcpStream, record: &[u8], now: Millis) -> bool {
+    fn take_up_one(&mut self, stream: std::net::TcpStream, record: &[u8], now: Millis) -> Fate {
         let Ok(peer) = stream.peer_addr() else {
-            return false;
+            return Fate::Gone;
         };
         if stream.set_nonblocking(true).is_err() {
-            return false;
+            return Fate::Closed;
         }
         let Some(id) = self.parts.engine.thaw(record, AddressKey::of(peer.ip()), now) else {
             let line = Line::new("connection of the predecessor closed").field("addr", peer.ip().to_canonical());
             self.parts.logger.warn(line.field("cause", "its record cannot be read"));
-            return false;
+            return Fate::Closed;
         };
         let (engine, registry) = (&mut self.parts.engine, self.parts.poll.registry());
-        self.clients.adopt(mio::net::TcpStream::from_std(stream), peer, id, engine, registry, now).is_ok()
+        match self.clients.adopt(mio::net::TcpStream::from_std(stream), peer, id, engine, registry, now) {
+            Ok(()) => Fate::Taken,
+            Err(_) => Fate::Closed,
+        }
     }
 
     /// Leaves the connections to a successor.

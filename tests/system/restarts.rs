@@ -1,0 +1,75 @@
+//! A crowd of clients through restarts of a real service, for the system test: run in the network namespace of the booted
+//! system, it has the commands of that system from the environment.
+//!
+//! ADDRESS (127.0.0.1:5035), CLIENTS (1000), RESTARTS (10), LAST (1); and as words of a command: RESTART, LAST_RESTART
+//! (done LAST times behind the others: an upgrade), ADD_USER (a name is appended, the password comes on its standard input).
+
+#[path = "../succession/client.rs"]
+mod client;
+#[path = "../succession/crowd.rs"]
+mod crowd;
+#[path = "../support/ledger.rs"]
+#[allow(dead_code, reason = "a crowd uses its part of this")]
+mod ledger;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crowd::{Crowd, PASSWORD, percentile, users};
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+/// The command that a variable holds, its words apart.
+fn command(name: &str) -> Command {
+    let text = std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
+    let mut words = text.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or_else(|| panic!("{name} is empty")));
+    command.args(words).stdout(Stdio::null());
+    command
+}
+
+fn run(name: &str) {
+    let status = command(name).stdin(Stdio::null()).status().unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(status.success(), "{name}: {status}");
+}
+
+fn add_user(user: &str) {
+    let mut child =
+        command("ADD_USER").arg(user).args(["--password-stdin"]).stdin(Stdio::piped()).spawn().expect("ADD_USER");
+    writeln!(child.stdin.take().expect("a pipe"), "{PASSWORD}").expect("written");
+    assert!(child.wait().expect("it ends").success(), "ADD_USER {user}");
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.0}", time.as_secs_f64() * 1000.0)
+}
+
+fn main() {
+    let address = std::env::var("ADDRESS").unwrap_or_else(|_| "127.0.0.1:5035".into());
+    let (clients, restarts, last) = (number("CLIENTS", 1000), number("RESTARTS", 10), number("LAST", 1));
+    users(clients).iter().for_each(|user| add_user(user));
+    let begun = Instant::now();
+    let mut crowd = Crowd::new(address.parse().expect("ADDRESS"), clients);
+    println!("{clients} clients logged in and in their states after {} s", begun.elapsed().as_secs());
+    for _ in 0..restarts {
+        crowd.restart(|| run("RESTART"));
+    }
+    for _ in 0..last {
+        crowd.restart(|| run("LAST_RESTART"));
+    }
+    let mut figures = crowd.finish();
+    let worst = |times: &mut [Duration]| {
+        let parts = [50, 99, 100].map(|part| milliseconds(percentile(times, part)));
+        format!("p50 {} p99 {} max {} ms of {}", parts[0], parts[1], parts[2], times.len())
+    };
+    let counts = figures.counts;
+    println!(
+        "messages: {} sent, {} got their 240, {} delivered once, violations 0",
+        counts.sent, counts.kept, counts.delivered
+    );
+    println!("pause of active clients at a restart: {}", worst(&mut figures.pauses));
+    println!("new connections during restarts, to their first reply: {}; refused 0", worst(&mut figures.newcomers));
+}
