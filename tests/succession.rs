@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use crowd::{Crowd, PASSWORD, users};
+use crowd::{Crowd, Mix, PASSWORD, users};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// In the crowd: some of each role.
@@ -63,6 +63,16 @@ impl Manager {
         let mut child = command.arg("--password-stdin").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(format!("{PASSWORD}\n").as_bytes()).unwrap();
         assert!(child.wait().unwrap().success());
+    }
+
+    /// When the only session began, and how many seconds old it is, as cpctl tells.
+    fn only_session(&self) -> (jiff::Timestamp, i64) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cpctl"));
+        command.arg("--socket").arg(self.folder.path().join("control.sock")).args(["--json", "session", "list"]);
+        let output = command.output().unwrap();
+        let sessions: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let since: jiff::Timestamp = sessions[0]["since"].as_str().unwrap().parse().unwrap();
+        (since, jiff::Timestamp::now().as_second() - since.as_second())
     }
 
     fn client(&self) -> Client {
@@ -165,8 +175,8 @@ fn no_client_notices_a_restart_whatever_its_state() {
 #[test]
 fn a_crowd_in_every_state_goes_through_restarts() {
     let mut manager = Manager::start("127.91.8.2");
-    users(CLIENTS).iter().for_each(|name| manager.add_user(name));
-    let mut crowd = Crowd::new(manager.address.parse().unwrap(), CLIENTS);
+    users(Mix::Every, CLIENTS).iter().for_each(|name| manager.add_user(name));
+    let mut crowd = Crowd::new(manager.address.parse().unwrap(), Mix::Every, CLIENTS);
     for _ in 0..3 {
         crowd.restart(|| manager.order("restart"));
     }
@@ -178,8 +188,8 @@ fn a_crowd_in_every_state_goes_through_restarts() {
 #[should_panic(expected = "the connection is")]
 fn a_crowd_notices_connections_that_are_not_handed_over() {
     let mut manager = Manager::start("127.91.8.5");
-    users(20).iter().for_each(|name| manager.add_user(name));
-    Crowd::new(manager.address.parse().unwrap(), 20).restart(|| manager.order("kill"));
+    users(Mix::Every, 20).iter().for_each(|name| manager.add_user(name));
+    Crowd::new(manager.address.parse().unwrap(), Mix::Every, 20).restart(|| manager.order("kill"));
 }
 
 #[test]
@@ -197,6 +207,29 @@ fn a_restart_is_no_way_to_guess_faster() {
     guesser.says("USERbob\r\nPASSsecret-1\r\n");
     guesser.hears("220");
     guesser.hears("565");
+}
+
+#[test]
+fn a_connection_keeps_its_age() {
+    let mut manager = Manager::start("127.91.8.6");
+    let mut client = manager.client();
+    client.says("NOOP\r\n");
+    client.hears("500");
+    let (since, _) = running_since(&manager, 4);
+    manager.order("restart");
+    let (again, age) = manager.only_session();
+    assert!((again.as_second() - since.as_second()).abs() <= 1 && age >= 3, "{since} became {again}");
+}
+
+/// Waits until the only session is so many seconds old.
+fn running_since(manager: &Manager, seconds: i64) -> (jiff::Timestamp, i64) {
+    loop {
+        let session = manager.only_session();
+        if session.1 >= seconds {
+            return session;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]

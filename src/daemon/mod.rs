@@ -39,7 +39,7 @@ use self::notify::{Notice, Notifier};
 use self::operators::Operators;
 use self::port::StorePort;
 pub use self::reactor::WAKER;
-use self::reactor::{Parts, Reactor};
+use self::reactor::{CLOCK_ORIGIN, Parts, Reactor};
 use self::succession::Heritage;
 use crate::engine::Engine;
 use crate::store::{OpenError, OpenErrorKind, Store, StoreEvent};
@@ -217,7 +217,7 @@ fn raise_file_limit(config: &Config, logger: &Logger) -> u32 {
 fn load(store: &mut Store, config: &Config, connections_max: u32) -> Result<Engine, Fatal> {
     let mut settings = config.settings;
     settings.limits.connections = settings.limits.connections.min(connections_max);
-    let mut engine = Engine::new(settings, 0, 0);
+    let mut engine = Engine::new(settings, 0, CLOCK_ORIGIN);
     let engine_cell = std::cell::RefCell::new(&mut engine);
     let loaded = store
         .load(

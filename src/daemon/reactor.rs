@@ -47,6 +47,9 @@ const CLOSE_MIN_MS: Millis = 250;
 /// How long a stop waits for what is under way.
 const STOP_MS: Millis = 2000;
 
+/// The time at the start, some 34 years: connections of a predecessor are older than this process.
+pub const CLOCK_ORIGIN: Millis = 1 << 40;
+
 /// What the loop is made of; all of it started, the poll's waker given to those that wake it.
 pub struct Parts {
     pub poll: Poll,
@@ -159,9 +162,9 @@ impl Reactor {
         result
     }
 
-    /// Milliseconds since the start.
+    /// Milliseconds since the start, and [`CLOCK_ORIGIN`].
     fn now(&self) -> Millis {
-        Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
+        CLOCK_ORIGIN + Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX - CLOCK_ORIGIN)
     }
 
     fn timeout(&self) -> Option<Duration> {

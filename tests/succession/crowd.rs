@@ -35,24 +35,38 @@ const SHARES: [(Role, usize); 7] = [
     (Role::Active, 20),
 ];
 
+/// Which roles there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mix {
+    /// All of them, in the shares above.
+    Every,
+    /// Idle clients, and one active one among fifty: for large numbers.
+    Quiet,
+}
+
 /// The users that a crowd of so many clients needs.
-pub fn users(clients: usize) -> Vec<String> {
-    let own = (0..clients).map(|number| user_of(role_of(number), number));
+pub fn users(mix: Mix, clients: usize) -> Vec<String> {
+    let own = (0..clients).map(|number| user_of(mix.role_of(number), number));
     let mut names: Vec<String> = own.chain((0..ACTIVE_USERS).map(|number| format!("a{number}"))).collect();
     names.sort();
     names.dedup();
     names
 }
 
-fn role_of(number: usize) -> Role {
-    let mut place = number * 37 % 100;
-    for (role, share) in SHARES {
-        if place < share {
-            return role;
+impl Mix {
+    fn role_of(self, number: usize) -> Role {
+        if self == Mix::Quiet {
+            return if number.is_multiple_of(50) { Role::Active } else { Role::Idle };
         }
-        place -= share;
+        let mut place = number * 37 % 100;
+        for (role, share) in SHARES {
+            if place < share {
+                return role;
+            }
+            place -= share;
+        }
+        unreachable!("the shares are a hundred")
     }
-    unreachable!("the shares are a hundred")
 }
 
 fn user_of(role: Role, number: usize) -> String {
@@ -92,7 +106,7 @@ pub struct Crowd {
 
 impl Crowd {
     /// Connects and logs in. The users of [`users`] must be there, with [`PASSWORD`].
-    pub fn new(address: SocketAddrV4, size: usize) -> Crowd {
+    pub fn new(address: SocketAddrV4, mix: Mix, size: usize) -> Crowd {
         let mut crowd = Crowd {
             address,
             poll: Poll::new().expect("a poll"),
@@ -103,12 +117,14 @@ impl Crowd {
             figures: Figures::default(),
         };
         for number in 0..size {
-            let role = role_of(number);
+            let role = mix.role_of(number);
             let source = Ipv4Addr::new(127, 77, 1, u8::try_from(number % SOURCES + 1).expect("few"));
             let mut stream = connect(source, address, role == Role::Unread);
             let interest = Interest::READABLE | Interest::WRITABLE;
             crowd.poll.registry().register(&mut stream, Token(number), interest).expect("registered");
-            let user = user_of(role, number);
+            // Every one of their users has a session in the end, if there are enough of them.
+            let actives = crowd.clients.iter().filter(|client| client.role == Role::Active).count();
+            let user = user_of(role, if role == Role::Active { actives } else { number });
             let session = crowd.book.ledger.session(&user);
             crowd.clients.push(Client::new(stream, role, user, session, PASSWORD));
             if number % LOGINS_AT_ONCE == LOGINS_AT_ONCE - 1 || number + 1 == size {
@@ -132,7 +148,7 @@ impl Crowd {
         }
         self.settle("every client in the middle of something");
         // From here on it counts.
-        self.clients.iter_mut().for_each(|client| drop(client.take_longest()));
+        self.clients.iter_mut().for_each(|client| _ = client.take_longest());
         let (over, address) = (AtomicBool::new(false), self.address);
         let newcomers = thread::scope(|scope| {
             // Also if this thread panics: a scope waits for its threads.
@@ -193,7 +209,8 @@ impl Crowd {
 
     /// Idle clients that wake a third of the waiters, each time another third.
     fn wake_some(&mut self) -> Vec<(usize, String)> {
-        let of_role = |role: Role| (0..self.clients.len()).filter(move |number| role_of(*number) == role);
+        let clients = &self.clients;
+        let of_role = |role: Role| (0..clients.len()).filter(move |number| clients[*number].role == role);
         let waiters = of_role(Role::Waiting).filter(|number| number % 3 == self.round % 3);
         let pairs: Vec<(usize, usize)> = of_role(Role::Idle).zip(waiters).collect();
         pairs

@@ -1,8 +1,9 @@
 //! A crowd of clients through restarts of a real service, for the system test: run in the network namespace of the booted
 //! system, it has the commands of that system from the environment.
 //!
-//! ADDRESS (127.0.0.1:5035), CLIENTS (1000), RESTARTS (10), LAST (1); and as words of a command: RESTART, LAST_RESTART
-//! (done LAST times behind the others: an upgrade), ADD_USER (a name is appended, the password comes on its standard input).
+//! ADDRESS (127.0.0.1:5035), CLIENTS (1000), QUIET (if set, most of them are idle), RESTARTS (10), RELOADS (1),
+//! LAST (1); and as words of a command: RESTART, RELOAD, LAST_RESTART (done LAST times behind the others: an upgrade),
+//! ADD_USER (a name is appended, the password comes on its standard input).
 
 #[path = "../succession/client.rs"]
 mod client;
@@ -16,7 +17,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crowd::{Crowd, PASSWORD, percentile, users};
+use crowd::{Crowd, Mix, PASSWORD, percentile, users};
 
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
@@ -50,12 +51,16 @@ fn milliseconds(time: Duration) -> String {
 fn main() {
     let address = std::env::var("ADDRESS").unwrap_or_else(|_| "127.0.0.1:5035".into());
     let (clients, restarts, last) = (number("CLIENTS", 1000), number("RESTARTS", 10), number("LAST", 1));
-    users(clients).iter().for_each(|user| add_user(user));
+    let mix = if std::env::var_os("QUIET").is_some() { Mix::Quiet } else { Mix::Every };
+    users(mix, clients).iter().for_each(|user| add_user(user));
     let begun = Instant::now();
-    let mut crowd = Crowd::new(address.parse().expect("ADDRESS"), clients);
+    let mut crowd = Crowd::new(address.parse().expect("ADDRESS"), mix, clients);
     println!("{clients} clients logged in and in their states after {} s", begun.elapsed().as_secs());
     for _ in 0..restarts {
         crowd.restart(|| run("RESTART"));
+    }
+    for _ in 0..number("RELOADS", 1) {
+        crowd.restart(|| run("RELOAD"));
     }
     for _ in 0..last {
         crowd.restart(|| run("LAST_RESTART"));
