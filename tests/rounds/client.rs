@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -21,9 +22,22 @@ pub struct Site<'a> {
     pub ledger: &'a Mutex<Ledger>,
     /// The daemon will be stopped, not killed: when it closes a connection it has said all it had to say.
     pub orderly: bool,
+    /// The store may fail under the daemon: nobody can log in while it cannot be read.
+    pub failing: bool,
+    /// The power is gone: what is heard from now on would not have been heard.
+    pub dark: AtomicBool,
 }
 
-impl Site<'_> {
+impl<'a> Site<'a> {
+    /// Where a daemon is that will be killed, on a disk that works.
+    pub fn new(address: SocketAddrV4, ledger: &'a Mutex<Ledger>) -> Site<'a> {
+        Site { address, ledger, orderly: false, failing: false, dark: AtomicBool::new(false) }
+    }
+
+    fn is_dark(&self) -> bool {
+        self.dark.load(Ordering::SeqCst)
+    }
+
     pub fn book(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().expect("no client has failed")
     }
@@ -67,15 +81,19 @@ impl<'a> Client<'a> {
         let mut client = Client { site, stream, unread: Vec::new(), session };
         client.write(format!("USER{user}\r\nPASS{user}\r\n").as_bytes())?;
         client.expect("220")?;
-        client.expect("230")?;
+        let answer = client.line()?;
+        if site.failing && answer.starts_with(b"565") {
+            return Err(client.close(Parting::Torn));
+        }
+        assert!(answer.starts_with(b"230"), "{:?} to a login", String::from_utf8_lossy(&answer));
         Ok(client)
     }
 
-    /// Sends messages, all at once, and reads the answers.
-    pub fn send(&mut self, messages: &[(&str, String)]) -> Result<(), Over> {
+    /// Sends messages, all at once, and reads the answers: how many got their 240.
+    pub fn send(&mut self, messages: &[(&str, String)]) -> Result<usize, Over> {
         let bytes = self.begin(messages);
         self.write(&bytes)?;
-        let mut failed = false;
+        let mut kept = 0;
         for _ in messages {
             let answer = match self.line()?.get(..3) {
                 Some(b"240") => Answer::Kept,
@@ -83,10 +101,14 @@ impl<'a> Client<'a> {
                 Some(b"545" | b"546" | b"500") => Answer::NotStored,
                 other => panic!("{:?} is no answer to SMSG", other.map(String::from_utf8_lossy)),
             };
-            failed |= answer != Answer::Kept;
-            self.book().answered(self.session, answer);
+            kept += usize::from(answer == Answer::Kept);
+            let heard = if self.site.is_dark() { Answer::Unknown } else { answer };
+            self.book().answered(self.session, heard);
         }
-        if failed { self.recover() } else { Ok(()) }
+        if kept < messages.len() {
+            self.recover()?;
+        }
+        Ok(kept)
     }
 
     /// Sends messages and goes away without an answer, perhaps in the middle of a line.
@@ -112,6 +134,9 @@ impl<'a> Client<'a> {
         let mut owed = 0;
         loop {
             let line = self.line()?;
+            if self.site.is_dark() {
+                return Err(self.close(Parting::Torn));
+            }
             if !line.starts_with(b"RMSG") {
                 return self.end(&line);
             }
@@ -173,6 +198,9 @@ impl<'a> Client<'a> {
         self.write(b"550\r\n201\r\n")?;
         loop {
             let line = self.line()?;
+            if self.site.is_dark() {
+                return Err(self.close(Parting::Torn));
+            }
             if line.starts_with(b"201") {
                 self.book().recovered(self.session);
                 return Ok(());

@@ -1,10 +1,11 @@
 //! A real cpd over one folder: started, ended in any way, and started again on what it left.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
@@ -19,7 +20,42 @@ const PORT: u16 = 15037;
 /// cpd's exit code for an address in use.
 const EX_UNAVAILABLE: i32 = 69;
 
+/// Where a cpd comes from and where it keeps its store.
+pub struct Recipe {
+    pub program: PathBuf,
+    /// The fault that a sabotaged cpd is to have.
+    pub fault: Option<&'static str>,
+    /// The folder of the store, where it is not to be in the daemon's own.
+    pub data: Option<PathBuf>,
+    /// Put before the program's name, as `strace` is.
+    pub wrapper: Vec<String>,
+}
+
+impl Recipe {
+    pub fn plain() -> Recipe {
+        Recipe { program: env!("CARGO_BIN_EXE_cpd").into(), fault: None, data: None, wrapper: Vec::new() }
+    }
+
+    /// One that does `fault` (src/sabotage.rs), by the program that CPD_SABOTAGED names.
+    pub fn sabotaged(fault: &'static str) -> Recipe {
+        let built = concat!(env!("CARGO_MANIFEST_DIR"), "/target/sabotage/debug/cpd");
+        let program: PathBuf = std::env::var_os("CPD_SABOTAGED").unwrap_or_else(|| built.into()).into();
+        assert!(
+            program.is_file(),
+            "{}: the twins of this test need a sabotaged cpd: CPD_SABOTAGED, or \
+             cargo build --features sabotage --target-dir target/sabotage",
+            program.display()
+        );
+        Recipe { program, fault: Some(fault), ..Recipe::plain() }
+    }
+
+    pub fn in_folder(self, data: PathBuf) -> Recipe {
+        Recipe { data: Some(data), ..self }
+    }
+}
+
 pub struct Cpd {
+    pub recipe: Recipe,
     folder: tempfile::TempDir,
     address: SocketAddrV4,
     child: Option<Child>,
@@ -27,7 +63,7 @@ pub struct Cpd {
 
 impl Cpd {
     /// A running daemon with an empty store, but for `users`; the password of each is its name.
-    pub fn with_users(users: &[&str]) -> Cpd {
+    pub fn with_users(mut recipe: Recipe, users: &[&str]) -> Cpd {
         for _ in 0..ADDRESSES_MAX {
             let folder = tempfile::tempdir().expect("a folder");
             let address = SocketAddrV4::new(next_address(), PORT);
@@ -37,7 +73,7 @@ impl Cpd {
                  [log]\ntarget = \"stderr\"\n"
             );
             std::fs::write(folder.path().join("cpd.toml"), configuration).expect("a configuration");
-            let mut cpd = Cpd { folder, address, child: None };
+            let mut cpd = Cpd { recipe, folder, address, child: None };
             match cpd.start() {
                 Ok(()) => {
                     for user in users {
@@ -45,7 +81,7 @@ impl Cpd {
                     }
                     return cpd;
                 }
-                Err(status) if status.code() == Some(EX_UNAVAILABLE) => {}
+                Err(status) if status.code() == Some(EX_UNAVAILABLE) => recipe = cpd.into_recipe(),
                 Err(status) => panic!("cpd ended at its start, {status}: {}", cpd.log()),
             }
         }
@@ -72,7 +108,9 @@ impl Cpd {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = File::options().create(true).append(true).open(self.folder.path().join("stderr")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cpd"));
+        let mut words = self.recipe.wrapper.iter().map(OsStr::new).chain([self.recipe.program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).envs(self.recipe.fault.map(|fault| ("CPD_SABOTAGE", fault)));
         command.arg("--data").arg(self.data()).arg("--config").arg(self.folder.path().join("cpd.toml"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("cpd");
         self.child = Some(child);
@@ -82,6 +120,25 @@ impl Cpd {
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("a child");
         kill_process(Pid::from_child(child), signal).expect("the daemon is there");
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().expect("a child")?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// Waits for its end by itself; `None`: it still runs after that time.
+    pub fn ends_within(&mut self, time: Duration) -> Option<ExitStatus> {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            sleep(Duration::from_millis(1));
+        }
+        None
     }
 
     /// Waits for its end.
@@ -127,20 +184,34 @@ impl Cpd {
 
     /// The folder of the store.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.recipe.data.clone().unwrap_or_else(|| self.folder.path().join("data"))
+    }
+
+    /// The folder of its configuration and its log.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn into_recipe(mut self) -> Recipe {
+        std::mem::replace(&mut self.recipe, Recipe::plain())
     }
 
     fn control_socket(&self) -> PathBuf {
         self.data().join("control.sock")
     }
 
-    /// The last of what it wrote to stderr.
+    /// The last of what it wrote to stderr, for people.
     pub fn log(&self) -> String {
-        let mut log = String::new();
-        let read = File::open(self.folder.path().join("stderr")).and_then(|mut file| file.read_to_string(&mut log));
+        let log = self.whole_log();
         let lines: Vec<&str> = log.lines().rev().take(12).collect();
         let lines: String = lines.iter().rev().map(|line| format!("\n      | {line}")).collect();
-        read.map_or_else(|error| format!("no log: {error}"), |_| format!("its log:{lines}"))
+        format!("its log:{lines}")
+    }
+
+    /// Everything that it wrote to stderr since it was first started.
+    pub fn whole_log(&self) -> String {
+        let log = std::fs::read(self.folder.path().join("stderr")).expect("a log");
+        String::from_utf8_lossy(&log).into_owned()
     }
 }
 

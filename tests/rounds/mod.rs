@@ -1,7 +1,10 @@
 //! A real cpd that is ended and started again and again, and clients that keep it busy and write a ledger.
 
+#![allow(dead_code, reason = "each test uses its part of this")]
+
 pub mod client;
 pub mod cpd;
 pub mod load;
 pub mod random;
 pub mod sabotage;
+pub mod trial;

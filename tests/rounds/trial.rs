@@ -1,0 +1,175 @@
+//! A daemon that lives many lives, its ledger, and chance.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::client::{Client, Manner, Site};
+use super::cpd::{Cpd, Recipe};
+use super::load::{self, USERS};
+use super::random::{self, Random};
+use crate::ledger::{Kind, Ledger, Parting};
+
+/// Every queue is downloaded to its end after so many rounds.
+const DRAIN_EVERY: u64 = 5;
+/// How long a round's load may last, in milliseconds.
+pub const LOAD_MS: (u64, u64) = (30, 300);
+/// An orderly stop takes at most 2 s (cpd(8)), and a busy machine's while.
+const STOP_MAX: Duration = Duration::from_secs(4);
+/// Violations that are shown.
+const SHOWN_MAX: usize = 10;
+
+pub struct Trial {
+    pub cpd: Cpd,
+    pub ledger: Mutex<Ledger>,
+    pub random: Random,
+    pub seed: u64,
+    begun: Instant,
+}
+
+/// What the ledger found, and in which round.
+#[derive(Debug)]
+pub struct Caught {
+    pub round: u64,
+    /// The rules that were broken.
+    pub kinds: Vec<Kind>,
+    text: String,
+}
+
+impl fmt::Display for Caught {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Trial {
+    pub fn new(recipe: Recipe) -> Trial {
+        let seed = number("SEED").unwrap_or_else(random::entropy);
+        println!("SEED={seed}");
+        let (ledger, random) = (Mutex::new(Ledger::default()), Random::new(seed, u64::MAX));
+        Trial { cpd: Cpd::with_users(recipe, &USERS), ledger, random, seed, begun: Instant::now() }
+    }
+
+    pub fn book(&mut self) -> &mut Ledger {
+        self.ledger.get_mut().expect("no client has failed")
+    }
+
+    /// Keeps the daemon busy for a while, then ends it.
+    pub fn play(&mut self, signal: Signal) {
+        let time = self.random.between(LOAD_MS.0, LOAD_MS.1);
+        let orderly = signal == Signal::TERM;
+        let mut signalled = Instant::now();
+        self.busy(orderly, false, |site, cpd| {
+            sleep(Duration::from_millis(time));
+            site.book().ending();
+            cpd.signal(signal);
+            signalled = Instant::now();
+        });
+        let status = self.cpd.wait();
+        if orderly {
+            assert!(status.success(), "an orderly stop: {status}; {}", self.cpd.log());
+            assert!(signalled.elapsed() < STOP_MAX, "stopping took {:?}", signalled.elapsed());
+        }
+        self.book().next_life(if orderly { Parting::Orderly } else { Parting::Torn });
+    }
+
+    /// Keeps the daemon busy with clients as long as `meanwhile` takes. See [`Site`] for the rest.
+    pub fn busy(&mut self, orderly: bool, failing: bool, meanwhile: impl FnOnce(&Site<'_>, &mut Cpd)) {
+        let seed = self.random.next();
+        let site = Site { orderly, failing, ..Site::new(self.cpd.address(), &self.ledger) };
+        let cpd = &mut self.cpd;
+        load::run(&site, seed, &AtomicBool::new(false), || meanwhile(&site, cpd));
+    }
+
+    /// Starts the daemon again, sometimes after it was killed while it started.
+    pub fn restart(&mut self) {
+        while self.random.one_in(4) {
+            self.cpd.spawn();
+            sleep(Duration::from_micros(self.random.between(0, 20_000)));
+            self.cpd.kill();
+        }
+        self.start();
+    }
+
+    /// Starts the daemon and looks at what it has.
+    pub fn start(&mut self) {
+        self.cpd.start().unwrap_or_else(|status| panic!("no start, {status}; {}", self.cpd.log()));
+        self.count();
+    }
+
+    /// Compares what cpctl says with what there can be.
+    pub fn count(&mut self) {
+        let queues = self.cpd.queues();
+        for user in USERS {
+            let queued = queues.iter().find(|(name, _)| name == user).map_or(0, |(_, queued)| *queued);
+            self.book().counted(user, queued);
+        }
+    }
+
+    /// Downloads everything that is there.
+    pub fn drain(&mut self) {
+        let site = Site::new(self.cpd.address(), &self.ledger);
+        for user in USERS {
+            let mut client = Client::login(&site, user).expect("the daemon is there");
+            while client.download(&Manner::WHOLE, &mut self.random).expect("the daemon is there") {}
+            client.close(Parting::Torn);
+        }
+        self.book().drained();
+    }
+
+    /// Whether anything was wrong so far.
+    pub fn check(&mut self, round: u64) -> Result<(), Caught> {
+        let seed = self.seed;
+        let violations = self.book().violations();
+        if violations.is_empty() {
+            return Ok(());
+        }
+        let texts: Vec<&str> = violations.iter().take(SHOWN_MAX).map(|v| v.text.as_str()).collect();
+        let text = format!("SEED={seed}, round {round}: {} violations:\n{}", violations.len(), texts.join("\n"));
+        let mut kinds: Vec<Kind> = violations.iter().map(|violation| violation.kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        Err(Caught { round, kinds, text })
+    }
+
+    /// Plays rounds, which end the daemon each in its way, until one is found in which a promise was broken.
+    pub fn rounds(&mut self, rounds: u64, mut one: impl FnMut(&mut Trial)) -> Result<(), Caught> {
+        for round in 1..=rounds {
+            one(self);
+            self.restart();
+            // When the counts are wrong already, the messages tell what is.
+            if round % DRAIN_EVERY == 0 || round == rounds || self.check(round).is_err() {
+                self.drain();
+                self.check(round)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has happened, in figures. There must have been something to keep in each of `rounds`.
+    pub fn figures(&mut self, rounds: u64) -> String {
+        let (seconds, counts) = (self.begun.elapsed().as_secs_f64(), self.book().counts());
+        assert!(counts.kept >= rounds && counts.delivered >= counts.kept, "there was no load: {counts:?}");
+        format!(
+            "{} messages sent, {} acknowledged (240), {} delivered, of them {} without a 240; \
+             again: {} without a 250, {} duplicates (allowed); {} violations; {seconds:.1} s",
+            counts.sent,
+            counts.kept,
+            counts.delivered,
+            counts.unconfirmed,
+            counts.given_back,
+            counts.duplicates,
+            self.book().violations().len()
+        )
+    }
+}
+
+/// A number in an environment variable.
+pub fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")))
+}
