@@ -90,7 +90,7 @@ pub fn copy_while_serving(core: &mut Core, connection: &Connection, request: Req
 /// Makes the file to copy to.
 fn prepare(place: &Place) -> Result<(PathBuf, Connection), String> {
     let free = place.available().map_err(|e| e.to_string())?;
-    let needed = place.bytes().saturating_add(super::cycle::DISK_RESERVE_BYTES);
+    let needed = place.bytes().saturating_add(super::room::DISK_RESERVE_BYTES);
     if free < needed {
         return Err(format!("the disk has {free} bytes left, the copy needs {needed}"));
     }

@@ -11,15 +11,13 @@ use super::files::Place;
 use super::row::{self, RESERVE_IDS, RowError};
 use super::sqlite::{self, Faults, Hot, NewMessage, Point};
 use super::writer::Progress;
-use super::{StoreEvent, admin, users};
+use super::{StoreEvent, admin, room, users};
 use crate::engine::port::{
     AdminAnswer, AdminOp, Answer, Batch, FromStore, MessageId, Op, Outcome, Page, PageMessage, RequestId,
 };
 
 /// Deletes that wait for a disk that takes them.
 pub const PENDING_MAX: usize = 65_536;
-/// Room on the disk that inserts leave to deletes, in bytes, beside what the log still has to bring into the file.
-pub const DISK_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 /// What a message takes in its page and on the way through the log, beside its body, in bytes.
 const ROW_OVERHEAD_BYTES: u64 = 96;
 
@@ -156,7 +154,7 @@ impl Cycle {
         if !self.writes {
             return Verdict::Decided;
         }
-        self.accept(core);
+        self.accept(core, connection);
         self.inserting = self.batches.iter().any(|t| t.has_inserts && t.accepted);
         let cause = match self.attempt(core, connection) {
             Ok(()) => return Verdict::Decided,
@@ -188,19 +186,19 @@ impl Cycle {
     }
 
     /// Decides whose inserts are executed.
-    fn accept(&mut self, core: &mut Core) {
+    fn accept(&mut self, core: &mut Core, connection: &Connection) {
         for taken in &mut self.batches {
             taken.accepted = taken.batch.epoch >= core.epoch;
         }
         if !self.batches.iter().any(|t| t.has_inserts && t.accepted) {
             return;
         }
-        // The log is written first and then copied, so each byte needs room twice.
-        let needed = DISK_RESERVE_BYTES + core.log_bytes + 2 * self.insert_bytes;
         let available = match core.faults.at(Point::Space) {
             Ok(()) => core.place.available().unwrap_or(u64::MAX),
             Err(_) => 0,
         };
+        let inserts = self.insert_bytes + if core.disk_low { room::AGAIN_BYTES } else { 0 };
+        let needed = room::needed(&core.place, connection, available, core.log_bytes, inserts);
         let low = available < needed;
         if low != core.disk_low {
             core.disk_low = low;

@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit};
+
 use super::schema::{APPLICATION_ID, VERSION};
 use super::{OpenError, OpenErrorKind};
 
@@ -48,13 +50,24 @@ impl Place {
 
     /// What the store's files occupy in bytes.
     pub fn bytes(&self) -> u64 {
-        ["", "-wal"].iter().filter_map(|s| fs::metadata(self.beside(s)).ok()).map(|m| m.len()).sum()
+        self.length("").saturating_add(self.log_bytes())
+    }
+
+    /// What the log occupies in bytes.
+    pub fn log_bytes(&self) -> u64 {
+        self.length("-wal")
     }
 
     /// Bytes that a file here may still grow by.
     pub fn available(&self) -> io::Result<u64> {
         let found = nix::sys::statvfs::statvfs(&self.folder).map_err(io::Error::from)?;
-        Ok(found.blocks_available().saturating_mul(found.fragment_size()))
+        let free = found.blocks_available().saturating_mul(found.fragment_size());
+        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).map_err(io::Error::from)?;
+        Ok(free.min(limit.saturating_sub(self.length("").max(self.log_bytes()))))
+    }
+
+    fn length(&self, suffix: &str) -> u64 {
+        fs::metadata(self.beside(suffix)).map_or(0, |found| found.len())
     }
 
     /// Makes the folder's entries durable. SQLite does this too, and ignores its failure.

@@ -12,6 +12,7 @@ mod backup;
 mod cycle;
 mod files;
 mod recovery;
+mod room;
 mod row;
 mod schema;
 mod sqlite;

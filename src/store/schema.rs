@@ -13,7 +13,7 @@ pub const APPLICATION_ID: u32 = 0x4350_6431;
 /// The version that this code reads and writes.
 pub const VERSION: u32 = 1;
 /// Bytes of a page: a lone message costs the log one of them.
-const PAGE_BYTES: u32 = 4096;
+pub const PAGE_BYTES: u32 = 4096;
 
 /// Brings a store from the version that is its index to the next.
 pub type Migration = fn(&Connection) -> rusqlite::Result<()>;

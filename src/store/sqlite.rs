@@ -68,10 +68,16 @@ pub fn settle(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Frames in the log, and how many of them are not in the store's file yet.
+pub fn log(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+    let (all, moved) = connection.wal_checkpoint_v2(Some("main"), CheckpointMode::NOOP)?;
+    let frames = |count| u64::try_from(count).unwrap_or(0);
+    Ok((frames(all), frames(all.saturating_sub(moved))))
+}
+
 /// Frames in the log that are not in the store's file yet.
 pub fn log_frames(connection: &Connection) -> u64 {
-    let (all, moved) = connection.wal_checkpoint_v2(Some("main"), CheckpointMode::NOOP).unwrap_or((0, 0));
-    u64::try_from(all.saturating_sub(moved)).unwrap_or(0)
+    log(connection).map_or(0, |(_, left)| left)
 }
 
 /// Moves the log into the store's file as far as that goes, and returns what is left of it in frames.

@@ -12,6 +12,7 @@ use rusqlite::config::DbConfig;
 
 use super::backup::{self, Copying, Step};
 use super::cycle::{Core, Cycle, Verdict};
+use super::room::FRAME_BYTES;
 use super::{Store, StoreEvent, recovery, sqlite};
 use crate::engine::port::{Batch, FromStore};
 
@@ -21,8 +22,6 @@ pub const BATCHES_MAX: usize = 64;
 const CYCLE_MAX_OPS: usize = 8192;
 /// Frames of the log after which it is moved into the store's file even under load.
 const LOG_MAX_FRAMES: u64 = 4096;
-/// Bytes of a frame: a page and its header.
-const FRAME_BYTES: u64 = 4096 + 24;
 /// Silence after which the log is moved into the file, so that a start has little to read.
 const QUIET: Duration = Duration::from_millis(500);
 /// Time between attempts to write deletes that have failed.
@@ -270,7 +269,9 @@ pub fn serve(core: &mut Core, connection: &Connection, inbox: &mut Inbox, copy: 
         }
         let frames = sqlite::log_frames(connection);
         core.log_bytes = frames * FRAME_BYTES;
-        if frames > LOG_MAX_FRAMES {
+        // On a full disk a log that is begun anew has room inside, for deletes that found none and for messages.
+        let scarce = frames > 0 && (core.disk_low || !core.pending.is_empty());
+        if frames > LOG_MAX_FRAMES || scarce {
             checkpoint(core, connection);
         }
         if core.copy_wanted.is_some() {
