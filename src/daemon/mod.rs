@@ -25,7 +25,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::{Poll, Waker};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook_mio::v1_0::Signals;
 
 use self::auth_pool::AuthPool;
@@ -103,6 +103,8 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
     }
     let system = |what: &str, e: std::io::Error| Fatal::new(ExitCode::System, format!("{what}: {e}"));
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| system("cannot take signals", e))?;
+    // A file that may not grow (RLIMIT_FSIZE) is a write that fails, not the end.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(|e| system("cannot take signals", e))?;
     let connections_max = raise_file_limit(&config, logger);
     let mut store = Store::open(&config.store_path).map_err(store_error)?;
     for warning in store.warnings() {
