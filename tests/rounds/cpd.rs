@@ -116,6 +116,11 @@ impl Cpd {
         self.child = Some(child);
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("a child").id()
+    }
+
     /// Sends a signal and does not wait.
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("a child");
