@@ -125,6 +125,18 @@ impl Place {
     }
 }
 
+/// Whether the disk gives every byte of the store at `path` and of its log.
+pub fn read_through(path: &Path) -> io::Result<()> {
+    for suffix in ["", "-wal"] {
+        match File::open(with_suffix(path, suffix)) {
+            Ok(mut file) => io::copy(&mut file, &mut io::sink()).map(drop)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 /// Deletes `path`; that it is not there is no error.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

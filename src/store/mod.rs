@@ -61,6 +61,12 @@ impl OpenError {
 
     /// What an error of SQLite means for a store that is being opened.
     fn sql(path: &Path, doing: &str, error: &rusqlite::Error) -> OpenError {
+        // SQLite calls a file damaged that the disk fails to read, too.
+        if sqlite::kind(error) == OpenErrorKind::Damaged
+            && let Err(cause) = files::read_through(path)
+        {
+            return OpenError::new(OpenErrorKind::System, format!("{}: {doing}: {cause}", path.display()));
+        }
         OpenError::new(sqlite::kind(error), format!("{}: {doing}: {}", path.display(), sqlite::text(error)))
     }
 
