@@ -5,7 +5,7 @@ use super::Engine;
 use super::core::Core;
 use super::events::{AdminRequest, AdminResult, PurgeFilter, SessionRow, Status};
 use super::port::{AdminAnswer, AdminOp, MessageRow, Op, RequestId};
-use super::queues::first_by_key;
+use super::queues::{Purged, first_by_key};
 use crate::proto::download::MessageId;
 use crate::proto::types::{Millis, Username};
 
@@ -33,7 +33,8 @@ pub(super) enum Pending {
         more: bool,
     },
     Purge {
-        messages: u64,
+        user: Username,
+        purged: Purged,
     },
     Status,
     /// The answer is the result.
@@ -113,9 +114,18 @@ impl Engine {
                 self.core.queues.remove_user(name);
                 AdminResult::Gone { messages, sessions }
             }
-            (Pending::Purge { messages }, AdminAnswer::Done) => {
-                self.core.counters.purged += messages;
-                AdminResult::Gone { messages, sessions: 0 }
+            (Pending::Purge { purged, .. }, AdminAnswer::Done) => {
+                self.core.counters.purged += purged.count();
+                AdminResult::Gone { messages: purged.count(), sessions: 0 }
+            }
+            (Pending::Purge { user, purged }, answer) => {
+                if self.core.queues.put_back(user, purged) {
+                    self.core.grants.push_back(user);
+                }
+                match answer {
+                    AdminAnswer::Failed(cause) => AdminResult::Failed(cause),
+                    _ => AdminResult::Failed("the store answered something else".to_string()),
+                }
             }
             (Pending::UserPasswd { .. } | Pending::UserLock { locked: true, .. }, AdminAnswer::Done) => {
                 AdminResult::Ended { sessions }
@@ -184,13 +194,12 @@ impl Engine {
         if ids.is_empty() && filter.id.is_some() {
             return self.core.answer(request, AdminResult::NoSuchMessage);
         }
-        self.core.queues.remove_all(user, &ids);
+        let purged = self.core.queues.remove_all(user, &ids);
         if let Some(session) = self.core.queues.leaseholder(user) {
             self.with(session, now, |s, cx| s.purged(|id| ids.binary_search(&id).is_ok(), cx));
         }
-        let messages = ids.len() as u64;
         let ids = ids.iter().map(|id| id.0).collect();
-        self.core.ask(request, Pending::Purge { messages }, AdminOp::Purge { ids });
+        self.core.ask(request, Pending::Purge { user, purged }, AdminOp::Purge { ids });
     }
 
     fn list_sessions(&mut self, request: RequestId, after: u64, limit: usize, now: Millis) {

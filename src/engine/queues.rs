@@ -1,9 +1,12 @@
 //! Who has what queued: the index over the store's rows, with quotas, leases and waiters. Some tens of bytes a message;
 //! bodies stay in the store.
 
+mod purge;
 mod succession;
 
 use std::collections::VecDeque;
+
+pub use purge::Purged;
 
 use super::names::NameMap;
 use super::port::SessionId;
@@ -223,19 +226,6 @@ impl Queues {
         self.bytes -= entry.bytes();
         self.tidy(recipient);
         true
-    }
-
-    /// Takes messages out; `ids` in ascending order.
-    pub fn remove_all(&mut self, recipient: Username, ids: &[MessageId]) {
-        let Some(mailbox) = self.mailbox_mut(recipient) else {
-            return;
-        };
-        let before = (mailbox.entries.len() as u64, mailbox.bytes);
-        mailbox.take_all(ids);
-        let after = (mailbox.entries.len() as u64, mailbox.bytes);
-        self.messages -= before.0 - after.0;
-        self.bytes -= before.1 - after.1;
-        self.tidy(recipient);
     }
 
     /// Whether the message waits for `user`.
@@ -461,20 +451,6 @@ impl Mailbox {
         }
         self.forget(entry);
         Some(entry)
-    }
-
-    fn take_all(&mut self, ids: &[MessageId]) {
-        let (mut kept, mut committed) = (VecDeque::with_capacity(self.entries.len()), 0);
-        for (place, entry) in std::mem::take(&mut self.entries).into_iter().enumerate() {
-            if ids.binary_search(&entry.id()).is_ok() {
-                self.forget(entry);
-            } else {
-                committed += usize::from(place < self.committed);
-                kept.push_back(entry);
-            }
-        }
-        self.entries = kept;
-        self.committed = committed;
     }
 
     /// Counts the entry no more.

@@ -1,0 +1,72 @@
+//! A purge that the store could not write (a full disk) leaves every message where it was: nobody hears that they are
+//! gone, and the next download has them.
+
+use cpd::engine::Engine;
+use cpd::engine::events::{AdminRequest, AdminResult, PurgeFilter};
+use cpd::engine::port::{AdminAnswer, Answer, FromStore, MessageId, Op, RequestId, StoredMessage};
+use cpd::engine::settings::Settings;
+use cpd::proto::types::Username;
+
+fn name(text: &str) -> Username {
+    Username::parse(text.as_bytes()).expect("a name")
+}
+
+/// An engine whose ann and bob have sent three messages to ann.
+fn engine() -> Engine {
+    let mut engine = Engine::new(Settings::default(), 10, 0);
+    for user in ["ann", "bob"] {
+        engine.load_user(name(user));
+    }
+    for (id, sender, bytes) in [(1, "bob", 5), (2, "ann", 7), (3, "bob", 11)] {
+        let (recipient, sender) = (name("ann"), name(sender));
+        engine.load_message(&StoredMessage { id: MessageId(id), recipient, sender, queued_at: id, bytes });
+    }
+    engine
+}
+
+/// Purges what bob sent, and has the store answer so; the result.
+fn purge(engine: &mut Engine, answer: AdminAnswer) -> AdminResult {
+    let filter = PurgeFilter { from: Some(name("bob")), ..PurgeFilter::default() };
+    engine.admin(RequestId(1), AdminRequest::QueuePurge { user: name("ann"), filter }, 1);
+    let batch = engine.next_batch(1).expect("a batch");
+    assert!(matches!(batch.ops[..], [Op::Admin { .. }]), "{:?}", batch.ops);
+    assert_eq!(shown(engine), [2], "nobody is given what may be gone");
+    engine.from_store(FromStore::Answers(vec![Answer::Admin { request: RequestId(1), answer }]), 2);
+    engine.next_result().expect("a result").1
+}
+
+/// The ids of ann's queue.
+fn shown(engine: &mut Engine) -> Vec<u64> {
+    let request = AdminRequest::QueueShow { user: name("ann"), after: 0, limit: 100, bodies: false };
+    engine.admin(RequestId(2), request, 3);
+    match engine.next_result().expect("a result").1 {
+        AdminResult::Messages { rows, .. } => rows.iter().map(|row| row.id.0).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn summary(engine: &mut Engine) -> (u64, u64) {
+    engine.admin(RequestId(3), AdminRequest::QueueList { after: None, limit: 100 }, 3);
+    match engine.next_result().expect("a result").1 {
+        AdminResult::Queues { rows, .. } => (rows[0].messages, rows[0].bytes),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_purge_that_the_store_refuses_takes_nothing() {
+    let mut engine = engine();
+    let result = purge(&mut engine, AdminAnswer::Failed("the disk is full".into()));
+    assert!(matches!(&result, AdminResult::Failed(cause) if cause == "the disk is full"), "{result:?}");
+    assert_eq!(shown(&mut engine), [1, 2, 3]);
+    assert_eq!((summary(&mut engine), engine.queued_messages()), ((3, 23), 3));
+}
+
+#[test]
+fn a_purge_that_is_stored_takes_what_was_meant() {
+    let mut engine = engine();
+    let result = purge(&mut engine, AdminAnswer::Done);
+    assert!(matches!(result, AdminResult::Gone { messages: 2, .. }), "{result:?}");
+    assert_eq!(shown(&mut engine), [2]);
+    assert_eq!((summary(&mut engine), engine.queued_messages()), ((1, 7), 1));
+}
