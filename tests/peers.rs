@@ -1,0 +1,109 @@
+//! Peers that mean harm, against a real cpd: they do not read, write a byte now and then, reset, flood and pipeline, and
+//! the others are served. What needs root or minutes is in tests/proof/peers.rs.
+
+#[path = "peers/fairness.rs"]
+mod fairness;
+#[path = "peers/floods.rs"]
+mod floods;
+#[path = "support/ledger.rs"]
+#[allow(dead_code, reason = "no cpd is ended here")]
+mod ledger;
+#[path = "peers/resets.rs"]
+mod resets;
+#[allow(dead_code, reason = "other tests use the rest")]
+mod rounds;
+mod running;
+#[path = "peers/slow.rs"]
+mod slow;
+#[path = "peers/wire.rs"]
+mod wire;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use running::{Daemon, PATIENCE};
+use rustix::process::Signal;
+
+/// How long a twin's checker waits for what a broken cpd does not do.
+const TWIN_PATIENCE: Duration = Duration::from_secs(5);
+
+#[test]
+fn who_does_not_read_is_closed_and_costs_little() {
+    let figures = slow::readers(&Daemon::start("timeouts.write = \"1s\"\n"), PATIENCE).expect("bounded");
+    // The check fails where nothing ends them.
+    let without = Daemon::start("timeouts.write = \"1d\"\n");
+    let twin = slow::readers(&without, TWIN_PATIENCE).expect_err("no write timeout, and nobody has noticed");
+    println!("proof: slow readers: {figures}; twin without the timeout: {twin}");
+}
+
+#[test]
+fn a_byte_now_and_then_does_not_prolong_a_login() {
+    const SETTINGS: &str = "limits.connections_per_address = 10000\ntimeouts.pdu = \"500ms\"\n";
+    let writers = wire::number("WRITERS", 1000) as usize;
+    assert!(wire::raise_file_limit() as usize > writers + 100, "ulimit -n is too low for {writers} connections");
+    let login = Duration::from_secs(3);
+    let daemon = Daemon::start(&format!("{SETTINGS}timeouts.login = \"3s\"\n"));
+    let figures = slow::writers(&daemon, writers, login, PATIENCE).expect("the deadline holds");
+    let without = Daemon::start(&format!("{SETTINGS}timeouts.login = \"1d\"\n"));
+    let twin = slow::writers(&without, 100, login, TWIN_PATIENCE).expect_err("no deadline, and nobody has noticed");
+    println!("proof: a byte now and then: {figures}; twin without the deadline: {twin}");
+}
+
+#[test]
+fn a_reset_at_any_byte_loses_nothing() {
+    let figures = resets::everywhere(&Daemon::start("")).expect("nothing lost");
+    println!("proof: resets: {figures}; twin forgotten-lease: see tests/proof/peers.rs");
+}
+
+#[test]
+fn a_flood_from_one_address_leaves_room_for_others() {
+    let limits = |per_address: usize| {
+        let connections = floods::CONNECTIONS;
+        Daemon::start(&format!("limits = {{ connections = {connections}, connections_per_address = {per_address} }}\n"))
+    };
+    let figures = floods::connections(&limits(floods::PER_ADDRESS)).expect("others are served");
+    let twin = floods::connections(&limits(10_000)).expect_err("no limit, and nobody has noticed");
+    println!("proof: connection flood: {figures}; twin without the limit: {twin}");
+}
+
+#[test]
+fn one_sender_cannot_fill_a_mailbox() {
+    let limits = |per_sender: usize| {
+        let queue = floods::QUEUE;
+        Daemon::start(&format!("limits = {{ queue_messages = {queue}, queue_messages_per_sender = {per_sender} }}\n"))
+    };
+    let figures = floods::mailbox(&limits(floods::PER_SENDER)).expect("another gets through");
+    let twin = floods::mailbox(&limits(floods::QUEUE)).expect_err("no share, and nobody has noticed");
+    println!("proof: mailbox flood: {figures}; twin without shares: {twin}");
+}
+
+#[test]
+fn those_who_pipeline_get_equal_shares() {
+    let daemon = Daemon::start("");
+    daemon.signal(Signal::STOP);
+    let figures = fairness::measure(daemon.address, "x\n", || daemon.signal(Signal::CONT)).expect("fair");
+    let twin = fairness::measure(one_after_another(), "x\n", || ()).expect_err("unfair, and nobody has noticed");
+    println!("proof: pipelining by the mebibyte: {figures}; twin, one after another: {twin}");
+}
+
+/// A server that answers each connection to its end before it looks at the next.
+fn one_after_another() -> SocketAddrV4 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
+    let (sender, port) = channel();
+    std::thread::spawn(move || {
+        sender.send(listener.local_addr().expect("bound").port()).expect("somebody waits");
+        for stream in listener.incoming().take(fairness::CONNECTIONS) {
+            let stream = stream.expect("a client");
+            let mut answers = std::io::BufWriter::new(stream.try_clone().expect("cloned"));
+            for _ in BufReader::new(stream).lines().map_while(Result::ok).take(fairness::PIPELINED_BYTES / 2) {
+                // The client leaves when it has seen enough.
+                if answers.write_all(b"500 bad command\r\n").is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port.recv().expect("a port"))
+}

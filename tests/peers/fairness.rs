@@ -1,0 +1,87 @@
+//! Pipelining by the mebibyte: whoever is ready gets as much as the others that are ready.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddrV4, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::running::PATIENCE;
+
+pub const CONNECTIONS: usize = 8;
+/// What each pipelines.
+pub const PIPELINED_BYTES: usize = 1 << 20;
+/// What is held to be fair, of 1.
+const JAIN_MIN: f64 = 0.9;
+
+/// Connects to a server that does not answer yet, sends it a mebibyte on each connection, as far as it is taken, lets it
+/// go on by `go`, and counts the answers until half of all are there. `Err`: it was not fair.
+pub fn measure(server: SocketAddrV4, request: &str, go: impl FnOnce()) -> Result<String, String> {
+    let count = PIPELINED_BYTES / request.len();
+    let mut all: Vec<Pipeline> = (0..CONNECTIONS).map(|_| Pipeline::connect(server, request, count)).collect();
+    for pipeline in &mut all {
+        pipeline.push();
+    }
+    go();
+    let begun = Instant::now();
+    let enough = CONNECTIONS * count / 2;
+    while all.iter().map(|pipeline| pipeline.answers).sum::<usize>() < enough {
+        let moved = all.iter_mut().fold(false, |moved, pipeline| pipeline.turn() || moved);
+        assert!(begun.elapsed() < PATIENCE, "no progress");
+        if !moved {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let answers: Vec<usize> = all.iter().map(|pipeline| pipeline.answers).collect();
+    let index = jain(&answers);
+    let figures = format!("Jain's index {index:.4} over {answers:?} answers to {count} requests each");
+    if index >= JAIN_MIN { Ok(figures) } else { Err(figures) }
+}
+
+/// Jain's index: 1 when all have the same, 1/n when one has everything.
+pub fn jain(shares: &[usize]) -> f64 {
+    let sum: f64 = shares.iter().map(|share| *share as f64).sum();
+    let squares: f64 = shares.iter().map(|share| (*share as f64).powi(2)).sum();
+    sum * sum / (shares.len() as f64 * squares)
+}
+
+struct Pipeline {
+    stream: TcpStream,
+    bytes: Vec<u8>,
+    sent: usize,
+    answers: usize,
+}
+
+impl Pipeline {
+    fn connect(server: SocketAddrV4, request: &str, count: usize) -> Pipeline {
+        let stream = TcpStream::connect(server).expect("connected");
+        stream.set_nonblocking(true).expect("set");
+        Pipeline { stream, bytes: request.repeat(count).into_bytes(), sent: 0, answers: 0 }
+    }
+
+    /// Sends what is taken; whether anything was.
+    fn push(&mut self) -> bool {
+        let before = self.sent;
+        while let Ok(count) = self.stream.write(&self.bytes[self.sent..]) {
+            self.sent += count;
+            if count == 0 {
+                break;
+            }
+        }
+        self.sent > before
+    }
+
+    /// Sends and reads what is possible, a bounded piece of it; whether there was anything.
+    fn turn(&mut self) -> bool {
+        let mut buffer = [0; 16 * 1024];
+        let pushed = self.push();
+        match self.stream.read(&mut buffer) {
+            Ok(0) => pushed,
+            Ok(count) => {
+                self.answers += buffer[..count].iter().filter(|byte| **byte == b'\n').count();
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => pushed,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}

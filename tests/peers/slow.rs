@@ -1,0 +1,167 @@
+//! Peers that do not read, and peers that write a byte now and then.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::ledger::{Ledger, Parting};
+use crate::rounds::client::{Client, Manner, Site};
+use crate::rounds::random::Random;
+use crate::running::{Client as Plain, Daemon};
+use crate::wire::{connect_from, resident_kib, verdict};
+
+const SLOW_READERS: usize = 20;
+/// What each of them sends, in lines of two bytes. The answers would be nine times as much.
+const PIPELINED_BYTES: usize = 4 << 20;
+/// What cpd may grow by for one of them: 16 KiB of unsent answers, as much unread input, and their containers.
+const SLOW_READER_KIB: u64 = 128;
+
+/// Lets clients pipeline without reading, until each was closed. `Err`: what is wrong.
+pub fn readers(daemon: &Daemon, patience: Duration) -> Result<String, String> {
+    daemon.add_user("bob", "bob");
+    let pid = daemon.child.id();
+    let before = resident_kib(pid);
+    let closed = AtomicUsize::new(0);
+    let ledger = Mutex::new(Ledger::default());
+    let site = Site { address: daemon.address, ledger: &ledger, orderly: false };
+    let mut random = Random::new(1, 1);
+    let (mut peak, mut exchanged, begun) = (before, 0, Instant::now());
+    thread::scope(|scope| {
+        for _ in 0..SLOW_READERS {
+            scope.spawn(|| {
+                let mut stream = TcpStream::connect(daemon.address).expect("connected");
+                stream.set_write_timeout(Some(patience)).expect("set");
+                let sent = stream.write_all(&b"x\n".repeat(PIPELINED_BYTES / 2));
+                // In the kernel's buffers there may be room for all of it: then the end comes without an error.
+                let end = sent.and_then(|()| wait_for_reset(&stream, patience));
+                if end.is_err_and(|error| is_closed(&error)) {
+                    closed.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut bob = Client::login(&site, "bob").expect("served");
+        while closed.load(Ordering::Relaxed) < SLOW_READERS && begun.elapsed() < patience {
+            let body = format!("message {exchanged}");
+            bob.send(&[("bob", body)]).expect("served");
+            bob.download(&Manner::WHOLE, &mut random).expect("served");
+            exchanged += 1;
+            peak = peak.max(resident_kib(pid));
+            thread::sleep(Duration::from_millis(2));
+        }
+        bob.close(Parting::Torn);
+    });
+    let closed = closed.into_inner();
+    ledger.lock().expect("no client has failed").drained();
+    verdict(&ledger.into_inner().expect("no client has failed"))?;
+    let grown = peak - before;
+    let figures =
+        format!("{closed} of {SLOW_READERS} closed, {grown} KiB more at most, {exchanged} messages meanwhile");
+    let bounded = grown <= SLOW_READER_KIB * SLOW_READERS as u64;
+    if closed == SLOW_READERS && bounded && exchanged > 0 { Ok(figures) } else { Err(figures) }
+}
+
+/// Until the connection has an error, without reading anything.
+fn wait_for_reset(stream: &TcpStream, patience: Duration) -> std::io::Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < patience {
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn is_closed(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+/// What the byte writers send over and over: an endless line, short lines, a login, and telnet's no-operations.
+const HABITS: [&[u8]; 4] = [b"SMSG", b"x\n", b"USERbob\nPASSbo", b"\xff\xf1"];
+const BYTE_EVERY: Duration = Duration::from_millis(250);
+const THREADS: usize = 4;
+
+/// `login.timeout` of the daemon is `login`; `writers` connections send a byte now and then until each was closed, while
+/// others log in. `Err`: what is wrong.
+pub fn writers(daemon: &Daemon, writers: usize, login: Duration, patience: Duration) -> Result<String, String> {
+    daemon.add_user("bob", "bob");
+    let over = AtomicBool::new(false);
+    let lives = Mutex::new(Vec::new());
+    let mut logins = Vec::new();
+    thread::scope(|scope| {
+        let all: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let lives = &lives;
+                scope.spawn(move || write_bytes(daemon, thread, writers / THREADS, patience, lives))
+            })
+            .collect();
+        scope.spawn(|| {
+            all.into_iter().for_each(|thread| thread.join().expect("no panic"));
+            over.store(true, Ordering::Relaxed);
+        });
+        while !over.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            let mut honest = Plain::connect(daemon.address);
+            honest.logs_in("bob", "bob");
+            logins.push(begun.elapsed());
+            honest.asks("RMSG", "256 ");
+            honest.send("TERM");
+            honest.is_closed();
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let lives = lives.into_inner().expect("no panic");
+    logins.sort();
+    let p99 = logins.get(logins.len() * 99 / 100).copied().unwrap_or_default();
+    let range = (lives.iter().min().copied().unwrap_or_default(), lives.iter().max().copied().unwrap_or_default());
+    let figures = format!(
+        "{} of {writers} closed after {:.2} to {:.2} s, {} honest logins, p99 {:.1} ms",
+        lives.len(),
+        range.0.as_secs_f64(),
+        range.1.as_secs_f64(),
+        logins.len(),
+        p99.as_secs_f64() * 1000.0
+    );
+    // cpd's clock begins with the round in which it accepts, on a busy machine some time before the connection.
+    let too_early = range.0 < login / 2;
+    if lives.len() == writers && !too_early && !logins.is_empty() { Ok(figures) } else { Err(figures) }
+}
+
+/// Sends on `count` connections until each was closed or patience ends, and notes how long each lived.
+fn write_bytes(daemon: &Daemon, thread: usize, count: usize, patience: Duration, lives: &Mutex<Vec<Duration>>) {
+    let source = Ipv4Addr::new(127, 80, 0, u8::try_from(thread + 1).expect("few threads"));
+    let begun = Instant::now();
+    let mut open = Vec::new();
+    for number in 0..count {
+        let connecting = Instant::now();
+        let stream = connect_from(source, daemon.address).expect("connected");
+        stream.set_nonblocking(true).expect("set");
+        open.push((connecting, stream, HABITS[number % HABITS.len()], 0));
+    }
+    while !open.is_empty() && begun.elapsed() < patience {
+        open.retain_mut(|(connecting, stream, habit, sent)| {
+            if writes_on(stream, habit[*sent % habit.len()]) {
+                *sent += 1;
+                return true;
+            }
+            lives.lock().expect("no panic").push(connecting.elapsed());
+            false
+        });
+        thread::sleep(BYTE_EVERY);
+    }
+}
+
+/// Sends a byte, and says whether the connection is still there.
+fn writes_on(stream: &mut TcpStream, byte: u8) -> bool {
+    loop {
+        match stream.read(&mut [0; 512]) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return stream.write_all(&[byte]).is_ok(),
+            Err(_) => return false,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Peers that mean harm, as far as it takes root, minutes or a cpd that was broken on purpose. The rest is in
+//! tests/peers.rs.
+//!
+//! `cargo build --features sabotage --target-dir target/sabotage`, then `cargo test --test proof_peers -- --nocapture`.
+//! `CONNECTIONS=1000000` opens and closes that many.
+
+#[path = "../peers/churn.rs"]
+mod churn;
+#[path = "../peers/half_open.rs"]
+mod half_open;
+#[path = "../support/ledger.rs"]
+#[allow(dead_code, reason = "no cpd is ended here")]
+mod ledger;
+#[path = "../peers/resets.rs"]
+mod resets;
+#[path = "../rounds/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod rounds;
+#[path = "../running/mod.rs"]
+mod running;
+#[path = "sabotaged.rs"]
+mod sabotaged;
+#[path = "../peers/slow.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod slow;
+#[path = "../peers/stand_in.rs"]
+mod stand_in;
+#[path = "../peers/wire.rs"]
+mod wire;
+
+use std::time::Duration;
+
+use running::{Daemon, PATIENCE, need};
+use stand_in::StandIn;
+
+/// How long a twin's checker waits for what a stand-in does not do.
+const TWIN_PATIENCE: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_reset_that_forgets_a_lease_is_noticed() {
+    let twin = resets::everywhere(&sabotaged::start("forgotten-lease", ""));
+    let twin = twin.expect_err("messages were forgotten, and nobody has noticed");
+    println!("proof: resets: twin forgotten-lease: {twin}");
+}
+
+#[test]
+fn a_timer_that_fires_early_is_noticed() {
+    let settings = "limits.connections_per_address = 10000\ntimeouts = { pdu = \"500ms\", login = \"3s\" }\n";
+    let cpd = sabotaged::start("early-timer", settings);
+    let twin = slow::writers(&cpd, 100, Duration::from_secs(3), PATIENCE);
+    let twin = twin.expect_err("closed early, and nobody has noticed");
+    println!("proof: a byte now and then: twin early-timer: {twin}");
+}
+
+#[test]
+fn connections_that_come_and_go_leave_nothing() {
+    let count = wire::number("CONNECTIONS", 50_000);
+    let daemon = Daemon::start("");
+    let figures = churn::flat(daemon.child.id(), daemon.address, count, PATIENCE).expect("flat");
+    daemon.add_user("bob", "bob");
+    daemon.connect().logs_in("bob", "bob");
+    let leaky = StandIn::start(stand_in::LEAKS_MEMORY);
+    let memory =
+        churn::flat(leaky.pid(), leaky.address, 50_000, TWIN_PATIENCE).expect_err("a leak, and nobody has noticed");
+    let leaky = StandIn::start(stand_in::LEAKS_DESCRIPTORS);
+    let files =
+        churn::flat(leaky.pid(), leaky.address, 160, TWIN_PATIENCE).expect_err("a leak, and nobody has noticed");
+    println!("proof: opened and closed: {figures}; twins: leaked memory: {memory}; leaked descriptors: {files}");
+}
+
+#[test]
+fn peers_that_vanish_are_ended() {
+    need("ip", "iproute2");
+    need("unshare", "util-linux");
+    half_open::in_a_namespace("peers_that_vanish_are_ended", || {
+        let figures = half_open::vanish("1s", PATIENCE).expect("all are ended");
+        let twin = half_open::vanish("1d", Duration::from_secs(8)).expect_err("no timer, and nobody has noticed");
+        println!("proof: half-open peers: {figures}; twin without timers: {twin}");
+    });
+}
