@@ -13,7 +13,9 @@ use crate::ledger::Ledger;
 use crate::running::{Daemon, PATIENCE, wait_for};
 
 /// Violations that are shown.
-const SHOWN_MAX: usize = 5;
+const SHOWN_MAX: usize = 2;
+/// Characters of each.
+const TEXT_MAX: usize = 80;
 
 /// Connects from `source`, an address of this machine.
 pub fn connect_from(source: Ipv4Addr, to: SocketAddrV4) -> io::Result<TcpStream> {
@@ -82,7 +84,7 @@ pub fn verdict(ledger: &Ledger) -> Result<(), String> {
         return Ok(());
     }
     let texts: Vec<String> =
-        violations.iter().take(SHOWN_MAX).map(|found| format!("{:?}: {}", found.kind, found.text)).collect();
+        violations.iter().take(SHOWN_MAX).map(|found| format!("{:.TEXT_MAX$}", found.text)).collect();
     Err(format!("{} violations: {}", violations.len(), texts.join("; ")))
 }
 

@@ -250,6 +250,21 @@ impl Client {
         line.trim_end_matches("\r\n").to_owned()
     }
 
+    /// As [`Client::line`], also empty after a reset; `None` when nothing comes for so long.
+    pub fn line_within(&mut self, patience: Duration) -> Option<String> {
+        self.reader.get_ref().set_read_timeout(Some(patience)).expect("set");
+        let mut line = String::new();
+        let read = self.reader.read_line(&mut line);
+        self.reader.get_ref().set_read_timeout(Some(PATIENCE)).expect("set");
+        let late = read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        (!late).then(|| line.trim_end_matches("\r\n").to_owned())
+    }
+
+    /// Sends a line to a server that may have closed; whether it could be sent.
+    pub fn says(&mut self, line: &str) -> bool {
+        self.reader.get_mut().write_all(format!("{line}\r\n").as_bytes()).is_ok()
+    }
+
     /// Sends a line and compares the beginning of the answer.
     #[track_caller]
     pub fn asks(&mut self, line: &str, answer: &str) {
