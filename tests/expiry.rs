@@ -56,6 +56,30 @@ fn what_is_too_old_goes_and_is_told() {
 }
 
 #[test]
+fn a_clock_that_leaps_deletes_nothing() {
+    let mut engine = engine();
+    let mut now = engine.next_deadline();
+    engine.expire(now);
+    assert_eq!(engine.queued_messages(), 2);
+    // Ten years ahead, and right again within the day.
+    engine.set_wall_clock(NOW + 3652 * 86_400);
+    let mut sweep = |engine: &mut Engine, sweeps: u64| {
+        for _ in 0..sweeps {
+            now += 10_000;
+            engine.expire(now);
+        }
+    };
+    sweep(&mut engine, 6);
+    assert_eq!(engine.queued_messages(), 1, "a minute later only the one that has its age by now is gone");
+    engine.set_wall_clock(NOW + 60);
+    sweep(&mut engine, 1);
+    assert_eq!(engine.queued_messages(), 1);
+    engine.set_wall_clock(NOW + AGE + 1);
+    sweep(&mut engine, 1);
+    assert_eq!(engine.queued_messages(), 0, "now the other one is old");
+}
+
+#[test]
 fn nothing_expires_unless_an_age_is_set() {
     let mut engine = engine();
     engine.configure(Settings::default());

@@ -3,6 +3,7 @@
 //! the time in and carries the answers to and fro, so that it can be simulated whole.
 
 mod admin;
+mod age;
 mod core;
 pub mod events;
 mod logins;
@@ -48,6 +49,7 @@ pub struct Engine {
     core: Core,
     /// When messages are looked through for expired ones next, and from which user on.
     sweep: (Millis, usize),
+    calendar: age::Calendar,
     stopping: bool,
 }
 
@@ -65,6 +67,7 @@ impl Engine {
             dirty: VecDeque::new(),
             core,
             sweep: (now, 0),
+            calendar: age::Calendar::default(),
             stopping: false,
         }
     }
@@ -476,7 +479,7 @@ impl Engine {
 
     fn expire_messages(&mut self, now: Millis) {
         let age = self.settings.limits.message_age;
-        let cutoff = self.core.wall.saturating_sub(age);
+        let cutoff = self.calendar.read(self.core.wall, now).saturating_sub(age);
         let (old, next) = self.core.queues.expired(cutoff, self.sweep.1, EXPIRY_SLICE);
         let messages = old.len() as u64;
         for (user, id) in old {
