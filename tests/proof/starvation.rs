@@ -1,0 +1,59 @@
+//! A real cpd that lacks what it needs, as far as it takes root, packages or a cpd that was broken on purpose: memory, a
+//! right clock, entropy, a log service. The rest is in tests/starvation.rs.
+//!
+//! `cargo build --features sabotage --target-dir target/sabotage`, then
+//! `cargo test --test proof_starvation -- --nocapture`. `SQUEEZES=50` takes memory away that often.
+
+#[path = "../starvation/clock.rs"]
+mod clock;
+#[path = "../support/ledger.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod ledger;
+#[path = "../starvation/memory.rs"]
+mod memory;
+#[path = "../rounds/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod rounds;
+#[path = "../running/mod.rs"]
+mod running;
+#[path = "sabotaged.rs"]
+mod sabotaged;
+#[path = "../starvation/stopped.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod stopped;
+#[path = "../peers/wire.rs"]
+mod wire;
+
+use running::{Daemon, PATIENCE};
+
+/// How often the twin may be squeezed until it is noticed.
+const TWIN_SQUEEZES: u64 = 20;
+
+#[test]
+fn killed_for_want_of_memory_it_keeps_its_promises() {
+    let squeezes = wire::number("SQUEEZES", 3);
+    let figures = memory::squeeze(squeezes, |folder, settings| Daemon::start_in(folder, settings, |_| ()));
+    let figures = figures.expect("nothing is lost");
+    let twin = memory::squeeze(TWIN_SQUEEZES, |folder, settings| {
+        Daemon::start_in(folder, settings, |command| sabotaged::instead(command, "early-reply"))
+    });
+    let twin = twin.expect_err("240s that were too early, and nobody has noticed");
+    println!("proof: memory limit: {figures}; twin early-reply: {twin}");
+}
+
+#[test]
+fn a_leap_of_the_clock_ends_nobody() {
+    let figures = clock::leaps(&clock::start(false)).expect("timers do not care");
+    let twin = clock::leaps(&clock::start(true)).expect_err("timers care, and nobody has noticed");
+    println!("proof: the clock leaps: {figures}; twin whose timers leap as well: {twin}");
+}
+
+#[test]
+fn a_stop_that_blames_clients_or_forgets_is_noticed() {
+    for fault in ["early-timer", "early-delete"] {
+        let mut cpd = sabotaged::start(fault, &stopped::settings("5s"));
+        let twin = stopped::longer_than_every_timeout(&mut cpd, 10, stopped::STOPPED, PATIENCE);
+        let twin = twin.expect_err("a fault, and nobody has noticed");
+        println!("proof: stopped: twin {fault}: {twin}");
+    }
+}
