@@ -6,9 +6,13 @@
 
 #[path = "../starvation/clock.rs"]
 mod clock;
+#[path = "../starvation/entropy.rs"]
+mod entropy;
 #[path = "../support/ledger.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod ledger;
+#[path = "../starvation/log_service.rs"]
+mod log_service;
 #[path = "../starvation/memory.rs"]
 mod memory;
 #[path = "../rounds/mod.rs"]
@@ -24,7 +28,7 @@ mod stopped;
 #[path = "../peers/wire.rs"]
 mod wire;
 
-use running::{Daemon, PATIENCE};
+use running::{Daemon, PATIENCE, need};
 
 /// How often the twin may be squeezed until it is noticed.
 const TWIN_SQUEEZES: u64 = 20;
@@ -56,4 +60,23 @@ fn a_stop_that_blames_clients_or_forgets_is_noticed() {
         let twin = twin.expect_err("a fault, and nobody has noticed");
         println!("proof: stopped: twin {fault}: {twin}");
     }
+}
+
+#[test]
+fn without_randomness_it_says_so_and_goes_on() {
+    need("strace", "strace");
+    let figures = entropy::goes_and_comes(true).expect("it goes on");
+    let twin = entropy::goes_and_comes(false).expect_err("nothing failed, and nobody has noticed");
+    println!("proof: entropy: {figures}; twin whose kernel does not fail: {twin}");
+}
+
+#[test]
+fn a_log_service_that_goes_away_holds_nobody_up_and_learns_what_it_missed() {
+    need("unshare", "util-linux");
+    let (mut lines, logins) = log_service::play();
+    let figures = log_service::accounts(&lines, logins).unwrap_or_else(|figures| panic!("{figures}"));
+    // The check fails for a log that forgets to tell.
+    lines.retain(|line| !line.contains(" dropped="));
+    let twin = log_service::accounts(&lines, logins).expect_err("not told, and nobody has noticed");
+    println!("proof: log service: {figures}; twin that does not tell what it dropped: {twin}");
 }

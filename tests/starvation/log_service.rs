@@ -1,0 +1,113 @@
+//! The log service stops reading, goes away and comes back: cpd has a /dev of its own, where the test is the service.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::running::{Daemon, answers, wait_for};
+
+/// Logins while nobody reads: more lines than may wait.
+const STALLED: usize = 1500;
+/// Logins while nobody listens.
+const ABSENT: usize = 20;
+/// Were each login held up by its line, they would take ten times as long.
+const STALLED_MAX: Duration = Duration::from_secs(150);
+
+struct Service {
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+    lines: Vec<String>,
+}
+
+impl Service {
+    fn listen(&mut self) {
+        let socket = UnixDatagram::bind(&self.path).expect("bound");
+        socket.set_nonblocking(true).expect("set");
+        self.socket = Some(socket);
+    }
+
+    fn go_away(&mut self) {
+        self.socket = None;
+        std::fs::remove_file(&self.path).expect("there it was");
+    }
+
+    /// Takes what is there.
+    fn read(&mut self) {
+        let mut buffer = [0; 16 * 1024];
+        let Some(socket) = &self.socket else { return };
+        loop {
+            match socket.recv(&mut buffer) {
+                Ok(length) => self.lines.push(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// Plays it; the log as it arrived, and how many logins there were. The clients must be served all the time.
+pub fn play() -> (Vec<String>, usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let devices = folder.path().join("dev");
+    std::fs::create_dir(&devices).expect("made");
+    let mut service = Service { path: devices.join("log"), socket: None, lines: Vec::new() };
+    service.listen();
+    let daemon = Daemon::launch(folder, "log.target = \"syslog\"\n", |command| {
+        let script = format!("mount --bind {} /dev && exec \"$0\" \"$@\"", devices.display());
+        Daemon::under(command, &["unshare", "--mount", "sh", "-c", &script]);
+    });
+    wait_for("its control socket", || answers(&daemon.socket()).then_some(()));
+    daemon.add_user("bob", "bob");
+    let mut made = 0;
+    let mut login = |count: usize| {
+        for _ in 0..count {
+            let mut client = daemon.connect();
+            client.logs_in("bob", "bob");
+            client.send("TERM");
+            client.is_closed();
+        }
+        made += count;
+    };
+    login(5);
+    wait_for("lines", || {
+        service.read();
+        (service.lines.iter().filter(|line| line.contains(" login ")).count() == 5).then_some(())
+    });
+    // Nobody reads.
+    let begun = Instant::now();
+    login(STALLED);
+    assert!(begun.elapsed() < STALLED_MAX, "the log holds clients up: {:?}", begun.elapsed());
+    login(1);
+    wait_for("everything is told", || {
+        service.read();
+        accounts(&service.lines, 5 + STALLED + 1).is_ok().then_some(()).or_else(|| {
+            // What is left to be told comes with another line, or never.
+            (begun.elapsed() > STALLED_MAX / 4).then_some(())
+        })
+    });
+    // Nobody listens.
+    service.go_away();
+    login(ABSENT);
+    std::thread::sleep(Duration::from_millis(500));
+    service.listen();
+    login(1);
+    let back = Instant::now();
+    wait_for("the end of it", || {
+        service.read();
+        (accounts(&service.lines, 5 + STALLED + 2 + ABSENT).is_ok() || back.elapsed() > STALLED_MAX / 15).then_some(())
+    });
+    (service.lines, made)
+}
+
+/// Whether each login is in the log, or among those that it counts as missing. `Err`: the figures.
+pub fn accounts(lines: &[String], logins: usize) -> Result<String, String> {
+    let told = lines.iter().filter(|line| line.contains(": login ")).count();
+    let sum = |field: &str| -> usize {
+        lines.iter().filter_map(|line| line.split(field).nth(1)?.trim().parse::<usize>().ok()).sum()
+    };
+    let (lost, dropped) = (sum(" lost="), sum(" dropped="));
+    let figures = format!("{logins} logins: {told} in the log, {lost} counted as lost, {dropped} as dropped");
+    let right = told + lost + dropped == logins && lost > 0 && told > 0;
+    if right { Ok(figures) } else { Err(figures) }
+}
