@@ -201,10 +201,20 @@ fn write_lines(mut sink: Sink, from: &Receiver<Record>, shared: &Shared) {
     let mut lost = 0;
     while let Ok(Some((level, text))) = from.recv() {
         write_one(&mut sink, &mut lost, level, &text);
-        let dropped = shared.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            let text = Line::new("log overflow").field("dropped", dropped).into_text();
-            write_one(&mut sink, &mut lost, Level::Warn, &text);
+        // A service that did not take this line would not take the count either.
+        if lost == 0 {
+            tell_dropped(&mut sink, shared);
+        }
+    }
+}
+
+/// Writes how many lines found the channel full. What the log service does not take stays to be told.
+fn tell_dropped(sink: &mut Sink, shared: &Shared) {
+    let dropped = shared.dropped.load(Ordering::Relaxed);
+    if dropped > 0 {
+        let text = Line::new("log overflow").field("dropped", dropped).into_text();
+        if sink.write(Level::Warn, &text).is_ok() {
+            shared.dropped.fetch_sub(dropped, Ordering::Relaxed);
         }
     }
 }

@@ -105,6 +105,19 @@ fn lines_that_the_service_did_not_take_are_counted() {
 }
 
 #[test]
+fn what_was_dropped_is_told_when_the_service_is_back() {
+    let shared = Shared { level: AtomicU8::new(Level::Info as u8), dropped: AtomicU64::new(7) };
+    let paper = Paper::default();
+    let mut sink = paper.sink();
+    paper.failing.store(true, Ordering::SeqCst);
+    tell_dropped(&mut sink, &shared);
+    paper.failing.store(false, Ordering::SeqCst);
+    tell_dropped(&mut sink, &shared);
+    tell_dropped(&mut sink, &shared);
+    assert_eq!(paper.text(), "<4>log overflow dropped=7\n");
+}
+
+#[test]
 fn floods_are_logged_once_then_counted() {
     let mut limit = Repeated::new(1000);
     assert_eq!(limit.settle(0), None);
