@@ -25,7 +25,10 @@ pub fn measure(server: SocketAddrV4, request: &str, go: impl FnOnce()) -> Result
     let begun = Instant::now();
     let enough = CONNECTIONS * count / 2;
     while all.iter().map(|pipeline| pipeline.answers).sum::<usize>() < enough {
-        let moved = all.iter_mut().fold(false, |moved, pipeline| pipeline.turn() || moved);
+        let mut moved = false;
+        for pipeline in &mut all {
+            moved |= pipeline.turn();
+        }
         assert!(begun.elapsed() < PATIENCE, "no progress");
         if !moved {
             thread::sleep(Duration::from_millis(1));

@@ -144,13 +144,12 @@ impl<'a> Conversation<'a> {
     /// What the ledger has to know before a line leaves. Half an SMSG is never one.
     fn before(&mut self, step: usize, line: &str, whole: bool) {
         let mut book = self.ledger.lock().expect("no panic");
-        match (step, self.session) {
-            // Blindly the login is not known to succeed, but what follows is in its name.
-            (2, None) => self.session = Some(book.session("bob")),
-            _ => {}
+        // Blindly the login is not known to succeed, but what follows is in its name.
+        if step == 2 {
+            self.session = Some(book.session("bob"));
         }
         let Some(session) = self.session else { return };
-        if !whole && step != 5 {
+        if !whole {
             return;
         }
         match step {
@@ -159,8 +158,7 @@ impl<'a> Conversation<'a> {
                 book.sending(session, recipient, body.as_bytes());
             }
             4 => book.downloading(session, 1),
-            // `25` may not count, but whoever has `250` without its end may have lost the rest alone.
-            5 if whole => book.acknowledging(session),
+            5 => book.acknowledging(session),
             _ => {}
         }
     }

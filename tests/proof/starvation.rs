@@ -53,13 +53,11 @@ fn a_leap_of_the_clock_ends_nobody() {
 }
 
 #[test]
-fn a_stop_that_blames_clients_or_forgets_is_noticed() {
-    for fault in ["early-timer", "early-delete"] {
-        let mut cpd = sabotaged::start(fault, &stopped::settings("5s"));
-        let twin = stopped::longer_than_every_timeout(&mut cpd, 10, stopped::STOPPED, PATIENCE);
-        let twin = twin.expect_err("a fault, and nobody has noticed");
-        println!("proof: stopped: twin {fault}: {twin}");
-    }
+fn a_stop_that_blames_clients_is_noticed() {
+    let mut cpd = sabotaged::start("early-timer", &stopped::settings("5s"));
+    let twin = stopped::longer_than_every_timeout(&mut cpd, 10, stopped::STOPPED, PATIENCE);
+    let twin = twin.expect_err("what had arrived did not count, and nobody has noticed");
+    println!("proof: stopped: twin early-timer: {twin}");
 }
 
 #[test]
