@@ -12,7 +12,7 @@ use crate::ledger::{Ledger, Parting};
 use crate::rounds::client::{Client, Manner, Site};
 use crate::rounds::load::{self, USERS};
 use crate::rounds::random::Random;
-use crate::running::{Daemon, PATIENCE};
+use crate::running::Daemon;
 use crate::wire::{resident_kib, verdict};
 
 const LIMITS: &str = "limits = { queue_messages = 1000000, queue_messages_per_sender = 1000000 }\n";
@@ -20,6 +20,8 @@ const LIMITS: &str = "limits = { queue_messages = 1000000, queue_messages_per_se
 const STEP_BYTES: u64 = 512 << 10;
 /// How long cpd works under each limit.
 const STEP: Duration = Duration::from_millis(20);
+/// How long one that hardly gets on without memory is let alone.
+const SQUEEZED_MAX: Duration = Duration::from_secs(5);
 
 /// A control group of its own, removed in the end.
 pub struct Group {
@@ -85,7 +87,7 @@ pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon)
             let mut limit = resident_kib(daemon.child.id()) * 1024 * 2;
             let begun = Instant::now();
             // Tighter as long as the kernel can; from there on cpd needs but a little more.
-            while daemon.runs() && begun.elapsed() < PATIENCE {
+            while daemon.runs() && begun.elapsed() < SQUEEZED_MAX {
                 if group.set_limit(Some(limit)) {
                     least = least.min(limit);
                     limit = limit.saturating_sub(STEP_BYTES);
