@@ -1,13 +1,17 @@
 //! A record of a session that the new process cannot read closes one connection: it is never guessed at, and no bytes
-//! make the engine panic.
+//! make the engine panic. Those that can be read do not stand in each other's way.
+
+#[path = "support/memory_store.rs"]
+mod memory_store;
 
 use std::net::IpAddr;
 
-use cpd::engine::Engine;
+use cpd::engine::{Engine, Verification};
 use cpd::engine::port::{AddressKey, MessageId, StoredMessage};
 use cpd::engine::settings::Settings;
 use cpd::proto::dfa::Dialect;
 use cpd::proto::types::Username;
+use memory_store::MemoryStore;
 use proptest::prelude::*;
 
 fn from() -> AddressKey {
@@ -71,4 +75,49 @@ proptest! {
             prop_assert_eq!(engine.connections(), 0);
         }
     }
+}
+
+/// Everything that needs no time: the store's answers, verified passwords.
+fn settle(engine: &mut Engine, store: &mut MemoryStore) {
+    while !engine.is_idle() {
+        let results = engine.next_batch(20).map(|batch| store.execute(batch));
+        results.into_iter().flatten().for_each(|result| engine.from_store(result, 20));
+        while let Some(Verification { session, .. }) = engine.next_verification(20) {
+            engine.verified(session, true, None, 20);
+        }
+    }
+}
+
+#[test]
+fn a_download_is_taken_up_before_an_rmsg_that_was_not_read_yet() {
+    let bob = Username::parse(b"bob").expect("a name");
+    let mut store = MemoryStore::default();
+    store.add_user(bob, "secret".to_owned());
+    let mut old = Engine::new(Settings::default(), 1, 0);
+    store.load(&mut old);
+    let [first, second] = [0, 0].map(|now| old.open(from(), Dialect::Cp, now).expect("room"));
+    for id in [first, second] {
+        old.receive(id, b"USERbob\r\nPASSsecret\r\nSMSGbob:hello\r\n", 0);
+        settle(&mut old, &mut store);
+    }
+    old.receive(second, b"RMSG\r\n", 0);
+    settle(&mut old, &mut store);
+    // While its SMSG is being stored, its RMSG has to wait; and the pause comes first.
+    old.receive(first, b"SMSGbob:more\r\nRMSG\r\n", 0);
+    old.pause();
+    settle(&mut old, &mut store);
+
+    let mut new = Engine::new(Settings::default(), 4, 0);
+    store.load(&mut new);
+    let order = old.succession();
+    let records = order.iter().map(|id| old.freeze(*id, 20).expect("nothing is under way"));
+    let taken: Vec<_> = records.map(|record| new.thaw(&record, from(), 0)).collect();
+    assert!(taken.iter().all(Option::is_some), "{taken:?} of {order:?}");
+    new.succeeded(0);
+    let taken_up = |id| taken[order.iter().position(|old| *old == id).expect("it was there")].expect("it is there");
+    assert!(new.output(taken_up(first)).ends_with(b"256 no new messages\r\n"));
+    let (second, before) = (taken_up(second), new.output(taken_up(second)).len());
+    new.receive(second, b"250\r\n", 0);
+    settle(&mut new, &mut store);
+    assert_eq!(new.output(second)[before..], *b"RMSGbob:hello\r\n", "it goes on where it was");
 }

@@ -17,12 +17,15 @@ pub const VERSION: u16 = 1;
 
 impl Engine {
     /// Every open session, in the order in which their records are to be taken up: those that wait for messages first,
-    /// as they wait.
+    /// as they wait; then those that download, before an RMSG that another has not read yet can take their queue.
     pub fn succession(&self) -> Vec<SessionId> {
-        let waiting = self.core.queues.waiters();
-        let known: HashSet<SessionId> = waiting.iter().copied().collect();
-        let others = self.slots().map(Slot::id).filter(|id| !known.contains(id));
-        waiting.iter().copied().chain(others).collect()
+        let mut order = self.core.queues.waiters();
+        let known: HashSet<SessionId> = order.iter().copied().collect();
+        let others = self.slots().filter(|slot| !known.contains(&slot.id()));
+        let downloads = |slot: &&Slot| slot.session().is_some_and(|session| session.unfinished_download().is_some());
+        let (downloading, others): (Vec<&Slot>, Vec<&Slot>) = others.partition(downloads);
+        order.extend(downloading.into_iter().chain(others).map(Slot::id));
+        order
     }
 
     /// Sessions take nothing more, and what nobody waits for goes to the store now: when [`Engine::is_idle`], they can be
