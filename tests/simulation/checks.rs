@@ -1,0 +1,90 @@
+//! What must hold at every moment, seen at the server's sockets.
+
+use cpd::engine::events::{AdminRequest, AdminResult};
+use cpd::engine::port::RequestId;
+use cpd::proto::session::Closing;
+use cpd::proto::types::Millis;
+
+use super::plan::USERS;
+use super::server::{Phase, Process};
+use super::world::World;
+
+/// After a hand-over, timers that ran out in it come with the wheel's next ticks.
+const AFTER_THAW_MS: Millis = 40;
+
+impl World {
+    /// A connection begins to be closed: was it time?
+    pub fn check_end(&mut self, conn: usize) {
+        let one = &self.conns[conn];
+        if one.honest {
+            let problem = one.clocks.closed(self.up(), &self.plan.settings.session.timeouts);
+            let problem = problem.map(|problem| format!("client {}: {problem}", one.client));
+            self.report(problem);
+        }
+    }
+
+    /// The first message of a download leaves: nobody else may hold messages of the same queue.
+    pub fn check_holder(&mut self, process: &Process, conn: usize) {
+        let user = self.plan.user_of(self.conns[conn].client);
+        let holds = |other: &&usize| {
+            let one = &self.conns[**other];
+            **other != conn
+                && one.honest
+                && !one.closing
+                && !one.clocks.may_end
+                && one.clocks.holds_messages()
+                && self.plan.user_of(one.client) == user
+        };
+        if let Some(other) = process.sessions.values().find(holds) {
+            let (one, other) = (self.conns[conn].client, self.conns[*other].client);
+            self.report(Some(format!("client {one} gets messages of {user} while client {other} holds some")));
+        }
+    }
+
+    /// Nobody is connected: as many messages are queued as there can be.
+    pub fn count_queues(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        let now = self.engine_now(&process);
+        process.numbers += 1;
+        let request = AdminRequest::QueueList { after: None, limit: u32::MAX };
+        process.engine.admin(RequestId(process.numbers), request, now);
+        let result = process.engine.next_result();
+        self.process = Some(process);
+        let Some((_, AdminResult::Queues { rows, .. })) = result else {
+            return self.report(Some(format!("{result:?} instead of the queues")));
+        };
+        for user in USERS.iter().take(self.plan.users) {
+            let queued = rows.iter().find(|row| row.user.as_str() == *user).map_or(0, |row| row.messages);
+            self.ledger.counted(user, queued);
+        }
+    }
+
+    /// Nothing is late, nothing is forgotten.
+    pub fn check_everything(&mut self) {
+        let Some(process) = &self.process else { return };
+        if process.engine.connections() as usize != process.sessions.len() {
+            let text = format!("{} sessions for {} connections", process.engine.connections(), process.sessions.len());
+            return self.report(Some(text));
+        }
+        let timeouts = self.plan.settings.session.timeouts;
+        let timely = process.phase == Phase::Serving && self.up() > self.thawed_at + AFTER_THAW_MS;
+        let mut problem = None;
+        for (id, conn) in &process.sessions {
+            let one = &self.conns[*conn];
+            if process.engine.output(*id).len() != one.seen {
+                problem = Some("output that nobody was told of".to_owned());
+            }
+            let closing = process.engine.closing(*id);
+            if matches!(closing, Closing::Now | Closing::Flush) {
+                problem = Some("an end that nobody was told of".to_owned());
+            }
+            if one.honest && timely && closing == Closing::Open {
+                problem = problem.or(one.clocks.overdue(self.up(), &timeouts).map(|what| format!("{what} is overdue")));
+            }
+            if let Some(problem) = problem {
+                let text = format!("client {}: {problem}", one.client);
+                return self.report(Some(text));
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The timers of docs/protocol.md section 6 as a client could see them that stood beside the server: when what it did had
+//! arrived, when what it was told had left. Nothing may happen before its time; nothing may wait for longer than its time
+//! and one tick of the wheel. It knows of nothing but bytes and the contract.
+
+use cpd::proto::limits::OUTPUT_HIGH_WATER_BYTES;
+use cpd::proto::settings::Timeouts;
+use cpd::proto::types::Millis;
+use cpd::timer::TICK_MS;
+
+/// Bytes of a line that are needed to know it.
+const HEAD_BYTES: usize = 8;
+/// What the store and the verifiers take at most for one thing, and more than that.
+const STORE_MS: Millis = 15_000;
+
+#[derive(Default)]
+pub struct Clocks {
+    pub opened: Millis,
+    logged_in: bool,
+    failures: u32,
+    head: Vec<u8>,
+    /// The first byte of a line that has no end yet.
+    begun: Option<Millis>,
+    /// The rest of a line that was answered for being late.
+    skipping: bool,
+    /// The client has stopped in the middle of a line, with nothing else unanswered.
+    pub stalling: bool,
+    last_pdu: Millis,
+    last_said: Millis,
+    /// Since when in Error Processing; `None` while not, or not exactly known.
+    in_error: Option<Millis>,
+    /// The client has rejected a message: it is in Error Processing from then on, at the earliest.
+    rejected: Option<Millis>,
+    unacknowledged: u32,
+    acknowledged: Millis,
+    /// A WMSG and its end.
+    wait: Option<Millis>,
+    pdus_behind_wait: u32,
+    output_since: Option<Millis>,
+    /// So much was unsent that PDUs were not taken.
+    was_full: bool,
+    /// It has said TERM, shut down its side, or was thrown out.
+    pub may_end: bool,
+    /// The store has failed it.
+    pub failed: bool,
+    /// It has come from another process with output unsent.
+    pub handed_over: bool,
+}
+
+impl Clocks {
+    /// Bytes were handed to the server.
+    pub fn received(&mut self, bytes: &[u8], now: Millis) {
+        for byte in bytes {
+            if *byte != b'\n' {
+                if !self.skipping {
+                    self.begun.get_or_insert(now);
+                }
+                if self.head.len() < HEAD_BYTES {
+                    self.head.push(*byte);
+                }
+                continue;
+            }
+            self.begun = None;
+            let head = std::mem::take(&mut self.head);
+            if !std::mem::take(&mut self.skipping) {
+                self.last_pdu = now;
+                self.take(&head, now);
+            }
+        }
+    }
+
+    fn take(&mut self, head: &[u8], now: Millis) {
+        if self.wait.is_some() {
+            self.pdus_behind_wait += 1;
+        }
+        match head.get(..3) {
+            Some(b"250") if self.unacknowledged > 0 => {
+                self.unacknowledged -= 1;
+                self.acknowledged = now;
+            }
+            Some(b"550") => (self.unacknowledged, self.rejected) = (0, Some(now)),
+            Some(b"TER") => self.may_end = true,
+            Some(b"WMS") => {
+                let text = String::from_utf8_lossy(&head[4..]).trim().to_owned();
+                self.wait = text.parse().ok().map(|seconds: Millis| now + 1000 * seconds);
+                self.pdus_behind_wait = 0;
+            }
+            _ => {}
+        }
+    }
+
+    /// The server says a line. What is wrong with its time.
+    pub fn said(&mut self, line: &[u8], now: Millis, timeouts: &Timeouts) -> Option<String> {
+        self.last_said = now;
+        let early = |what: &str, time: Millis| (now < time).then(|| format!("{what} {} ms too early", time - now));
+        if line.starts_with(b"RMSG") {
+            self.wait = None;
+            if self.unacknowledged == 0 {
+                self.acknowledged = now;
+            }
+            self.unacknowledged += 1;
+            return None;
+        }
+        if self.stalling
+            && let Some(begun) = self.begun.take()
+        {
+            (self.stalling, self.skipping) = (false, true);
+            if line.starts_with(b"540") {
+                self.in_error = Some(now);
+            }
+            return early("the end of an unfinished line is", begun + timeouts.pdu);
+        }
+        match line.get(..3) {
+            Some(b"230") => self.logged_in = true,
+            Some(b"565") => self.failures += 1,
+            Some(b"540" | b"545" | b"546") => self.in_error = Some(now),
+            Some(b"201") => (self.in_error, self.rejected) = (None, None),
+            Some(b"550") => {
+                let sure = !self.failed && !self.was_full && self.unacknowledged > 0;
+                (self.in_error, self.unacknowledged, self.wait) = (Some(now), 0, None);
+                if sure {
+                    return early("550 is", self.acknowledged + timeouts.ack);
+                }
+                if !self.failed && !self.was_full {
+                    return Some("550 without a message to acknowledge".to_owned());
+                }
+            }
+            Some(b"256") => {
+                let wait = self.wait.take();
+                if self.pdus_behind_wait == 0
+                    && let Some(end) = wait
+                {
+                    return early("the end of WMSG is", end);
+                }
+            }
+            _ => {}
+        }
+        None
+    }
+
+    pub fn holds_messages(&self) -> bool {
+        self.unacknowledged > 0
+    }
+
+    /// So much is unsent, after `taken` bytes were taken.
+    pub fn unsent(&mut self, bytes: usize, taken: usize, now: Millis) {
+        self.was_full |= bytes + taken >= OUTPUT_HIGH_WATER_BYTES;
+        if bytes == 0 {
+            self.output_since = None;
+        } else if taken > 0 {
+            self.output_since = Some(now);
+        } else {
+            self.output_since.get_or_insert(now);
+        }
+    }
+
+    /// The server ends the connection. What is wrong with that.
+    pub fn closed(&self, now: Millis, timeouts: &Timeouts) -> Option<String> {
+        let in_error = self.in_error.into_iter().chain(self.rejected).min();
+        let reasons = [
+            self.may_end,
+            self.failures >= 3,
+            !self.logged_in && now >= self.opened + timeouts.login,
+            self.logged_in && now >= self.last_pdu + timeouts.idle,
+            in_error.is_some_and(|since| now >= since + timeouts.recover),
+            self.output_since.is_some_and(|since| now >= since + timeouts.write),
+        ];
+        (!reasons.contains(&true)).then(|| "it is closed before any of its timers has run out".to_owned())
+    }
+
+    /// What should have happened a tick before `now`.
+    pub fn overdue(&self, now: Millis, timeouts: &Timeouts) -> Option<&'static str> {
+        let quiet = self.wait.is_none() && self.last_said >= self.last_pdu;
+        let due = [
+            ("the login", (!self.logged_in).then_some(self.opened + timeouts.login)),
+            ("the way out of Error Processing", self.in_error.map(|since| since + timeouts.recover)),
+            (
+                "the acknowledgement",
+                (self.unacknowledged > 0 && !self.was_full).then_some(self.acknowledged + timeouts.ack),
+            ),
+            (
+                "the end of a line",
+                self.begun.filter(|_| self.stalling && !self.was_full).map(|begun| begun + timeouts.pdu + self.penance()),
+            ),
+            (
+                "an idle client",
+                (self.logged_in && quiet).then_some(self.last_pdu.max(self.last_said) + timeouts.idle),
+            ),
+            (
+                "a client that does not read",
+                self.output_since.filter(|_| !self.handed_over).map(|since| since + timeouts.write),
+            ),
+            // It may have ended, with a page on its way from a store that is busy.
+            ("the end of WMSG", self.wait.filter(|_| self.pdus_behind_wait == 0).map(|end| end + STORE_MS)),
+        ];
+        let late = |time: Option<Millis>| time.is_some_and(|time| now > time + TICK_MS);
+        due.into_iter().find(|(_, time)| late(*time)).map(|(what, _)| what)
+    }
+
+    /// A password that is late is answered when the work of a wrong one was done.
+    fn penance(&self) -> Millis {
+        if self.head.starts_with(b"PASS") { STORE_MS } else { 0 }
+    }
+}

@@ -1,0 +1,97 @@
+//! The whole server without a clock, a socket, a disk: the production engine, sessions, timer wheel and group commit under
+//! a simulated network, store and time, with up to hundreds of clients, valid and hostile, through crashes, stops and
+//! hand-overs. The ledger and the clocks hold the promises of docs/protocol.md (sections 5 to 7) after every event.
+//!
+//! One number decides everything that happens:
+//!
+//! ```sh
+//! cargo test --release --test simulation                       # a few hundred seeds, and the twins
+//! SEEDS=100000 cargo test --release --test simulation -- --nocapture promises    # from FIRST (0) on
+//! SEED=17 cargo test --test simulation -- --nocapture promises   # one seed, with its trace hash
+//! ```
+//!
+//! A failure prints the command that repeats it, made small: `CLIENTS=3,9 UNTIL=48211 WITHOUT=crashes,faults,weather`
+//! leave out what it does not need. `EXPECT_VIOLATION=1` wants a violation within the seeds, for twins that were built in.
+
+#[path = "../support/ledger.rs"]
+mod ledger;
+
+mod bodies;
+mod chance;
+mod checks;
+mod client;
+mod clocks;
+mod fate;
+mod hostile;
+mod network;
+mod plan;
+mod rows;
+mod runs;
+mod server;
+mod shrink;
+mod store;
+mod trace;
+mod world;
+
+use std::env;
+
+use plan::Cut;
+use runs::{Failure, Runs, once};
+use store::Twin;
+
+/// Seeds that plain `cargo test` plays.
+const SEEDS: u64 = 400;
+/// Seeds within which each twin must be found.
+const TWIN_SEEDS: u64 = 200;
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+#[test]
+fn promises_hold_whatever_happens() {
+    let first = number("FIRST").unwrap_or(0);
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => first..first + number("SEEDS").unwrap_or(SEEDS),
+    };
+    let cut = Cut::from_environment();
+    let runs = Runs::play(seeds.clone(), Twin::None, &cut);
+    println!("proof: simulation: {}", runs.told());
+    if env::var_os("EXPECT_VIOLATION").is_some() {
+        let failure = runs.failure.expect("a violation: the twin was not caught");
+        println!("proof: simulation: caught at seed {}: {}", failure.seed, failure.text);
+        return;
+    }
+    if let Some(failure) = runs.failure {
+        panic!("{}", shrink::told(&failure, Twin::None, &cut));
+    }
+    // A simulation in which nothing happens would hold as well.
+    let per_seed = |count: u64| count / (seeds.end - seeds.start);
+    assert!(cut != Cut::default() || seeds.end - seeds.start < 50 || per_seed(runs.counts.kept) > 20, "too little");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in [3, 17, 4711] {
+        let [one, two] = [false, true].map(|words| once(seed, Twin::None, &Cut::default(), words));
+        assert_eq!(one.hash, two.hash, "seed {seed}");
+        println!("proof: simulation: seed {seed}, {} events, trace {:016x}", one.events, one.hash);
+    }
+    let hash = |seed| once(seed, Twin::None, &Cut::default(), false).hash;
+    assert_ne!(hash(3), hash(4));
+}
+
+/// The simulation finds a store that is broken on purpose.
+#[test]
+fn stores_that_break_their_word_are_found() {
+    for (twin, what) in [
+        (Twin::Unsynced, "answers before the sync"),
+        (Twin::Forgetful, "forgets a synced row in a crash"),
+        (Twin::Mixing, "hands out another's body"),
+    ] {
+        let runs = Runs::play(0..TWIN_SEEDS, twin, &Cut::default());
+        let Some(Failure { seed, text, .. }) = runs.failure else { panic!("a store that {what} is not found") };
+        println!("proof: simulation: a store that {what}: caught at seed {seed}: {text}");
+    }
+}

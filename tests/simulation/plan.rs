@@ -1,0 +1,166 @@
+//! What a seed decides before anything happens: how many clients, how long, which faults, which settings.
+
+use cpd::engine::settings::Settings;
+use cpd::proto::settings::Timeouts;
+use cpd::proto::types::Millis;
+
+use super::chance::Chance;
+use super::network::Weather;
+use super::store::{Faults, Twin};
+
+/// Acts of all clients together, about.
+const ACTS: u64 = 1200;
+/// Users whose every message is in the ledger.
+pub const USERS: [&str; 6] = ["u0", "u1", "u.2", "U1", "a", "ten_bytes1"];
+/// Users whose clients send whatever comes to their mind.
+pub const HOSTILE: [&str; 2] = ["g0", "g1"];
+/// The one whom administrators lock, purge and remove; its clients are hostile too.
+pub const VICTIM: &str = "vic";
+
+/// What a run leaves out, to find out what a failure needs.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Cut {
+    /// Only these clients; `None`: all.
+    pub clients: Option<Vec<usize>>,
+    /// Everybody goes home then.
+    pub until: Option<Millis>,
+    pub no_crashes: bool,
+    pub no_store_faults: bool,
+    pub good_weather: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub twin: Twin,
+    pub clients: Vec<usize>,
+    pub users: usize,
+    pub until: Millis,
+    /// Between two tasks of a client, about.
+    pub pause: Millis,
+    pub settings: Settings,
+    pub weather: Weather,
+    pub store: Faults,
+    pub crashes: Vec<Millis>,
+    pub handovers: Vec<Millis>,
+    pub stops: Vec<Millis>,
+    /// Acts of administrators.
+    pub orders: Vec<Millis>,
+    /// Clients stop in the middle of what they do for longer than the timers allow.
+    pub stalls: bool,
+    pub hostile_one_in: u64,
+    pub slow_one_in: u64,
+}
+
+impl Plan {
+    pub fn new(seed: u64, twin: Twin, cut: &Cut) -> Plan {
+        let mut chance = Chance::new(seed, u64::MAX);
+        let count = match chance.below(40) {
+            0 => chance.between(100, 400),
+            1..6 => chance.between(30, 100),
+            _ => chance.between(3, 30),
+        };
+        let until = match chance.below(4) {
+            0 => chance.between(2_000, 20_000),
+            1 => chance.between(600_000, 4_000_000),
+            _ => chance.between(20_000, 600_000),
+        };
+        let mut times = |most: u64| {
+            let number = chance.below(most + 1);
+            let mut times: Vec<Millis> = (0..number).map(|_| chance.below(until)).collect();
+            times.sort_unstable();
+            times
+        };
+        let (crashes, handovers, stops, orders) = (times(3), times(2), times(1), times(12));
+        let mut faults = Faults::default();
+        if chance.one_in(2) {
+            faults.commit = *chance.pick(&[10, 50, 200]);
+            faults.read = *chance.pick(&[0, 40, 200]);
+            faults.broken = *chance.pick(&[0, 0, 500]);
+        }
+        faults.slow = *chance.pick(&[0, 20, 300]);
+        let weather = Weather {
+            delay: *chance.pick(&[0, 1, 4, 40, 200]),
+            hiccup: *chance.pick(&[0, 20, 200]),
+            cut: *chance.pick(&[0, 2, 3, 20]),
+        };
+        let mut plan = Plan {
+            seed,
+            twin,
+            clients: (0..count as usize).collect(),
+            users: chance.between(2, USERS.len() as u64) as usize,
+            until,
+            pause: (until * count / ACTS).clamp(5, 300_000),
+            settings: settings(&mut chance),
+            weather,
+            store: faults,
+            crashes,
+            handovers,
+            stops,
+            orders,
+            stalls: chance.one_in(2),
+            hostile_one_in: *chance.pick(&[0, 3, 6]),
+            slow_one_in: *chance.pick(&[0, 4, 12]),
+        };
+        plan.cut(cut);
+        plan
+    }
+
+    fn cut(&mut self, cut: &Cut) {
+        if let Some(clients) = &cut.clients {
+            self.clients.clone_from(clients);
+        }
+        self.until = cut.until.map_or(self.until, |until| until.min(self.until));
+        if cut.no_crashes {
+            (self.crashes, self.handovers, self.stops) = (Vec::new(), Vec::new(), Vec::new());
+        }
+        if cut.no_store_faults {
+            self.store = Faults::default();
+        }
+        if cut.good_weather {
+            self.weather = Weather { delay: 1, hiccup: 0, cut: 0 };
+        }
+    }
+
+    /// Who is client `number`, and whether it is hostile.
+    pub fn user(&self, number: usize) -> (&'static str, bool) {
+        let mut chance = Chance::new(self.seed, 0x0055_5e72 + number as u64);
+        if chance.one_in(self.hostile_one_in) {
+            let user = if chance.one_in(3) { VICTIM } else { *chance.pick(&HOSTILE) };
+            return (user, true);
+        }
+        (*chance.pick(&USERS[..self.users]), false)
+    }
+
+    /// The user of client `number`, also of one that empties a queue in the end.
+    pub fn user_of(&self, number: usize) -> &'static str {
+        number.checked_sub(super::world::DRAINS).map_or_else(|| self.user(number).0, |place| USERS[place])
+    }
+
+    /// Whether a message can be refused: by a full queue or a failing store.
+    pub fn stores_can_fail(&self) -> bool {
+        self.store.commit > 0 || self.store.broken > 0 || self.settings.limits.queue_messages < 1000
+    }
+}
+
+fn settings(chance: &mut Chance) -> Settings {
+    let mut settings = Settings::default();
+    if chance.one_in(3) {
+        (settings.limits.queue_messages, settings.limits.queue_messages_per_sender) = (40, 15);
+    } else {
+        (settings.limits.queue_messages, settings.limits.queue_messages_per_sender) = (100_000, 100_000);
+    }
+    // Whoever guesses wrong, here by stalling in PASS, must not lock the others out.
+    (settings.limits.failures_per_address, settings.limits.failures_per_user) = (50_000, 50_000);
+    if chance.one_in(2) {
+        settings.session.timeouts = Timeouts {
+            pdu: chance.between(2_000, 40_000),
+            login: chance.between(20_000, 90_000),
+            ack: chance.between(2_000, 40_000),
+            recover: chance.between(2_000, 90_000),
+            idle: chance.between(20_000, 1_800_000),
+            write: chance.between(5_000, 40_000),
+        };
+    }
+    settings
+}
