@@ -14,13 +14,26 @@ const AFTER_THAW_MS: Millis = 40;
 
 impl World {
     /// A connection begins to be closed: was it time?
-    pub fn check_end(&mut self, conn: usize) {
+    pub fn check_end(&mut self, process: &Process, conn: usize) {
+        let overdue = self.overdue(process, conn);
+        self.report(overdue);
         let one = &self.conns[conn];
         if one.honest {
             let problem = one.clocks.closed(self.up(), &self.plan.settings.session.timeouts);
             let problem = problem.map(|problem| format!("client {}: {problem}", one.client));
             self.report(problem);
         }
+    }
+
+    /// What the server should have done to a client before now.
+    pub fn overdue(&self, process: &Process, conn: usize) -> Option<String> {
+        let one = &self.conns[conn];
+        let timely = process.phase == Phase::Serving && self.up() > self.thawed_at + AFTER_THAW_MS;
+        if !one.honest || !timely {
+            return None;
+        }
+        let what = one.clocks.overdue(self.up(), &self.plan.settings.session.timeouts)?;
+        Some(format!("client {}: {what} is overdue", one.client))
     }
 
     /// The first message of a download leaves: nobody else may hold messages of the same queue.
@@ -41,7 +54,7 @@ impl World {
         }
     }
 
-    /// Nobody is connected: as many messages are queued as there can be.
+    /// Nobody is connected: administrators have their answers, and as many messages are queued as there can be.
     pub fn count_queues(&mut self) {
         let Some(mut process) = self.process.take() else { return };
         let now = self.engine_now(&process);
@@ -50,6 +63,12 @@ impl World {
         process.engine.admin(RequestId(process.numbers), request, now);
         let result = process.engine.next_result();
         self.process = Some(process);
+        if let Some(process) = &self.process
+            && let Some(what) = process.requests.values().next()
+        {
+            let text = format!("an administrator waits for {what}");
+            return self.report(Some(text));
+        }
         let Some((_, AdminResult::Queues { rows, .. })) = result else {
             return self.report(Some(format!("{result:?} instead of the queues")));
         };
@@ -66,24 +85,20 @@ impl World {
             let text = format!("{} sessions for {} connections", process.engine.connections(), process.sessions.len());
             return self.report(Some(text));
         }
-        let timeouts = self.plan.settings.session.timeouts;
-        let timely = process.phase == Phase::Serving && self.up() > self.thawed_at + AFTER_THAW_MS;
-        let mut problem = None;
         for (id, conn) in &process.sessions {
+            let mut problem = None;
             let one = &self.conns[*conn];
             if process.engine.output(*id).len() != one.seen {
-                problem = Some("output that nobody was told of".to_owned());
+                problem = Some("output that nobody was told of");
             }
             let closing = process.engine.closing(*id);
             if matches!(closing, Closing::Now | Closing::Flush) {
-                problem = Some("an end that nobody was told of".to_owned());
+                problem = Some("an end that nobody was told of");
             }
-            if one.honest && timely && closing == Closing::Open {
-                problem = problem.or(one.clocks.overdue(self.up(), &timeouts).map(|what| format!("{what} is overdue")));
-            }
-            if let Some(problem) = problem {
-                let text = format!("client {}: {problem}", one.client);
-                return self.report(Some(text));
+            let problem = problem.map(|problem| format!("client {}: {problem}", one.client));
+            let overdue = (closing == Closing::Open).then(|| self.overdue(process, *conn)).flatten();
+            if let Some(problem) = problem.or(overdue) {
+                return self.report(Some(problem));
             }
         }
     }

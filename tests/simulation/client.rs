@@ -308,7 +308,7 @@ impl Client {
 
     fn log_in(&mut self, act: &mut Act, world: &Shared<'_>) {
         let user = self.user;
-        if !world.calm && !self.drains && self.chance.one_in(30) {
+        if !world.calm && !self.drains && !world.plan.throttles() && self.chance.one_in(30) {
             self.say(act, &format!("USER {user}"));
             self.say(act, "PASS wrong");
             self.expects.extend([Expect::User, Expect::Pass { right: false }]);

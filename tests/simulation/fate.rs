@@ -214,7 +214,11 @@ impl World {
     fn stopped(&mut self) {
         let Some(process) = self.process.take() else { return };
         self.counts.stops += 1;
-        let clean = process.engine.is_idle() && !self.store.is_busy() && process.sessions.is_empty();
+        let written = process.engine.is_idle() && !self.store.is_busy();
+        let clean = written && process.sessions.is_empty();
+        let silent = process.sessions.iter().find(|(id, _)| written && process.engine.output(**id).is_empty());
+        let problem = silent.map(|(_, conn)| format!("client {} is still there after a stop", self.conns[*conn].client));
+        self.report(problem);
         self.note("has stopped", u64::from(clean));
         self.store.close(self.now);
         self.part(true);

@@ -35,9 +35,8 @@ mod world;
 
 use std::env;
 
-use plan::Cut;
+use plan::{Cut, Twin};
 use runs::{Failure, Runs, once};
-use store::Twin;
 
 /// Seeds that plain `cargo test` plays.
 const SEEDS: u64 = 400;
@@ -82,16 +81,17 @@ fn the_same_seed_gives_the_same_trace() {
     assert_ne!(hash(3), hash(4));
 }
 
-/// The simulation finds a store that is broken on purpose.
+/// The simulation finds what is wrong on purpose around the engine. What is wrong in it takes the feature `sabotage`.
 #[test]
-fn stores_that_break_their_word_are_found() {
+fn twins_are_found() {
     for (twin, what) in [
-        (Twin::Unsynced, "answers before the sync"),
-        (Twin::Forgetful, "forgets a synced row in a crash"),
-        (Twin::Mixing, "hands out another's body"),
+        (Twin::Unsynced, "a store that answers before the sync"),
+        (Twin::Forgetful, "a store that forgets a synced row in a crash"),
+        (Twin::Mixing, "a store that hands out another's body"),
+        (Twin::Sleepy, "a loop that wakes too late"),
     ] {
         let runs = Runs::play(0..TWIN_SEEDS, twin, &Cut::default());
-        let Some(Failure { seed, text, .. }) = runs.failure else { panic!("a store that {what} is not found") };
-        println!("proof: simulation: a store that {what}: caught at seed {seed}: {text}");
+        let Some(Failure { seed, text, .. }) = runs.failure else { panic!("{what} is not found") };
+        println!("proof: simulation: {what}: caught at seed {seed}: {text}");
     }
 }

@@ -6,7 +6,7 @@ use cpd::proto::types::Millis;
 
 use super::chance::Chance;
 use super::network::Weather;
-use super::store::{Faults, Twin};
+use super::store::Faults;
 
 /// Acts of all clients together, about.
 const ACTS: u64 = 1200;
@@ -16,6 +16,20 @@ pub const USERS: [&str; 6] = ["u0", "u1", "u.2", "U1", "a", "ten_bytes1"];
 pub const HOSTILE: [&str; 2] = ["g0", "g1"];
 /// The one whom administrators lock, purge and remove; its clients are hostile too.
 pub const VICTIM: &str = "vic";
+
+/// What is wrong on purpose around the engine, to see that it is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Twin {
+    None,
+    /// The store answers a commit before its sync.
+    Unsynced,
+    /// A crash takes a row that was synced.
+    Forgetful,
+    /// Now and then a page has another message's body.
+    Mixing,
+    /// The loop sleeps for a tenth of a second too long.
+    Sleepy,
+}
 
 /// What a run leaves out, to find out what a failure needs.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -137,6 +151,11 @@ impl Plan {
         number.checked_sub(super::world::DRAINS).map_or_else(|| self.user(number).0, |place| USERS[place])
     }
 
+    /// Whether somebody with a wrong password can lock out others who are in the ledger.
+    pub fn throttles(&self) -> bool {
+        self.settings.limits.failures_per_user < 50_000
+    }
+
     /// Whether a message can be refused: by a full queue or a failing store.
     pub fn stores_can_fail(&self) -> bool {
         self.store.commit > 0 || self.store.broken > 0 || self.settings.limits.queue_messages < 1000
@@ -150,8 +169,9 @@ fn settings(chance: &mut Chance) -> Settings {
     } else {
         (settings.limits.queue_messages, settings.limits.queue_messages_per_sender) = (100_000, 100_000);
     }
-    // Whoever guesses wrong, here by stalling in PASS, must not lock the others out.
-    (settings.limits.failures_per_address, settings.limits.failures_per_user) = (50_000, 50_000);
+    if !chance.one_in(3) {
+        (settings.limits.failures_per_address, settings.limits.failures_per_user) = (50_000, 50_000);
+    }
     if chance.one_in(2) {
         settings.session.timeouts = Timeouts {
             pdu: chance.between(2_000, 40_000),

@@ -6,8 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::plan::{Cut, Plan};
-use super::store::Twin;
+use super::plan::{Cut, Plan, Twin};
 use super::world::{Counts, World};
 
 /// What came of one seed.

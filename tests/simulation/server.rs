@@ -12,6 +12,7 @@ use cpd::proto::session::{Closing, NEVER};
 use cpd::proto::types::Millis;
 
 use super::network::Parcel;
+use super::plan::Twin;
 use super::world::{Event, Who, World};
 
 /// Bytes read of one connection in one turn.
@@ -166,8 +167,9 @@ impl World {
         };
         if due != NEVER && due != process.wake_at {
             process.wake_at = due;
+            let late = if self.plan.twin == Twin::Sleepy { 100 } else { 0 };
             let at = (due.saturating_sub(process.base) + self.down).max(self.now + 1);
-            self.at(at, Event::Wake(process.life));
+            self.at(at + late, Event::Wake(process.life));
         }
         self.process = Some(process);
         self.end_of_phase();
@@ -254,7 +256,7 @@ impl World {
         let closing = process.engine.closing(id);
         let ends = !matches!(closing, Closing::Open | Closing::Paused);
         if ends && !std::mem::replace(&mut self.conns[conn].closing, true) && process.is_serving() {
-            self.check_end(conn);
+            self.check_end(process, conn);
         }
         match closing {
             Closing::Now => self.drop_session(process, id, false),
@@ -295,6 +297,8 @@ impl World {
             let message = line.strip_prefix(b"RMSG").and_then(|rest| rest.strip_suffix(b"\r\n"));
             if honest {
                 let holds = message.is_some() && !self.conns[conn].clocks.holds_messages();
+                let overdue = self.overdue(process, conn);
+                self.report(overdue);
                 let problem = self.conns[conn].clocks.said(line, up, &timeouts);
                 self.report(problem.map(|problem| format!("client {client}: {problem}: {}", line.escape_ascii())));
                 if holds {

@@ -2,9 +2,8 @@
 
 use std::fmt::Write;
 
-use super::plan::{Cut, Plan};
+use super::plan::{Cut, Plan, Twin};
 use super::runs::{Failure, once};
-use super::store::Twin;
 
 /// Runs that are spent on it.
 const TRIES_MAX: u32 = 300;

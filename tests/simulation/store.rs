@@ -6,29 +6,17 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use cpd::engine::Engine;
-use cpd::engine::port::{AdminAnswer, Answer, Batch, FromStore, Op, Outcome, StoredMessage};
-use cpd::engine::port::MessageId;
+use cpd::engine::port::{AdminAnswer, Answer, Batch, FromStore, MessageId, Op, Outcome, SessionId, StoredMessage};
 use cpd::proto::types::{Millis, Username};
 
 use super::chance::Chance;
+use super::plan::Twin;
 use super::rows::{self, Message, State, User, Write};
 
 /// Ids are reserved in blocks, so that none is used twice after a crash.
 const RESERVED_IDS: u64 = 1000;
 /// Between two attempts to write deletes that have failed.
 const RETRY_MS: Millis = 1000;
-
-/// What a store does wrong.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Twin {
-    None,
-    /// It answers a commit before its sync.
-    Unsynced,
-    /// A crash takes a row that was synced.
-    Forgetful,
-    /// Now and then a page has another message's body.
-    Mixing,
-}
 
 /// How often something fails: once in so many times, 0 is never.
 #[derive(Clone, Copy, Default, Debug)]
@@ -77,7 +65,7 @@ pub struct Store {
     results: VecDeque<(Millis, FromStore)>,
     announced: usize,
     /// Sessions whose page, record or delete failed.
-    pub failed: Vec<cpd::engine::port::SessionId>,
+    pub failed: Vec<SessionId>,
     pub commits: u64,
 }
 
