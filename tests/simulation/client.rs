@@ -140,20 +140,22 @@ impl Client {
 
     /// Takes what came. What is wrong with it.
     pub fn hear(&mut self, bytes: &[u8], failed: bool, world: &mut Shared<'_>) -> Result<(), String> {
-        self.unread.extend_from_slice(bytes);
-        while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
-            let mut line: Vec<u8> = self.unread.drain(..=end).collect();
-            line.pop();
-            let ended = line.pop() == Some(b'\r');
-            if !ended || line.is_empty() || line.len() > 1024 || line.contains(&b'\r') {
-                return Err(format!("client {}: no line of the protocol: {}", self.number, line.escape_ascii()));
-            }
-            let heard = match line.strip_prefix(b"RMSG") {
-                Some(_) => self.hear_message(),
-                None => self.hear_reply(&line, failed, world),
+        let mut unread = std::mem::take(&mut self.unread);
+        unread.extend_from_slice(bytes);
+        let mut rest = unread.as_slice();
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line = &rest[..end];
+            rest = &rest[end + 1..];
+            let line = line.strip_suffix(b"\r").filter(|line| (1..=1024).contains(&line.len()) && !line.contains(&b'\r'));
+            let heard = match line {
+                None => Err("no line of the protocol".to_owned()),
+                Some(line) if line.starts_with(b"RMSG") => self.hear_message(),
+                Some(line) => self.hear_reply(line, failed, world),
             };
-            heard.map_err(|problem| format!("client {}: {problem} on {}", self.number, line.escape_ascii()))?;
+            let text = || line.unwrap_or(b"?").escape_ascii();
+            heard.map_err(|problem| format!("client {}: {problem} on {}", self.number, text()))?;
         }
+        self.unread = rest.to_vec();
         Ok(())
     }
 

@@ -452,7 +452,7 @@ impl World {
         let problem = found.map(|violation| violation.text.clone());
         self.report(problem);
         self.checks += 1;
-        if self.checks.is_multiple_of(32) {
+        if self.checks.is_multiple_of(64) {
             self.check_everything();
         }
     }
