@@ -6,9 +6,9 @@ mod memory_store;
 
 use std::net::IpAddr;
 
-use cpd::engine::{Engine, Verification};
 use cpd::engine::port::{AddressKey, MessageId, StoredMessage};
 use cpd::engine::settings::Settings;
+use cpd::engine::{Engine, Verification};
 use cpd::proto::dfa::Dialect;
 use cpd::proto::types::Username;
 use memory_store::MemoryStore;

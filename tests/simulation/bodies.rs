@@ -45,7 +45,13 @@ impl Bodies {
     }
 
     /// A message came to a user who is not in the ledger. What is wrong with it.
-    pub fn delivered(&mut self, user: &str, sender: &str, body: &[u8], trusted: impl Fn(&str) -> bool) -> Option<String> {
+    pub fn delivered(
+        &mut self,
+        user: &str,
+        sender: &str,
+        body: &[u8],
+        trusted: impl Fn(&str) -> bool,
+    ) -> Option<String> {
         self.delivered += 1;
         let Some(aside) = self.aside.get(body) else {
             return trusted(sender).then(|| format!("invented or altered: {sender}:{}", body.escape_ascii()));

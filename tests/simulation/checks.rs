@@ -7,12 +7,36 @@ use cpd::proto::types::Millis;
 
 use super::plan::USERS;
 use super::server::{Phase, Process};
+use super::trace::SERVER;
 use super::world::World;
+use crate::ledger::Kind;
 
 /// After a hand-over, timers that ran out in it come with the wheel's next ticks.
 const AFTER_THAW_MS: Millis = 40;
 
 impl World {
+    pub fn report(&mut self, problem: Option<String>) {
+        if self.problem.is_none() {
+            self.problem = problem;
+        }
+    }
+
+    /// What the ledger has found. It cannot know for how long the server held a queue for one who was too late; that only
+    /// one downloads is seen at the server instead.
+    pub fn check(&mut self) {
+        let found = self.ledger.violations().iter().find(|violation| violation.kind != Kind::TwoDownloads);
+        let problem = found.map(|violation| violation.text.clone());
+        self.report(problem);
+        self.checks += 1;
+        if self.checks.is_multiple_of(64) {
+            self.check_everything();
+        }
+    }
+
+    pub fn note(&mut self, what: &'static str, number: u64) {
+        self.trace.note_number(self.now, SERVER, what, number);
+    }
+
     /// A connection begins to be closed: was it time?
     pub fn check_end(&mut self, process: &Process, conn: usize) {
         let overdue = self.overdue(process, conn);

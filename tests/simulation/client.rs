@@ -15,12 +15,22 @@ use crate::ledger::{Answer, End, Ledger, Parting, SessionNo};
 #[derive(Debug)]
 pub enum Expect {
     User,
-    Pass { right: bool },
+    Pass {
+        right: bool,
+    },
     /// With the body, if the message is not in the ledger.
-    Send { recipient: &'static str, aside: Option<Vec<u8>> },
-    Download { delivered: u32, owed: u32 },
+    Send {
+        recipient: &'static str,
+        aside: Option<Vec<u8>>,
+    },
+    Download {
+        delivered: u32,
+        owed: u32,
+    },
     /// The answer to 201; after a 550 of its own with what comes before it.
-    Recovered { rejected: bool },
+    Recovered {
+        rejected: bool,
+    },
     /// 500.
     Bad,
     /// This code, once it has let a line unfinished for too long.
@@ -146,7 +156,8 @@ impl Client {
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line = &rest[..end];
             rest = &rest[end + 1..];
-            let line = line.strip_suffix(b"\r").filter(|line| (1..=1024).contains(&line.len()) && !line.contains(&b'\r'));
+            let line =
+                line.strip_suffix(b"\r").filter(|line| (1..=1024).contains(&line.len()) && !line.contains(&b'\r'));
             let heard = match line {
                 None => Err("no line of the protocol".to_owned()),
                 Some(line) if line.starts_with(b"RMSG") => self.hear_message(),
@@ -179,7 +190,8 @@ impl Client {
         let session = self.session.ok_or("it is closed")?;
         let ledger = &mut *world.ledger;
         match (self.expects.pop_front(), code) {
-            (Some(Expect::User), "220") | (Some(Expect::Bad), "500") | (Some(Expect::Pass { right: false }), "565") => {}
+            (Some(Expect::User), "220") | (Some(Expect::Bad), "500") | (Some(Expect::Pass { right: false }), "565") => {
+            }
             (Some(Expect::Pass { right: true }), "230") => self.logged_in = true,
             (Some(Expect::Pass { right: true }), "565") if failed => {}
             (Some(Expect::Recovered { rejected }), "201") => {
@@ -381,8 +393,8 @@ impl Client {
             2 => *self.chance.pick(&HOSTILE),
             _ => *self.chance.pick(&USERS[..world.plan.users]),
         };
-        let aside = (recipient == VICTIM || HOSTILE.contains(&recipient))
-            .then(|| world.bodies.aside(self.user, recipient));
+        let aside =
+            (recipient == VICTIM || HOSTILE.contains(&recipient)).then(|| world.bodies.aside(self.user, recipient));
         let body = aside.clone().unwrap_or_else(|| self.body(world));
         if aside.is_none() {
             world.ledger.sending(session, recipient, &body);

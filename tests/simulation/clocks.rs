@@ -179,12 +179,11 @@ impl Clocks {
             ),
             (
                 "the end of a line",
-                self.begun.filter(|_| self.stalling && !self.was_full).map(|begun| begun + timeouts.pdu + self.penance()),
+                self.begun
+                    .filter(|_| self.stalling && !self.was_full)
+                    .map(|begun| begun + timeouts.pdu + self.penance()),
             ),
-            (
-                "an idle client",
-                (self.logged_in && quiet).then_some(self.last_pdu.max(self.last_said) + timeouts.idle),
-            ),
+            ("an idle client", (self.logged_in && quiet).then_some(self.last_pdu.max(self.last_said) + timeouts.idle)),
             (
                 "a client that does not read",
                 self.output_since.filter(|_| !self.handed_over).map(|since| since + timeouts.write),

@@ -195,7 +195,9 @@ impl World {
                 }
                 (_, Some(conn)) => {
                     let wrong = idle && closing == Closing::Paused;
-                    let text = || format!("client {} is not handed over, though nothing is under way", self.conns[conn].client);
+                    let text = || {
+                        format!("client {} is not handed over, though nothing is under way", self.conns[conn].client)
+                    };
                     let problem = wrong.then(text);
                     self.report(problem);
                     self.drop_session(&mut process, id, false);
@@ -217,7 +219,8 @@ impl World {
         let written = process.engine.is_idle() && !self.store.is_busy();
         let clean = written && process.sessions.is_empty();
         let silent = process.sessions.iter().find(|(id, _)| written && process.engine.output(**id).is_empty());
-        let problem = silent.map(|(_, conn)| format!("client {} is still there after a stop", self.conns[*conn].client));
+        let problem =
+            silent.map(|(_, conn)| format!("client {} is still there after a stop", self.conns[*conn].client));
         self.report(problem);
         self.note("has stopped", u64::from(clean));
         self.store.close(self.now);
@@ -251,7 +254,8 @@ impl World {
             if !bytes.is_empty() {
                 self.hear(actor, conn, &bytes);
             }
-            let parting = if orderly && self.conns[conn].finished == Some(true) { Parting::Orderly } else { Parting::Torn };
+            let parting =
+                if orderly && self.conns[conn].finished == Some(true) { Parting::Orderly } else { Parting::Torn };
             self.over(actor, parting, stopped);
         }
         self.conns.iter_mut().for_each(|conn| (conn.id, conn.vanished) = (None, true));
@@ -268,7 +272,7 @@ impl World {
         let Some(mut process) = self.process.take() else { return };
         let victim = Username::parse(VICTIM.as_bytes()).expect("a name");
         let hash = format!("pw-{VICTIM}");
-        let (what, request) = match self.chance.below(12) {
+        let (what, request) = match self.chance.below(13) {
             0 => ("lock", AdminRequest::UserLock { name: victim, locked: true }),
             1 | 2 => ("unlock", AdminRequest::UserLock { name: victim, locked: false }),
             3 => ("purge", AdminRequest::QueuePurge { user: victim, filter: PurgeFilter::default() }),
@@ -287,7 +291,11 @@ impl World {
                 self.conns[*conn].clocks.may_end = true;
                 ("close", AdminRequest::SessionClose { serial: id.serial })
             }
-            10 => ("list", AdminRequest::SessionList { after: 0, limit: 10 }),
+            10 => {
+                let bodies = self.chance.one_in(2);
+                ("show", AdminRequest::QueueShow { user: victim, after: 0, limit: 5, bodies })
+            }
+            11 => ("list", AdminRequest::SessionList { after: 0, limit: 10 }),
             _ => ("status", AdminRequest::Status),
         };
         process.numbers += 1;

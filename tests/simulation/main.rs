@@ -5,13 +5,20 @@
 //! One number decides everything that happens:
 //!
 //! ```sh
-//! cargo test --release --test simulation                       # a few hundred seeds, and the twins
+//! cargo test --release --test simulation                       # 150 seeds, and the twins
 //! SEEDS=100000 cargo test --release --test simulation -- --nocapture promises    # from FIRST (0) on
 //! SEED=17 cargo test --test simulation -- --nocapture promises   # one seed, with its trace hash
 //! ```
 //!
 //! A failure prints the command that repeats it, made small: `CLIENTS=3,9 UNTIL=48211 WITHOUT=crashes,faults,weather`
-//! leave out what it does not need. `EXPECT_VIOLATION=1` wants a violation within the seeds, for twins that were built in.
+//! leave out what it does not need. `EXPECT_VIOLATION=1` wants a violation within the seeds instead, for what is wrong on
+//! purpose in the engine itself:
+//!
+//! ```sh
+//! CPD_SABOTAGE=early-timer EXPECT_VIOLATION=1 SEEDS=20 cargo test --features sabotage --test simulation -- --nocapture promises
+//! ```
+//!
+//! (or `early-reply`, `early-delete`, `forgotten-lease`; what else `src/sabotage.rs` knows lies outside of the engine).
 
 #[path = "../support/ledger.rs"]
 mod ledger;
@@ -39,7 +46,7 @@ use plan::{Cut, Twin};
 use runs::{Failure, Runs, once};
 
 /// Seeds that plain `cargo test` plays.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 150;
 /// Seeds within which each twin must be found.
 const TWIN_SEEDS: u64 = 200;
 
@@ -67,7 +74,8 @@ fn promises_hold_whatever_happens() {
     }
     // A simulation in which nothing happens would hold as well.
     let per_seed = |count: u64| count / (seeds.end - seeds.start);
-    assert!(cut != Cut::default() || seeds.end - seeds.start < 50 || per_seed(runs.counts.kept) > 20, "too little");
+    let many = seeds.end - seeds.start >= 50 && cut == Cut::default();
+    assert!(!many || per_seed(runs.counts.kept) > 40 && per_seed(runs.counts.delivered) > 40, "{}", runs.told());
 }
 
 #[test]

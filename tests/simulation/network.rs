@@ -187,6 +187,7 @@ impl Conn {
 
     fn arrival(&mut self, now: Millis) -> Millis {
         let hiccup = if self.chance.one_in(self.weather.hiccup) { self.chance.between(50, 3000) } else { 0 };
-        now + if self.weather.delay > 0 { self.chance.between(self.weather.delay / 2, self.weather.delay) } else { 0 } + hiccup
+        now + if self.weather.delay > 0 { self.chance.between(self.weather.delay / 2, self.weather.delay) } else { 0 }
+            + hiccup
     }
 }

@@ -119,10 +119,13 @@ impl Runs {
 
     pub fn told(&self) -> String {
         let Total { sent, kept, delivered, happened } = self.counts;
+        let Counts { connections, crashes, lost_transactions, handovers, handed_over, stops } = happened;
         let real = self.took.as_millis().max(1) as u64;
         format!(
             "{} seeds in {:.1} s ({:.1} ms each, slowest {} ms at seed {}), {} events, {} h of virtual time, {} times faster \
-             than real; {sent} sent, {kept} kept, {delivered} delivered; {happened:?}; {} violations; traces {:016x}",
+             than real; {connections} connections, {sent} messages, {kept} kept, {delivered} delivered; {crashes} crashes with \
+             {lost_transactions} transactions lost, {handovers} hand-overs of {handed_over} connections, {stops} stops; \
+             {} violations; traces {:016x}",
             self.played,
             self.took.as_secs_f64(),
             self.took.as_secs_f64() * 1000.0 / self.played.max(1) as f64,

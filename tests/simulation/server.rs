@@ -26,9 +26,13 @@ const OUTPUT_MAX_BYTES: usize = OUTPUT_HIGH_WATER_BYTES + PDU_MAX_BYTES + 2 + 80
 pub enum Phase {
     Serving,
     /// Nothing is read; when all is written, or then, the connections go to a successor.
-    Pausing { until: Millis },
+    Pausing {
+        until: Millis,
+    },
     /// Nothing is read; when all is written and said, or then, it is over.
-    Stopping { until: Millis },
+    Stopping {
+        until: Millis,
+    },
 }
 
 pub struct Process {

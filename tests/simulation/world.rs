@@ -16,8 +16,8 @@ use super::network::{Conn, Parcel, Reading};
 use super::plan::{HOSTILE, Plan, USERS, VICTIM};
 use super::server::{Heritage, Process};
 use super::store::Store;
-use super::trace::{SERVER, Trace};
-use crate::ledger::{Kind, Ledger, Parting};
+use super::trace::Trace;
+use crate::ledger::{Ledger, Parting};
 
 /// How long everybody may take to go home, and a queue to be emptied.
 const HOME_MS: Millis = 4 * 3_600_000;
@@ -27,7 +27,10 @@ const EVENTS_MAX: u64 = 3_000_000;
 /// Something that happens at its time. Numbers of connections, clients, lives of the server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Event {
-    Act { actor: usize, turn: u32 },
+    Act {
+        actor: usize,
+        turn: u32,
+    },
     /// A parcel arrives at the server, or at the client.
     Up(usize),
     Down(usize),
@@ -38,7 +41,10 @@ pub enum Event {
     Cycle(u32),
     Result(u32),
     Retry(u32),
-    Verified { life: u32, number: u64 },
+    Verified {
+        life: u32,
+        number: u64,
+    },
     Crash,
     CrashNow(u32),
     Handover,
@@ -306,7 +312,9 @@ impl World {
         let place = self.conns.len();
         let (number, honest, dialect, chance) = match &mut one.who {
             Who::Honest(client) => (client.number(), true, Dialect::Cp, &mut client.chance),
-            Who::Hostile(hostile) if hostile.classic => (hostile.number(), false, Dialect::Classic, &mut hostile.chance),
+            Who::Hostile(hostile) if hostile.classic => {
+                (hostile.number(), false, Dialect::Classic, &mut hostile.chance)
+            }
             Who::Hostile(hostile) => (hostile.number(), false, Dialect::Cp, &mut hostile.chance),
         };
         let from = match (honest, chance.below(3)) {
@@ -435,30 +443,6 @@ impl World {
         if self.actors[actor].next_act > at {
             self.act_at(actor, at);
         }
-    }
-
-    // ---- promises ----
-
-    pub fn report(&mut self, problem: Option<String>) {
-        if self.problem.is_none() {
-            self.problem = problem;
-        }
-    }
-
-    /// What the ledger has found. It cannot know for how long the server held a queue for one who was too late; that only
-    /// one downloads is seen at the server instead.
-    fn check(&mut self) {
-        let found = self.ledger.violations().iter().find(|violation| violation.kind != Kind::TwoDownloads);
-        let problem = found.map(|violation| violation.text.clone());
-        self.report(problem);
-        self.checks += 1;
-        if self.checks.is_multiple_of(64) {
-            self.check_everything();
-        }
-    }
-
-    pub fn note(&mut self, what: &'static str, number: u64) {
-        self.trace.note_number(self.now, SERVER, what, number);
     }
 }
 

@@ -1,4 +1,0 @@
-pub mod book;
-pub mod chance;
-pub mod client;
-pub mod world;
