@@ -111,7 +111,8 @@ impl World {
         if let Some(heritage) = &self.heritage {
             self.down += self.now - heritage.left_at;
         }
-        let mut process = Process::new(Engine::new(self.plan.settings, 1, base + self.up()), self.lives, base);
+        let mut process =
+            Box::new(Process::new(Engine::new(self.plan.settings, 1, base + self.up()), self.lives, base));
         self.store.load(&mut process.engine);
         self.note("starts life", u64::from(self.lives));
         if let Some(heritage) = self.heritage.take() {

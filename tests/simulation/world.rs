@@ -99,7 +99,8 @@ pub struct World {
     pub chance: Chance,
     pub conns: Vec<Conn>,
     pub actors: Vec<Actor>,
-    pub process: Option<Process>,
+    /// In a box: it is taken out and put back at every event.
+    pub process: Option<Box<Process>>,
     pub heritage: Option<Heritage>,
     pub lives: u32,
     /// Time in which connections had no server that looks after them.
@@ -302,7 +303,7 @@ impl World {
         if (self.calm && !drains) || matches!(&self.actors[actor].who, Who::Honest(client) if client.done) {
             return;
         }
-        if !self.process.as_ref().is_some_and(Process::is_serving) {
+        if !self.process.as_ref().is_some_and(|process| process.is_serving()) {
             let wait = self.chance.between(20, 1000);
             return self.act_at(actor, self.now + wait);
         }
