@@ -81,8 +81,6 @@ pub struct Client {
     leaving: bool,
     /// The rest of a line that was answered.
     rest: bool,
-    /// It was so late with something that the server may have closed before it read all.
-    timed_out: bool,
     /// It takes everything that is there, and leaves.
     drains: bool,
     pub done: bool,
@@ -101,7 +99,6 @@ impl Client {
             in_error: false,
             leaving: false,
             rest: false,
-            timed_out: false,
             drains,
             done: false,
         }
@@ -119,15 +116,16 @@ impl Client {
         self.session = Some(ledger.session(self.user));
         self.expects.clear();
         self.unread.clear();
-        (self.logged_in, self.in_error, self.leaving, self.rest, self.timed_out) = (false, false, false, false, false);
+        (self.logged_in, self.in_error, self.leaving, self.rest) = (false, false, false, false);
     }
 
-    /// The connection is over for it; `stopped`: as the server stops. What is wrong with that.
-    pub fn closed(&mut self, parting: Parting, stopped: bool, ledger: &mut Ledger) -> Option<String> {
+    /// The connection is over for it; `stopped`: as the server stops; `heard_out`: the server had read all that it sent.
+    /// What is wrong with that.
+    pub fn closed(&mut self, parting: Parting, stopped: bool, heard_out: bool, ledger: &mut Ledger) -> Option<String> {
         let session = self.session.take()?;
         let orderly = parting == Parting::Orderly && (self.leaving || stopped);
         ledger.closed(session, if orderly { Parting::Orderly } else { Parting::Torn });
-        let answered = orderly && !stopped && !self.timed_out;
+        let answered = orderly && !stopped && heard_out;
         let missing = self.expects.front().filter(|e| answered && !matches!(e, Expect::Download { .. }));
         missing.map(|expect| format!("client {} left in order and had no answer to {expect:?}", self.number))
     }
@@ -294,7 +292,6 @@ impl Client {
         if !world.plan.stalls || !self.chance.one_in(25) {
             return false;
         }
-        self.timed_out = true;
         let timeouts = world.plan.settings.session.timeouts;
         let times = [timeouts.pdu, timeouts.login, timeouts.ack, timeouts.recover, timeouts.idle, timeouts.write];
         let time = *self.chance.pick(&times);

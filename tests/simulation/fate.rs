@@ -180,6 +180,7 @@ impl World {
         let Some(mut process) = self.process.take() else { return };
         let now = self.engine_now(&process);
         self.counts.handovers += 1;
+        self.hasty |= !idle;
         self.crash_in = None;
         let mut sessions = Vec::new();
         for id in process.engine.succession() {

@@ -107,6 +107,9 @@ pub struct World {
     pub down: Millis,
     pub thawed_at: Millis,
     pub crash_in: Option<Moment>,
+    /// A hand-over had to leave work undone: deletes that were taken, but were not
+    /// durable, may be lost with it.
+    pub hasty: bool,
     pub calm: bool,
     /// A promise that was broken.
     pub problem: Option<String>,
@@ -142,6 +145,7 @@ impl World {
             down: 0,
             thawed_at: 0,
             crash_in: None,
+            hasty: false,
             calm: false,
             problem: None,
             counts: Counts::default(),
@@ -363,11 +367,10 @@ impl World {
 
     /// The actor's connection is over for it.
     pub fn over(&mut self, actor: usize, parting: Parting, stopped: bool) {
-        if self.actors[actor].conn.take().is_none() {
-            return;
-        }
+        let Some(conn) = self.actors[actor].conn.take() else { return };
+        let heard_out = self.conns[conn].clocks.may_end;
         if let Who::Honest(client) = &mut self.actors[actor].who {
-            let problem = client.closed(parting, stopped, &mut self.ledger);
+            let problem = client.closed(parting, stopped, heard_out, &mut self.ledger);
             self.report(problem);
         }
         let wait = self.chance.between(1, 2 * self.plan.pause);
