@@ -117,13 +117,14 @@ pub fn remove(connection: &Connection, name: Username) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What a login as `name` from `from` is checked against.
+/// What a login as `name` from `from` is checked against. Both tables are asked whether there is such a user or not, so
+/// that this takes about the same time.
 pub fn login(connection: &Connection, name: Username, from: AddressKey) -> Result<Option<Box<LoginRecord>>, RowError> {
-    let Some(found) = find(connection, name)? else { return Ok(None) };
     let known = connection
         .prepare_cached("SELECT at, sum FROM seen WHERE user = ?1 AND address = ?2")?
         .query_row([name.as_str(), &address(from)], |row| Ok((number(row, 0)?, number(row, 1)?)))
         .optional()?;
+    let Some(found) = find(connection, name)? else { return Ok(None) };
     let known_address = match known {
         None => false,
         Some((at, check)) if check == u64::from(seen_sum(name.as_str(), &address(from), at)) => true,
