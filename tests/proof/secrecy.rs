@@ -1,0 +1,105 @@
+//! Nobody learns who exists from a stop watch either (docs/protocol.md section 7), and what finds that nobody does finds
+//! the faults of src/sabotage.rs that tell. For each pair of causes a 99% bootstrap interval of the difference of the
+//! median times is compared with +-100 us.
+//!
+//! `cargo test --test proof_secrecy -- --nocapture` takes seconds and fails when an interval is beyond the bound;
+//! `TRIALS=20000` takes minutes, wants a quiet machine, and fails unless every interval is within the bound.
+
+#[path = "../support/operator.rs"]
+mod operator;
+#[allow(dead_code, reason = "made for a test of another kind")]
+#[path = "../rounds/random.rs"]
+mod random;
+#[path = "../running/mod.rs"]
+mod running;
+#[path = "../support/sabotaged.rs"]
+mod sabotaged;
+#[path = "../secret/mod.rs"]
+mod secret;
+
+use cpd::sabotage::Fault;
+use secret::bytes::{self, Figures, Script, compare};
+use secret::timing::{BOUND_US, FAILURES_MAX, MEMORY_KIB, Pair, Trials};
+use secret::{Cause, House};
+
+/// Blocks of a trial for each cause.
+const TRIALS: usize = 1000;
+/// From here on an interval is narrow on any machine that does nothing else.
+const TRIALS_LONG: usize = 20_000;
+/// Of the twin, whose difference is large.
+const TWIN_TRIALS: usize = 300;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn seed() -> u64 {
+    number("SEED").unwrap_or_else(random::entropy)
+}
+
+/// The pairs that can be told apart.
+fn told_apart(pairs: &[Pair], long: bool) -> Vec<&Pair> {
+    let bad = |pair: &&Pair| if long { !pair.interval.within(BOUND_US) } else { pair.interval.beyond(BOUND_US) };
+    pairs.iter().filter(bad).collect()
+}
+
+fn worst(pairs: &[Pair]) -> &Pair {
+    pairs.iter().max_by(|a, b| a.interval.worst().total_cmp(&b.interval.worst())).expect("pairs")
+}
+
+#[test]
+fn every_cause_of_a_failed_login_takes_the_same_time() {
+    let trials = number("TRIALS").and_then(|trials| usize::try_from(trials).ok()).unwrap_or(TRIALS);
+    let long = trials >= TRIALS_LONG;
+    let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |_| {});
+    let all = Trials::run(&mut house, trials, seed());
+    let pairs = all.pairs();
+    for (cause, median) in Cause::ALL.iter().zip(all.medians()) {
+        println!("{cause:?}: median {median:.1} us");
+    }
+    for Pair { a, b, interval } in &pairs {
+        println!("{a:?} - {b:?}: 99% [{:+.1}, {:+.1}] us", interval.low, interval.high);
+    }
+    let found = told_apart(&pairs, long);
+    assert!(found.is_empty(), "{found:?}");
+    let Pair { a, b, interval } = worst(&pairs);
+    println!(
+        "proof: secrecy, time: {trials} trials of each of {} causes, {} pairs, the widest 99% interval \
+         [{:+.1}, {:+.1}] us ({a:?}, {b:?}), bound {BOUND_US} us",
+        Cause::ALL.len(),
+        pairs.len(),
+        interval.low,
+        interval.high
+    );
+}
+
+#[test]
+fn an_unknown_user_without_work_is_caught() {
+    let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |command| sabotaged::order(command, Fault::LeakyTime));
+    let all = Trials::run(&mut house, TWIN_TRIALS, seed());
+    let pairs = all.pairs();
+    // By the long run's rule and by the short one's.
+    let leaks = |pair: &&Pair| pair.a == Cause::Unknown || pair.b == Cause::Unknown;
+    let short = told_apart(&pairs, false);
+    assert!(short.iter().any(leaks), "the twin passes: {pairs:?}");
+    assert!(told_apart(&pairs, true).iter().any(leaks), "the twin passes: {pairs:?}");
+    let Pair { a, b, interval } = worst(&pairs);
+    println!(
+        "proof: secrecy, time: twin leaky-time: caught within {TWIN_TRIALS} trials by {} of {} pairs, \
+         [{:+.1}, {:+.1}] us ({a:?}, {b:?})",
+        short.len(),
+        pairs.len(),
+        interval.low,
+        interval.high
+    );
+}
+
+#[test]
+fn an_unknown_user_who_is_told_more_is_caught() {
+    let change = |command: &mut std::process::Command| sabotaged::order(command, Fault::LeakyReply);
+    let mut house = House::new(bytes::FAILURES_MAX, 8, change);
+    let [script, _] = Script::plain();
+    let differences = compare(&mut house, &script, &mut Figures::default());
+    assert_eq!(differences.len(), Cause::ALL.len() - 1, "the twin passes: {differences:?}");
+    println!("proof: secrecy, bytes: twin leaky-reply: caught at conversation 1");
+}
