@@ -9,7 +9,7 @@ use super::port::AddressKey;
 use super::settings::Limits;
 use crate::proto::types::{Millis, Username};
 
-/// Buckets kept at most; attempts beyond share one.
+/// Buckets kept at most in each of the two tables; attempts beyond share one.
 const BUCKETS_MAX: usize = 65_536;
 /// The time in which a bucket that is full of failures empties.
 const WINDOW_MS: Millis = 60_000;
@@ -23,7 +23,22 @@ enum Key {
     Owner(Username, AddressKey),
     /// Everything for which there was no room.
     Overflow,
+    /// The same among owners.
+    OwnerOverflow,
 }
+
+impl Key {
+    /// Owners have a table of their own, which only failures at addresses that logged in before can fill: however many
+    /// addresses and names are tried, an owner finds room.
+    fn is_owners(self) -> bool {
+        match self {
+            Key::Owner(..) | Key::OwnerOverflow => true,
+            Key::Address(_) | Key::Name(_) | Key::Overflow => false,
+        }
+    }
+}
+
+type Table = HashMap<Key, Bucket>;
 
 /// Failures of the last minute, drained at a steady rate, and attempts whose outcome is not known yet.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,7 +68,8 @@ pub enum Verdict {
 /// The failed logins of the last minute.
 #[derive(Debug, Default)]
 pub struct Throttle {
-    buckets: HashMap<Key, Bucket>,
+    strangers: Table,
+    owners: Table,
 }
 
 impl Throttle {
@@ -70,7 +86,7 @@ impl Throttle {
         for ((key, limit), counted) in wanted.into_iter().flatten().zip(attempt.keys.iter_mut()) {
             let cost = WINDOW_MS / Millis::from(limit).clamp(1, WINDOW_MS);
             let key = self.place(key, now);
-            let bucket = self.buckets.get(&key).copied().unwrap_or_default();
+            let bucket = self.table(key).get(&key).copied().unwrap_or_default();
             let failed = bucket.empty_at.saturating_sub(now);
             if failed + cost > WINDOW_MS {
                 return Verdict::Throttled;
@@ -82,7 +98,7 @@ impl Throttle {
             return Verdict::Undecided;
         }
         for (key, _) in attempt.keys.into_iter().flatten() {
-            self.buckets.entry(key).or_default().under_way += 1;
+            self.table(key).entry(key).or_default().under_way += 1;
         }
         Verdict::Allowed(attempt)
     }
@@ -90,12 +106,13 @@ impl Throttle {
     /// An attempt has ended.
     pub fn end(&mut self, attempt: Attempt, failed: bool, now: Millis) {
         for (key, cost) in attempt.keys.into_iter().flatten() {
-            if let Some(bucket) = self.buckets.get_mut(&key) {
+            let table = self.table(key);
+            if let Some(bucket) = table.get_mut(&key) {
                 bucket.under_way = bucket.under_way.saturating_sub(1);
                 if failed {
                     bucket.empty_at = bucket.empty_at.max(now) + cost;
                 } else if bucket.under_way == 0 && bucket.empty_at <= now {
-                    self.buckets.remove(&key);
+                    table.remove(&key);
                 }
             }
         }
@@ -103,20 +120,26 @@ impl Throttle {
 
     /// Buckets kept now.
     pub fn len(&self) -> usize {
-        self.buckets.len()
+        self.strangers.len() + self.owners.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.buckets.is_empty()
+        self.len() == 0
+    }
+
+    fn table(&mut self, key: Key) -> &mut Table {
+        if key.is_owners() { &mut self.owners } else { &mut self.strangers }
     }
 
     /// `key`, if it has a bucket or can get one.
     fn place(&mut self, key: Key, now: Millis) -> Key {
-        if self.buckets.len() < BUCKETS_MAX || self.buckets.contains_key(&key) {
+        let table = self.table(key);
+        if table.len() < BUCKETS_MAX || table.contains_key(&key) {
             return key;
         }
-        self.buckets.retain(|_, b| b.empty_at > now || b.under_way > 0);
-        if self.buckets.len() < BUCKETS_MAX { key } else { Key::Overflow }
+        table.retain(|_, b| b.empty_at > now || b.under_way > 0);
+        let overflow = if key.is_owners() { Key::OwnerOverflow } else { Key::Overflow };
+        if table.len() < BUCKETS_MAX { key } else { overflow }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::proto::types::{Millis, Username};
 impl Throttle {
     /// Writes what [`Throttle::thaw`] reads.
     pub fn freeze(&self, now: Millis, out: &mut Writer) {
-        let failed = self.buckets.iter().filter(|(_, bucket)| bucket.empty_at > now);
+        let failed = self.strangers.iter().chain(&self.owners).filter(|(_, bucket)| bucket.empty_at > now);
         out.u32(u32::try_from(failed.clone().count()).unwrap_or(u32::MAX));
         for (key, bucket) in failed {
             match key {
@@ -27,6 +27,7 @@ impl Throttle {
                     freeze_address(*address, out);
                 }
                 Key::Overflow => out.u8(3),
+                Key::OwnerOverflow => out.u8(4),
             }
             out.u64(bucket.empty_at.saturating_sub(now));
         }
@@ -34,7 +35,7 @@ impl Throttle {
 
     /// The throttle that was written, or `None`.
     pub fn thaw(from: &mut Reader<'_>, now: Millis) -> Option<Throttle> {
-        let count = usize::try_from(from.u32()?).ok().filter(|count| *count <= BUCKETS_MAX + 1)?;
+        let count = usize::try_from(from.u32()?).ok().filter(|count| *count <= 2 * (BUCKETS_MAX + 1))?;
         let mut throttle = Throttle::default();
         for _ in 0..count {
             let key = match from.u8()? {
@@ -42,10 +43,11 @@ impl Throttle {
                 1 => Key::Name(Username::parse(from.bytes(USERNAME_MAX_BYTES)?)?),
                 2 => Key::Owner(Username::parse(from.bytes(USERNAME_MAX_BYTES)?)?, thaw_address(from)?),
                 3 => Key::Overflow,
+                4 => Key::OwnerOverflow,
                 _ => return None,
             };
             let empty_at = now.saturating_add(from.u64()?.min(WINDOW_MS));
-            throttle.buckets.insert(key, Bucket { empty_at, under_way: 0 });
+            throttle.table(key).insert(key, Bucket { empty_at, under_way: 0 });
         }
         Some(throttle)
     }

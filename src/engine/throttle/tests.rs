@@ -119,6 +119,35 @@ fn tables_are_bounded_and_what_does_not_fit_shares_one_bucket() {
 }
 
 #[test]
+fn a_full_table_takes_nothing_from_an_owner_and_owners_have_a_bound_too() {
+    let (mut throttle, limits) = (Throttle::default(), limits(1, 1));
+    for from in 0..BUCKETS_MAX as u32 {
+        attempt(&mut throttle, &format!("u{from}"), AddressKey::V4(from), true, &limits, 0);
+    }
+    let owner =
+        |throttle: &mut Throttle, who: &str, from, fails| match throttle.begin(name(who), from, true, &limits, 1) {
+            Verdict::Allowed(attempt) => {
+                throttle.end(attempt, fails, 1);
+                true
+            }
+            Verdict::Throttled => false,
+            Verdict::Undecided => panic!("nothing is under way"),
+        };
+    assert!(!attempt(&mut throttle, "bob", HERE, false, &limits, 1), "nobody else gets in");
+    assert!(owner(&mut throttle, "bob", HERE, true) && !owner(&mut throttle, "bob", HERE, false));
+    let mut frozen = crate::proto::codec::Writer::default();
+    throttle.freeze(1, &mut frozen);
+    let frozen = frozen.finish();
+    let mut thawed = Throttle::thaw(&mut crate::proto::codec::Reader::new(&frozen), 1).expect("what was frozen");
+    assert!(owner(&mut thawed, "ann", HERE, false) && !owner(&mut thawed, "bob", HERE, false));
+    for from in 0..BUCKETS_MAX as u32 + 100 {
+        owner(&mut throttle, "eve", AddressKey::V4(from), true);
+        assert!(throttle.len() <= 2 * (BUCKETS_MAX + 1));
+    }
+    assert!(!owner(&mut throttle, "eve", AddressKey::V6(1), false), "what owners share is full");
+}
+
+#[test]
 fn a_limit_of_nothing_lets_one_through_each_minute() {
     let (mut throttle, limits) = (Throttle::default(), limits(0, 0));
     assert!(attempt(&mut throttle, "bob", HERE, true, &limits, 0));
