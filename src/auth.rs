@@ -1,10 +1,11 @@
 //! Passwords: hashing and verifying with argon2id, stored as PHC strings
 //! (`$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>`).
 //!
-//! A login must cost the same whether the user exists, is locked or is throttled (docs/protocol.md section 7), so there is
-//! always one hash of the current cost: [`Hasher::dummy`]. A stored hash of another cost takes its own time, until its
-//! owner's next login replaces it ([`Verdict::Match`] with `rehash`): for that long, a stop watch can tell it from an
-//! unknown name. What is stored is read with suspicion as well: parameters beyond this room's bounds are never computed.
+//! A login that fails must cost the same whether the user exists, is locked or is throttled (docs/protocol.md section 7),
+//! also while some stored hashes have an older cost, which they keep until their owner's next login replaces them
+//! ([`Verdict::Match`] with `rehash`). So each failure costs one hash of every cost that is in use ([`Costs`]): a stored
+//! one and dummies of the others, or dummies alone ([`Hasher::dummy`]). As long as the configuration does not change,
+//! that is one. What is stored is read with suspicion: parameters beyond this room's bounds are never computed.
 
 use std::fmt;
 
@@ -27,6 +28,10 @@ pub const OUTPUT_MIN_BYTES: usize = 16;
 pub const OUTPUT_MAX_BYTES: usize = 64;
 /// Random salt of each hash, in bytes.
 pub const SALT_BYTES: usize = 16;
+/// Older costs that are made up for. A hash of yet another cost takes the longer for it, which a stop watch can tell.
+pub const OLDER_COSTS_MAX: usize = 4;
+/// Different costs that are counted to find the most frequent ones.
+const COSTS_COUNTED_MAX: usize = 64;
 /// Longest PHC string that is looked at, in bytes.
 pub const PHC_MAX_BYTES: usize = 256;
 
@@ -85,6 +90,58 @@ impl Default for HashParams {
     }
 }
 
+/// The costs of all hashes in use: the current one, and older ones that stored hashes still have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Costs {
+    current: HashParams,
+    older: Vec<HashParams>,
+}
+
+impl Costs {
+    /// Those of `stored` PHC strings as well; of more than [`OLDER_COSTS_MAX`] the most frequent ones.
+    pub fn new<'a>(current: HashParams, stored: impl IntoIterator<Item = &'a str>) -> Costs {
+        let mut found: Vec<(HashParams, usize)> = Vec::new();
+        for params in stored.into_iter().filter_map(Stored::parse).map(|stored| stored.params) {
+            let room = found.len() < COSTS_COUNTED_MAX;
+            match found.iter_mut().find(|(known, _)| *known == params) {
+                Some((_, times)) => *times += 1,
+                None if params != current && room => found.push((params, 1)),
+                None => {}
+            }
+        }
+        found.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+        let older = found.into_iter().map(|(params, _)| params).take(OLDER_COSTS_MAX).collect();
+        Costs { current, older }
+    }
+
+    pub fn current(&self) -> HashParams {
+        self.current
+    }
+
+    /// From now on new hashes cost `current`; those of before are still there.
+    pub fn change(&mut self, current: HashParams) {
+        let before = std::mem::replace(&mut self.current, current);
+        self.older.insert(0, before);
+        self.older.retain(|older| *older != current);
+        self.older.truncate(OLDER_COSTS_MAX);
+    }
+
+    fn each(&self) -> impl Iterator<Item = HashParams> {
+        std::iter::once(self.current).chain(self.older.iter().copied())
+    }
+
+    fn dearest_kib(&self) -> usize {
+        self.each().filter_map(|params| usize::try_from(params.memory_kib).ok()).max().unwrap_or(0)
+    }
+}
+
+impl From<HashParams> for Costs {
+    /// No hash of another cost is stored.
+    fn from(current: HashParams) -> Costs {
+        Costs { current, older: Vec::new() }
+    }
+}
+
 /// Why there is no hash or no verdict.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AuthError {
@@ -120,25 +177,25 @@ pub enum Verdict {
 
 /// Computes hashes in memory that it keeps: the pages of a login were touched by the one before it.
 pub struct Hasher {
-    current: HashParams,
+    costs: Costs,
     memory: Vec<Block>,
 }
 
 impl fmt::Debug for Hasher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hasher").field("current", &self.current).finish_non_exhaustive()
+        f.debug_struct("Hasher").field("costs", &self.costs).finish_non_exhaustive()
     }
 }
 
 impl Hasher {
     /// Allocates nothing yet.
-    pub fn new(current: HashParams) -> Hasher {
-        Hasher { current, memory: Vec::new() }
+    pub fn new(costs: impl Into<Costs>) -> Hasher {
+        Hasher { costs: costs.into(), memory: Vec::new() }
     }
 
-    /// From now on new hashes and dummies cost `current`.
-    pub fn set_params(&mut self, current: HashParams) {
-        self.current = current;
+    /// From now on new hashes cost the current one of `costs`, and failures all of them.
+    pub fn set_costs(&mut self, costs: Costs) {
+        self.costs = costs;
         self.shrink();
     }
 
@@ -158,8 +215,8 @@ impl Hasher {
         let mut salt = [0; SALT_BYTES];
         getrandom::fill(&mut salt).map_err(|_| AuthError::Randomness)?;
         let mut output = [0; OUTPUT_BYTES];
-        self.compute(self.current, password, &salt, &mut output)?;
-        phc_string(self.current, &salt, &output)
+        self.compute(self.costs.current, password, &salt, &mut output)?;
+        phc_string(self.costs.current, &salt, &output)
     }
 
     /// Whether `password` is the one that `stored` was made from. Errors: [`AuthError::Unusable`], in which case the work
@@ -172,23 +229,32 @@ impl Hasher {
         let mut bytes = [0; OUTPUT_MAX_BYTES];
         let output = bytes.get_mut(..stored.output.len()).ok_or(AuthError::Unusable)?;
         self.compute(stored.params, password, stored.salt.as_ref(), output)?;
-        self.shrink();
         // Output compares in constant time.
-        if Output::new(output).is_ok_and(|computed| computed == stored.output) {
-            Ok(Verdict::Match { rehash: stored.needs_rehash(self.current) })
+        let verdict = if Output::new(output).is_ok_and(|computed| computed == stored.output) {
+            Verdict::Match { rehash: stored.needs_rehash(self.costs.current) }
         } else {
-            Ok(Verdict::Mismatch)
-        }
+            self.work(password, Some(stored.params))?;
+            Verdict::Mismatch
+        };
+        self.shrink();
+        Ok(verdict)
     }
 
-    /// The work of a verification at the current cost, for an unknown, locked or throttled user. Error:
-    /// [`AuthError::Memory`].
+    /// The work of a verification that fails, for an unknown, locked or throttled user. Error: [`AuthError::Memory`].
     pub fn dummy(&mut self, password: &Password) -> Result<(), AuthError> {
-        let mut output = [0; OUTPUT_BYTES];
-        self.compute(self.current, password, &[0; SALT_BYTES], &mut output)?;
-        // The comparison belongs to the work; nobody knows a password that hashes to zeros.
-        let zeros = Output::new(&[0; OUTPUT_BYTES]);
-        std::hint::black_box(Output::new(&output).ok() == zeros.ok());
+        self.work(password, None)
+    }
+
+    /// A hash of each cost in use, but for what was `done`.
+    fn work(&mut self, password: &Password, done: Option<HashParams>) -> Result<(), AuthError> {
+        let costs: Vec<HashParams> = self.costs.each().filter(|params| Some(*params) != done).collect();
+        for params in costs {
+            let mut output = [0; OUTPUT_BYTES];
+            self.compute(params, password, &[0; SALT_BYTES], &mut output)?;
+            // The comparison belongs to the work; nobody knows a password that hashes to zeros.
+            let zeros = Output::new(&[0; OUTPUT_BYTES]);
+            std::hint::black_box(Output::new(&output).ok() == zeros.ok());
+        }
         Ok(())
     }
 
@@ -211,9 +277,9 @@ impl Hasher {
         computed.map_err(|_| AuthError::Unusable)
     }
 
-    /// Keeps no more memory than the current cost asks for, after an older and dearer hash.
+    /// Keeps no more memory than the costs in use ask for, after a dearer hash.
     fn shrink(&mut self) {
-        let wanted = usize::try_from(self.current.memory_kib).unwrap_or(usize::MAX);
+        let wanted = self.costs.dearest_kib();
         if self.memory.len() > wanted {
             self.memory.truncate(wanted);
             self.memory.shrink_to_fit();
@@ -319,6 +385,51 @@ mod tests {
         assert!(needs_rehash(&stored, dearer) && !needs_rehash(&stored, cheap()));
         let renewed = hasher.hash(&password("secret")).unwrap();
         assert!(!needs_rehash(&renewed, dearer));
+    }
+
+    #[test]
+    fn a_failure_costs_a_hash_of_every_cost_in_use_whoever_it_is() {
+        let params = |memory| HashParams::new(memory, 1).unwrap();
+        let stored: Vec<String> = [64, 64, 256]
+            .iter()
+            .map(|memory| Hasher::new(params(*memory)).hash(&password("secret")).unwrap())
+            .collect();
+        let costs = Costs::new(params(128), stored.iter().map(String::as_str).chain(["junk"]));
+        assert_eq!(costs.older, [params(64), params(256)], "the most frequent first");
+        let mut hasher = Hasher::new(costs);
+        // What was computed is seen in the memory that it took: the dearest cost's.
+        let held = |hasher: &mut Hasher, work: &dyn Fn(&mut Hasher)| {
+            hasher.release();
+            work(hasher);
+            hasher.held_bytes() / 1024
+        };
+        assert_eq!(held(&mut hasher, &|h| h.dummy(&password("x")).unwrap()), 256);
+        for stored in &stored {
+            assert_eq!(
+                held(&mut hasher, &|h| assert_eq!(h.verify(&password("x"), stored), Ok(Verdict::Mismatch))),
+                256
+            );
+        }
+        let right =
+            |h: &mut Hasher| assert_eq!(h.verify(&password("secret"), &stored[0]), Ok(Verdict::Match { rehash: true }));
+        assert_eq!(held(&mut hasher, &right), 64, "who gets in does not wait for it");
+        hasher.set_costs(params(128).into());
+        assert_eq!(held(&mut hasher, &|h| h.dummy(&password("x")).unwrap()), 128);
+    }
+
+    #[test]
+    fn costs_of_before_stay_in_use_and_are_bounded() {
+        let params = |memory| HashParams::new(memory, 1).unwrap();
+        let mut costs = Costs::from(params(8));
+        for memory in 9..=20 {
+            costs.change(params(memory));
+        }
+        assert_eq!(costs.current(), params(20));
+        assert_eq!(costs.older, [19, 18, 17, 16].map(params));
+        costs.change(params(18));
+        assert_eq!((costs.current(), costs.older.as_slice()), (params(18), [20, 19, 17, 16].map(params).as_slice()));
+        costs.change(params(18));
+        assert_eq!(costs.older, [20, 19, 17, 16].map(params), "nothing has changed");
     }
 
     #[test]

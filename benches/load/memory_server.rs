@@ -79,7 +79,8 @@ pub fn serve(announce: impl FnOnce(u16)) -> Result<(), String> {
     let listeners = listeners::open(&config, Vec::new()).map_err(|e| e.message)?;
     announce(listeners.streams.first().map_or(0, |stream| stream.address.port()));
     let port = Box::new(MemoryPort { store, results: VecDeque::new(), waker: Arc::clone(&waker) });
-    let served = Served { engine, port, poll, waker, signals, connections_max: CONNECTIONS, heritage: None };
+    let costs = config.auth.params().into();
+    let served = Served { engine, costs, port, poll, waker, signals, connections_max: CONNECTIONS, heritage: None };
     run_loop(Arguments::default(), config, listeners, served, &logger).map_err(|e| e.message)
 }
 

@@ -6,14 +6,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::exit::{ExitCode, Fatal};
-use crate::auth::{AuthError, HashParams, Hasher, Verdict};
+use crate::auth::{AuthError, Costs, HashParams, Hasher, Verdict};
 use crate::engine::port::{RequestId, SessionId};
 use crate::proto::types::Password;
 use crate::sabotage::{self, Fault};
@@ -99,15 +99,14 @@ pub struct Progress {
 
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Of the jobs that are taken from now on; a reload changes them.
+    costs: Arc<Costs>,
     closing: bool,
 }
 
 struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
-    /// The current cost, which a reload changes.
-    memory_kib: AtomicU32,
-    iterations: AtomicU32,
     progress: Arc<Progress>,
 }
 
@@ -115,11 +114,6 @@ impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // Nothing that holds this lock can panic half way through a change.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn params(&self) -> HashParams {
-        let (memory, iterations) = (self.memory_kib.load(Ordering::Relaxed), self.iterations.load(Ordering::Relaxed));
-        HashParams::new(memory, iterations).unwrap_or_default()
     }
 }
 
@@ -139,13 +133,12 @@ impl fmt::Debug for AuthPool {
 impl AuthPool {
     /// Starts `threads` threads (at least one). `wake` is called from them after each result. Errors:
     /// [`ExitCode::System`].
-    pub fn start(threads: usize, params: HashParams, wake: Arc<dyn Fn() + Send + Sync>) -> Result<AuthPool, Fatal> {
+    pub fn start(threads: usize, costs: Costs, wake: Arc<dyn Fn() + Send + Sync>) -> Result<AuthPool, Fatal> {
         let (sender, results) = sync_channel(RESULTS_MAX);
+        let costs = Arc::new(costs);
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { jobs: VecDeque::new(), closing: false }),
+            queue: Mutex::new(Queue { jobs: VecDeque::new(), costs: Arc::clone(&costs), closing: false }),
             filled: Condvar::new(),
-            memory_kib: AtomicU32::new(params.memory_kib()),
-            iterations: AtomicU32::new(params.iterations()),
             progress: Arc::default(),
         });
         let mut pool = AuthPool { shared, results, threads: Vec::new() };
@@ -154,8 +147,8 @@ impl AuthPool {
                 shared: Arc::clone(&pool.shared),
                 results: sender.clone(),
                 wake: Arc::clone(&wake),
-                hasher: Hasher::new(params),
-                params,
+                hasher: Hasher::new(Costs::clone(&costs)),
+                costs: Arc::clone(&costs),
             };
             let started = std::thread::Builder::new().name(format!("auth-{number}")).spawn(move || worker.run());
             match started {
@@ -191,11 +184,14 @@ impl AuthPool {
         self.results.try_recv().ok()
     }
 
-    /// New hashes and dummies have this cost from now on, and older ones are replaced at login.
+    /// New hashes have this cost from now on, and older ones are replaced at login.
     pub fn set_params(&self, params: HashParams) {
-        // A thread that reads between the two stores computes one hash of a mixed cost, which the next login mends.
-        self.shared.memory_kib.store(params.memory_kib(), Ordering::Relaxed);
-        self.shared.iterations.store(params.iterations(), Ordering::Relaxed);
+        let mut queue = self.shared.queue();
+        if queue.costs.current() != params {
+            let mut costs = Costs::clone(&queue.costs);
+            costs.change(params);
+            queue.costs = Arc::new(costs);
+        }
     }
 
     /// The counters.
@@ -235,7 +231,7 @@ struct Worker {
     results: SyncSender<Done>,
     wake: Arc<dyn Fn() + Send + Sync>,
     hasher: Hasher,
-    params: HashParams,
+    costs: Arc<Costs>,
 }
 
 impl Worker {
@@ -245,11 +241,10 @@ impl Worker {
         if rustix::process::getpriority_process(None).is_ok_and(|nice| nice < NICENESS) {
             let _ = rustix::process::setpriority_process(None, NICENESS);
         }
-        while let Some(job) = self.next_job() {
-            let params = self.shared.params();
-            if params != self.params {
-                self.params = params;
-                self.hasher.set_params(params);
+        while let Some((job, costs)) = self.next_job() {
+            if !Arc::ptr_eq(&costs, &self.costs) {
+                self.hasher.set_costs(Costs::clone(&costs));
+                self.costs = costs;
             }
             let done = self.compute(job);
             if self.results.send(done).is_err() {
@@ -260,8 +255,8 @@ impl Worker {
         }
     }
 
-    /// Waits for a job; `None`: the pool closes.
-    fn next_job(&mut self) -> Option<Job> {
+    /// Waits for a job, which goes with these costs; `None`: the pool closes.
+    fn next_job(&mut self) -> Option<(Job, Arc<Costs>)> {
         let shared = Arc::clone(&self.shared);
         let mut queue = shared.queue();
         loop {
@@ -269,7 +264,7 @@ impl Worker {
                 return None;
             }
             if let Some(job) = queue.jobs.pop_front() {
-                return Some(job);
+                return Some((job, Arc::clone(&queue.costs)));
             }
             if self.hasher.held_bytes() == 0 {
                 queue = shared.filled.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -333,7 +328,8 @@ mod tests {
     /// A pool, and a channel that gets a word for each wake.
     fn pool(threads: usize) -> (AuthPool, mpsc::Receiver<()>) {
         let (sender, woken) = mpsc::channel();
-        let pool = AuthPool::start(threads, cheap(), Arc::new(move || sender.send(()).unwrap_or_default())).unwrap();
+        let pool =
+            AuthPool::start(threads, cheap().into(), Arc::new(move || sender.send(()).unwrap_or_default())).unwrap();
         (pool, woken)
     }
 
@@ -392,7 +388,7 @@ mod tests {
             let _ = entered.send(());
             let _ = gate.lock().unwrap().recv();
         };
-        let pool = AuthPool::start(1, cheap(), Arc::new(wake)).unwrap();
+        let pool = AuthPool::start(1, cheap().into(), Arc::new(wake)).unwrap();
         pool.try_submit(verify(0, "x", Against::Dummy)).unwrap();
         inside.recv().unwrap();
         (pool, open, inside)
@@ -435,7 +431,7 @@ mod tests {
 
     #[test]
     fn closing_does_not_hang_on_results_that_nobody_took() {
-        let pool = AuthPool::start(2, cheap(), Arc::new(|| {})).unwrap();
+        let pool = AuthPool::start(2, cheap().into(), Arc::new(|| {})).unwrap();
         let progress = pool.progress();
         let mut submitted = 0;
         // More results than the channel holds: the threads stand in their send.
@@ -456,7 +452,7 @@ mod tests {
         let own = rustix::process::getpriority_process(None).unwrap();
         let (sender, told) = mpsc::channel();
         let wake = move || sender.send(rustix::process::getpriority_process(None).unwrap()).unwrap();
-        let pool = AuthPool::start(1, cheap(), Arc::new(wake)).unwrap();
+        let pool = AuthPool::start(1, cheap().into(), Arc::new(wake)).unwrap();
         pool.try_submit(verify(0, "x", Against::Dummy)).unwrap();
         assert_eq!(told.recv().unwrap(), NICENESS.max(own));
         assert_eq!(rustix::process::getpriority_process(None).unwrap(), own, "the starter stays as it was");

@@ -41,6 +41,7 @@ use self::port::StorePort;
 pub use self::reactor::WAKER;
 use self::reactor::{CLOCK_ORIGIN, Parts, Reactor};
 use self::succession::Heritage;
+use crate::auth::Costs;
 use crate::engine::Engine;
 use crate::store::{OpenError, OpenErrorKind, Store, StoreEvent};
 
@@ -111,6 +112,8 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
         logger.warn(Line::new("store").field("warning", warning));
     }
     let engine = load(&mut store, &config, connections_max)?;
+    let hashes = store.hashes().map_err(store_error)?;
+    let costs = Costs::new(config.auth.params(), hashes.iter().map(String::as_str));
     let (inherited, heritage) = succession::find(inherited);
     let listeners = listeners::open(&config, inherited)?;
     let poll = Poll::new().map_err(|e| system("cannot make an event queue", e))?;
@@ -120,7 +123,7 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
         arguments,
         config,
         listeners,
-        Served { engine, port, poll, waker, signals, connections_max, heritage },
+        Served { engine, costs, port, poll, waker, signals, connections_max, heritage },
         logger,
     )
 }
@@ -128,6 +131,7 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
 /// What [`serve`] needs beside sockets and settings.
 pub struct Served {
     pub engine: Engine,
+    pub costs: Costs,
     pub port: Box<dyn StorePort>,
     pub poll: Poll,
     pub waker: Arc<Waker>,
@@ -149,12 +153,12 @@ pub fn serve(
     for (level, line) in notes {
         logger.log(level, line);
     }
-    let Served { engine, port, poll, waker, signals, connections_max, heritage } = served;
+    let Served { engine, costs, port, poll, waker, signals, connections_max, heritage } = served;
     let wake = Arc::clone(&waker);
     // A full event counter wakes as well.
     let wake_for_passwords = Arc::new(move || drop(wake.wake()));
     let verifiers = config.auth.worker_threads();
-    let pool = AuthPool::start(verifiers, config.auth.params(), wake_for_passwords)?;
+    let pool = AuthPool::start(verifiers, costs, wake_for_passwords)?;
     let notifier = Notifier::start()?;
     let mut line = Line::new("started").field("version", env!("CARGO_PKG_VERSION"));
     for stream in &streams {

@@ -189,6 +189,14 @@ impl Store {
         Ok(Loaded { next_id })
     }
 
+    /// The password hash of each user.
+    pub fn hashes(&self) -> Result<Vec<String>, OpenError> {
+        let mut hashes = Vec::new();
+        users::each(&self.connection, None, u32::MAX, |user| hashes.push(user.hash))
+            .map_err(|e| OpenError::row(self.place.file(), &e))?;
+        Ok(hashes)
+    }
+
     /// Puts everything that an earlier process may have left unsynced on stable storage: a hole in the log below the
     /// first commit of this process would take that commit with it.
     fn settle(&self) -> Result<(), OpenError> {
