@@ -19,8 +19,9 @@ mod secret;
 
 use cpd::sabotage::Fault;
 use secret::bytes::{self, Figures, Script, compare};
-use secret::timing::{BOUND_US, FAILURES_MAX, MEMORY_KIB, Pair, Trials};
-use secret::{Cause, House};
+use secret::statistics::{Interval, intervals};
+use secret::timing::{BOUND_US, FAILURES_MAX, MEMORY_KIB, Pair, Trials, WARM_UP_BLOCKS, measure, pool_size};
+use secret::{Attempt, Cause, House, PASSWORD};
 
 /// Blocks of a trial for each cause.
 const TRIALS: usize = 1000;
@@ -92,6 +93,47 @@ fn an_unknown_user_without_work_is_caught() {
         interval.low,
         interval.high
     );
+}
+
+/// An unknown user, one whose hash has an older cost, and one whose hash has the current one; the intervals of the pairs.
+fn with_an_older_cost(blocks: usize, change: impl FnOnce(&mut std::process::Command)) -> Vec<(usize, usize, Interval)> {
+    let mut house = House::new(FAILURES_MAX, MEMORY_KIB / 4, |_| {});
+    let count = pool_size(blocks + WARM_UP_BLOCKS);
+    let older: Vec<String> = (0..count).map(|_| house.fresh_user()).collect();
+    let mut house = house.again(MEMORY_KIB, change);
+    let current: Vec<String> = (0..count).map(|_| house.fresh_user()).collect();
+    let seed = seed();
+    let times = measure(&mut house, 3, blocks, seed, |house, group, block| {
+        let (from, place) = (house.fresh_address(), block % count);
+        match group {
+            0 => Attempt { from, name: house.fresh_name(), password: PASSWORD },
+            1 => Attempt { from, name: older[place].clone(), password: "wrong12" },
+            _ => Attempt { from, name: current[place].clone(), password: "wrong12" },
+        }
+    });
+    intervals(&times, seed)
+}
+
+#[test]
+fn a_hash_of_an_older_cost_takes_the_same_time() {
+    let trials = number("TRIALS").and_then(|trials| usize::try_from(trials).ok()).unwrap_or(TRIALS);
+    let pairs = with_an_older_cost(trials, |_| {});
+    let bad =
+        |interval: Interval| if trials >= TRIALS_LONG { !interval.within(BOUND_US) } else { interval.beyond(BOUND_US) };
+    assert!(!pairs.iter().any(|(_, _, interval)| bad(*interval)), "unknown, older, current: {pairs:?}");
+    let shown: Vec<String> = pairs.iter().map(|(_, _, i)| format!("[{:+.1}, {:+.1}]", i.low, i.high)).collect();
+    println!(
+        "proof: secrecy, time: an unknown user, a hash of an older cost, one of the current: {trials} trials, 99% {} us",
+        shown.join(" ")
+    );
+}
+
+#[test]
+fn an_unknown_user_without_work_is_caught_beside_an_older_cost_too() {
+    let pairs = with_an_older_cost(TWIN_TRIALS, |command| sabotaged::order(command, Fault::LeakyTime));
+    let caught = pairs.iter().filter(|(_, _, interval)| interval.beyond(BOUND_US)).count();
+    assert!(caught == 2, "the twin passes: {pairs:?}");
+    println!("proof: secrecy, time: twin leaky-time beside an older cost: caught in {caught} of {} pairs", pairs.len());
 }
 
 #[test]

@@ -70,9 +70,27 @@ impl House {
     /// `failures_max`: how many failures a minute are not too many. `change` has the last word on the command.
     #[track_caller]
     pub fn new(failures_max: u32, memory_kib: u32, change: impl FnOnce(&mut Command)) -> House {
+        House::in_folder(tempfile::tempdir().expect("a folder"), failures_max, memory_kib, change)
+    }
+
+    /// The same with the same store, when hashes cost something else.
+    #[track_caller]
+    pub fn again(self, memory_kib: u32, change: impl FnOnce(&mut Command)) -> House {
+        let House { daemon, operator, addresses, names, failures_max } = self;
+        drop(operator);
+        let house = House::in_folder(daemon.stop(), failures_max, memory_kib, change);
+        House { addresses, names, ..house }
+    }
+
+    #[track_caller]
+    fn in_folder(
+        folder: tempfile::TempDir,
+        failures_max: u32,
+        memory_kib: u32,
+        change: impl FnOnce(&mut Command),
+    ) -> House {
         let limits =
             format!("limits.failures_per_user = {failures_max}\nlimits.failures_per_address = {failures_max}\n");
-        let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("cpd.toml");
         let daemon = Daemon::start_in(folder, &limits, |command| {
             let text = std::fs::read_to_string(&file).expect("the configuration");

@@ -16,7 +16,8 @@ pub const MEMORY_KIB: u32 = 1024;
 pub const FAILURES_MAX: u32 = 10;
 /// In which a bucket forgets one of these.
 const DRAIN: Duration = Duration::from_secs(60 / FAILURES_MAX as u64);
-const WARM_UP_BLOCKS: usize = 50;
+/// Not measured.
+pub const WARM_UP_BLOCKS: usize = 50;
 
 /// All trials of one daemon.
 pub struct Trials {
@@ -33,29 +34,43 @@ pub struct Pair {
     pub interval: Interval,
 }
 
+/// The times of so many blocks, in nanoseconds by group. `attempt` says who tries in which group and block.
+#[track_caller]
+pub fn measure(
+    house: &mut House,
+    groups: usize,
+    blocks: usize,
+    seed: u64,
+    mut attempt: impl FnMut(&mut House, usize, usize) -> Attempt,
+) -> Vec<Vec<u64>> {
+    let mut random = Random::new(seed, 1);
+    let mut times = vec![Vec::with_capacity(blocks); groups];
+    let mut order: Vec<usize> = (0..groups).collect();
+    for block in 0..blocks + WARM_UP_BLOCKS {
+        for place in (1..order.len()).rev() {
+            order.swap(place, random.between(0, place as u64) as usize);
+        }
+        for group in &order {
+            let attempt = attempt(house, *group, block);
+            let time = time(house, &attempt);
+            if block >= WARM_UP_BLOCKS {
+                times[*group].push(u64::try_from(time.as_nanos()).expect("short"));
+            }
+        }
+    }
+    times
+}
+
 impl Trials {
     #[track_caller]
     pub fn run(house: &mut House, blocks: usize, seed: u64) -> Trials {
-        let mut random = Random::new(seed, 1);
-        let pools = Pools::new(house, blocks + WARM_UP_BLOCKS);
-        let mut times = vec![Vec::with_capacity(blocks); Cause::ALL.len()];
+        let all = blocks + WARM_UP_BLOCKS;
+        let pools = Pools::new(house, all);
         let (before, begun) = (house.throttled(), Instant::now());
-        let mut order: Vec<usize> = (0..Cause::ALL.len()).collect();
-        for block in 0..blocks + WARM_UP_BLOCKS {
-            for place in (1..order.len()).rev() {
-                order.swap(place, random.between(0, place as u64) as usize);
-            }
-            for group in &order {
-                let attempt = pools.attempt(house, Cause::ALL[*group], block);
-                let time = time(house, &attempt);
-                if block >= WARM_UP_BLOCKS {
-                    times[*group].push(u64::try_from(time.as_nanos()).expect("short"));
-                }
-            }
-        }
+        let attempt = |house: &mut House, group: usize, block| pools.attempt(house, Cause::ALL[group], block);
+        let times = measure(house, Cause::ALL.len(), blocks, seed, attempt);
         // One attempt gets through whenever a bucket has forgotten a failure; there are two such buckets.
-        let throttled = house.throttled() - before;
-        let meant = 2 * (blocks + WARM_UP_BLOCKS) as u64;
+        let (throttled, meant) = (house.throttled() - before, 2 * all as u64);
         let drained = 2 * (begun.elapsed().as_secs() / DRAIN.as_secs() + 1);
         assert!(throttled <= meant, "{throttled} throttled, and only {meant} should be");
         assert!(throttled + drained >= meant, "{throttled} throttled of {meant}");
@@ -85,8 +100,7 @@ struct Pools {
 impl Pools {
     #[track_caller]
     fn new(house: &mut House, blocks: usize) -> Pools {
-        let count = blocks.div_ceil(FAILURES_MAX as usize - 1);
-        let mut pool = |cause| (0..count).map(|_| house.prepare(cause)).collect();
+        let mut pool = |cause| (0..pool_size(blocks)).map(|_| house.prepare(cause)).collect();
         let (wrong, at_home, locked) = (pool(Cause::Wrong), pool(Cause::WrongAtHome), pool(Cause::Locked));
         let wrong_password = |attempt: Attempt| Attempt { password: "wrong12", ..attempt };
         Pools {
@@ -111,6 +125,11 @@ impl Pools {
             Cause::ThrottledAddress => self.throttled_address.clone(),
         }
     }
+}
+
+/// How many users make so many attempts that none of them fails too often.
+pub fn pool_size(attempts: usize) -> usize {
+    attempts.div_ceil(FAILURES_MAX as usize - 1)
 }
 
 /// From the password to its answer.
