@@ -8,6 +8,7 @@ use mio::event::{Event, Source};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use crate::control::frame::wipe;
 use crate::engine::Engine;
 use crate::engine::port::{AddressKey, SessionId};
 use crate::proto::dfa::Dialect;
@@ -329,7 +330,10 @@ impl Clients {
                 // Less than asked for means that the socket is empty; the next bytes bring a new event.
                 client.readable = count == self.scratch.len() || client.read_closed || client.urgent;
                 let more = client.readable;
-                engine.receive(id, self.scratch.get(..count).unwrap_or_default(), now);
+                let bytes = self.scratch.get_mut(..count).unwrap_or_default();
+                engine.receive(id, bytes, now);
+                // It may hold a password.
+                wipe(bytes);
                 more && engine.wants_input(id)
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => true,

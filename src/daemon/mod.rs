@@ -106,6 +106,8 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| system("cannot take signals", e))?;
     // A file that may not grow (RLIMIT_FSIZE) is a write that fails, not the end.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(|e| system("cannot take signals", e))?;
+    // A core file would hold passwords. Where this is refused, the limit was 0 already.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let connections_max = raise_file_limit(&config, logger);
     let mut store = Store::open(&config.store_path).map_err(store_error)?;
     for warning in store.warnings() {

@@ -65,10 +65,10 @@ impl fmt::Display for Username {
 }
 
 /// A password as a client sent it: 1 to 15 bytes of UTF-8 without control characters and without a space at either
-/// end. Never printed; overwritten when dropped.
+/// end. Never printed; overwritten when dropped, and in one place until then: a move copies the pointer alone.
 pub struct Password {
     length: u8,
-    bytes: [u8; PASSWORD_MAX_BYTES],
+    bytes: Box<[u8; PASSWORD_MAX_BYTES]>,
 }
 
 impl Password {
@@ -81,7 +81,7 @@ impl Password {
         if text.chars().any(char::is_control) {
             return None;
         }
-        let mut password = Password { length: u8::try_from(bytes.len()).ok()?, bytes: [0; PASSWORD_MAX_BYTES] };
+        let mut password = Password { length: u8::try_from(bytes.len()).ok()?, bytes: Box::default() };
         password.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
         Some(password)
     }
@@ -94,7 +94,7 @@ impl Password {
 
 impl Drop for Password {
     fn drop(&mut self) {
-        self.bytes = [0; PASSWORD_MAX_BYTES];
+        self.bytes.fill(0);
         std::hint::black_box(&self.bytes);
     }
 }
