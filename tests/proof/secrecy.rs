@@ -17,6 +17,8 @@ mod sabotaged;
 #[path = "../secret/mod.rs"]
 mod secret;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use cpd::sabotage::Fault;
 use secret::bytes::{self, Figures, Script, compare};
 use secret::statistics::{Interval, intervals};
@@ -29,6 +31,14 @@ const TRIALS: usize = 1000;
 const TRIALS_LONG: usize = 20_000;
 /// Of the twin, whose difference is large.
 const TWIN_TRIALS: usize = 300;
+
+/// Who measures wants no other test beside it.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    // One that failed is no reason not to go on.
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -50,6 +60,7 @@ fn worst(pairs: &[Pair]) -> &Pair {
 
 #[test]
 fn every_cause_of_a_failed_login_takes_the_same_time() {
+    let _alone = alone();
     let trials = number("TRIALS").and_then(|trials| usize::try_from(trials).ok()).unwrap_or(TRIALS);
     let long = trials >= TRIALS_LONG;
     let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |_| {});
@@ -76,6 +87,7 @@ fn every_cause_of_a_failed_login_takes_the_same_time() {
 
 #[test]
 fn an_unknown_user_without_work_is_caught() {
+    let _alone = alone();
     let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |command| sabotaged::order(command, Fault::LeakyTime));
     let all = Trials::run(&mut house, TWIN_TRIALS, seed());
     let pairs = all.pairs();
@@ -116,6 +128,7 @@ fn with_an_older_cost(blocks: usize, change: impl FnOnce(&mut std::process::Comm
 
 #[test]
 fn a_hash_of_an_older_cost_takes_the_same_time() {
+    let _alone = alone();
     let trials = number("TRIALS").and_then(|trials| usize::try_from(trials).ok()).unwrap_or(TRIALS);
     let pairs = with_an_older_cost(trials, |_| {});
     let bad =
@@ -130,6 +143,7 @@ fn a_hash_of_an_older_cost_takes_the_same_time() {
 
 #[test]
 fn an_unknown_user_without_work_is_caught_beside_an_older_cost_too() {
+    let _alone = alone();
     let pairs = with_an_older_cost(TWIN_TRIALS, |command| sabotaged::order(command, Fault::LeakyTime));
     let caught = pairs.iter().filter(|(_, _, interval)| interval.beyond(BOUND_US)).count();
     assert!(caught == 2, "the twin passes: {pairs:?}");
@@ -138,6 +152,7 @@ fn an_unknown_user_without_work_is_caught_beside_an_older_cost_too() {
 
 #[test]
 fn an_unknown_user_who_is_told_more_is_caught() {
+    let _alone = alone();
     let change = |command: &mut std::process::Command| sabotaged::order(command, Fault::LeakyReply);
     let mut house = House::new(bytes::FAILURES_MAX, 8, change);
     let [script, _] = Script::plain();

@@ -1,0 +1,115 @@
+//! Where a password is to be found once it was used: nowhere but in its hash. Not among a process's arguments, not in a
+//! log, the store's files or an answer, not in the memory of a cpd that has nothing more to do with it, and not in a core
+//! file.
+
+mod running;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
+use std::process::Stdio;
+
+use running::{Daemon, cpctl, run, wait_for};
+
+/// By as many ways: over the control socket, over the wire, over the wire in vain, in two pieces, and behind a login that
+/// is still being verified.
+const SECRETS: [&str; 5] =
+    ["zQ7-control-Xk2", "wJ4-guessed-Vb9", "tR8-mistyped-Lp", "mF3-inpieces-Ty", "kD6-piped-it-Ws"];
+
+/// How often the bytes are in the memory of the process, and in which parts of it.
+fn copies(pid: u32, secret: &[u8]) -> Vec<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("ours");
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("ours");
+    let mut found = Vec::new();
+    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw"))) {
+        let (from, to) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+        let address = |text| u64::from_str_radix(text, 16).expect("an address");
+        let mut bytes = vec![0; usize::try_from(address(to) - address(from)).expect("fits")];
+        if memory.read_exact_at(&mut bytes, address(from)).is_ok() {
+            let times = bytes.windows(secret.len()).filter(|window| *window == secret).count();
+            found.extend((0..times).map(|_| line.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_is_left_of_a_password_but_its_hash() {
+    let daemon = Daemon::start("log.level = \"debug\"\n");
+    let [control, wire, wrong, pieces, behind] = SECRETS;
+    daemon.add_user("ann", control);
+    daemon.add_user("bob", wire);
+    daemon.connect().logs_in("bob", wire);
+    let mut client = daemon.connect();
+    client.asks("USER bob", "220 ");
+    client.asks(&format!("PASS {wrong}"), "565 ");
+    let mut stream = TcpStream::connect(daemon.address).expect("it listens");
+    stream.write_all(format!("USER bob\r\nPASS {}", &pieces[..9]).as_bytes()).expect("sent");
+    // Whoever comes later is served later.
+    daemon.connect().asks("USER eve", "220 ");
+    stream.write_all(format!("{}\r\nUSER bob\r\nPASS {behind}\r\nTERM\r\n", &pieces[9..]).as_bytes()).expect("sent");
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).expect("its end");
+    assert_eq!(heard.matches("565 ").count(), 2, "{heard}");
+    drop(stream);
+    // Everybody is gone, and nothing is under way.
+    drop(client);
+    wait_for("the connections to go", || {
+        daemon.cpctl(&["--json", "status"], "").contains("\"connections\":0").then_some(())
+    });
+    let pid = daemon.child.id();
+    assert!(!copies(pid, b"listen.cp").is_empty() || !copies(pid, b"control.sock").is_empty(), "the search is blind");
+    let log = daemon.log();
+    let left: Vec<_> = SECRETS.map(|secret| (secret, copies(pid, secret.as_bytes()))).into_iter().collect();
+    assert!(left.iter().all(|(_, found)| found.is_empty()), "{left:#?}");
+    for secret in SECRETS {
+        assert!(!log.contains(secret), "{log}");
+        for file in std::fs::read_dir(daemon.folder.path().join("data")).expect("a folder") {
+            let bytes = std::fs::read(file.expect("an entry").path()).unwrap_or_default();
+            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "in a file");
+        }
+    }
+    println!("proof: passwords: {} used in as many ways, none left in memory, log or files", SECRETS.len());
+}
+
+#[test]
+fn a_copy_in_memory_is_found() {
+    let kept = format!("aN5-{}-Qz", "forgotten");
+    assert!(!copies(std::process::id(), kept.as_bytes()).is_empty(), "the twin passes");
+    println!("proof: passwords: twin that keeps one: caught");
+}
+
+#[test]
+fn a_password_is_never_an_argument() {
+    let daemon = Daemon::start("");
+    let mut command = cpctl(&daemon.socket(), &["user", "add", "bob", "--password-stdin"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cpctl");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(SECRETS[0].as_bytes()).expect("it reads");
+    // It has the password, and waits for the end of the line.
+    let shown = wait_for("cpctl to run", || {
+        let shown = std::fs::read(format!("/proc/{}/cmdline", child.id())).expect("it runs");
+        shown.windows(6).any(|window| window == b"cpctl\0").then_some(shown)
+    });
+    let environment = std::fs::read(format!("/proc/{}/environ", child.id())).expect("ours");
+    for place in [shown, environment] {
+        assert!(!place.windows(SECRETS[0].len()).any(|window| window == SECRETS[0].as_bytes()));
+    }
+    drop(input);
+    let mut said = String::new();
+    child.stdout.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    assert!(child.wait().expect("it ends").success() && !said.contains(SECRETS[0]), "{said}");
+    // It cannot be given as one either.
+    for wrong in [["user", "add", "eve", SECRETS[0]], ["user", "passwd", "bob", SECRETS[0]]] {
+        assert_eq!(run(&mut cpctl(&daemon.socket(), &wrong), "").code(), 2);
+    }
+}
+
+#[test]
+fn there_is_no_core_file() {
+    let daemon = Daemon::start("");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.child.id())).expect("ours");
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("a limit");
+    assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"]);
+}
