@@ -138,6 +138,9 @@ impl Arena {
     }
 }
 
+/// Where an attempt comes from and whom it is at, by its number.
+type Source = dyn Fn(usize) -> (AddressKey, String);
+
 /// What an attack came to.
 #[derive(Clone, Copy, Debug)]
 struct Attack {
@@ -217,7 +220,7 @@ fn one_address_gets_its_share_whomever_it_guesses_at() {
         let within = 0x2001_0db8_u128 << 96 | u128::from(number as u64);
         (AddressKey::of(IpAddr::V6(Ipv6Addr::from_bits(within))), format!("u{}", number % 500))
     };
-    let sources: [(&str, &dyn Fn(usize) -> (AddressKey, String)); 3] = [
+    let sources: [(&str, &Source); 3] = [
         ("one address at one account", &one),
         ("one address at 500 accounts", &many),
         ("one IPv6 /64 at 500 accounts", &v6),
