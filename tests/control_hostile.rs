@@ -44,6 +44,7 @@ fn daemon() -> Daemon {
     }
     daemon.add_user("bob", "hunter2");
     daemon.connect().logs_in("bob", "hunter2");
+    daemon.waits_for_log(" login user=bob ");
     daemon
 }
 
