@@ -126,7 +126,8 @@ impl Client {
         let orderly = parting == Parting::Orderly && (self.leaving || stopped);
         ledger.closed(session, if orderly { Parting::Orderly } else { Parting::Torn });
         let answered = orderly && !stopped && heard_out;
-        let missing = self.expects.front().filter(|e| answered && !matches!(e, Expect::Download { .. }));
+        let missing =
+            self.expects.front().filter(|e| answered && !matches!(e, Expect::Download { .. } | Expect::Late(_)));
         missing.map(|expect| format!("client {} left in order and had no answer to {expect:?}", self.number))
     }
 
