@@ -20,6 +20,9 @@ const LIMITS: &str = "limits = { queue_messages = 1000000, queue_messages_per_se
 const STEP_BYTES: u64 = 512 << 10;
 /// How long cpd works under each limit.
 const STEP: Duration = Duration::from_millis(20);
+/// Connections made in each of them, and in all.
+const CROWD_STEP: usize = 20;
+const CROWD_MAX: usize = 800;
 /// How long one that hardly gets on without memory is let alone.
 const SQUEEZED_MAX: Duration = Duration::from_secs(5);
 
@@ -86,11 +89,16 @@ pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon)
             sleep(Duration::from_millis(100));
             let mut limit = resident_kib(daemon.child.id()) * 1024 * 2;
             let begun = Instant::now();
-            // Tighter as long as the kernel can; from there on cpd needs but a little more.
+            let mut crowd = Vec::new();
+            // Tighter as long as the kernel can; from there on connections make cpd ask for more.
             while daemon.runs() && begun.elapsed() < SQUEEZED_MAX {
                 if group.set_limit(Some(limit)) {
                     least = least.min(limit);
                     limit = limit.saturating_sub(STEP_BYTES);
+                }
+                if crowd.len() < CROWD_MAX {
+                    // A connection that it is too late for is no fault.
+                    crowd.extend((0..CROWD_STEP).filter_map(|_| std::net::TcpStream::connect(daemon.address).ok()));
                 }
                 sleep(STEP);
             }
