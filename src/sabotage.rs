@@ -19,10 +19,12 @@ pub enum Fault {
     LeakyReply,
     /// No work is done for an unknown user's password.
     LeakyTime,
+    /// Messages are read without a look at their checksums.
+    TrustedRows,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 7] = [
+    pub const ALL: [Fault; 8] = [
         Fault::EarlyReply,
         Fault::WeakSync,
         Fault::EarlyDelete,
@@ -30,6 +32,7 @@ impl Fault {
         Fault::EarlyTimer,
         Fault::LeakyReply,
         Fault::LeakyTime,
+        Fault::TrustedRows,
     ];
 
     /// As `CPD_SABOTAGE` has it.
@@ -42,6 +45,7 @@ impl Fault {
             Fault::EarlyTimer => "early-timer",
             Fault::LeakyReply => "leaky-reply",
             Fault::LeakyTime => "leaky-time",
+            Fault::TrustedRows => "trusted-rows",
         }
     }
 }

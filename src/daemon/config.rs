@@ -136,6 +136,11 @@ impl Config {
         Ok(config)
     }
 
+    /// What `text` says over the defaults; `file` is its name in faults. Reads no file.
+    pub fn parse(file: &Path, text: &str) -> Result<Config, Fatal> {
+        read::apply(Config { file: Some(file.to_owned()), ..Config::default() }, file, text)
+    }
+
     /// The first try without root: everything in `dir`, reachable from this machine only.
     fn for_data(dir: &Path) -> Result<Config, Fatal> {
         let dir = std::path::absolute(dir)

@@ -16,7 +16,7 @@ mod operators;
 pub mod port;
 mod reactor;
 mod reload;
-mod succession;
+pub mod succession;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -96,13 +96,8 @@ pub fn leave(failures: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<u
             Err(error) => return Err(error.into()),
         }
     }
-    let mut file = Writer::default();
-    file.bytes(failures);
-    file.u32(u32::try_from(went).unwrap_or(u32::MAX));
-    sessions.iter().take(went).for_each(|(_, record)| file.bytes(record));
     let mut memory = File::from(memfd_create(c"cpd-records", MFdFlags::MFD_CLOEXEC)?);
-    memory.write_all(MAGIC)?;
-    memory.write_all(&file.finish())?;
+    memory.write_all(&write_records(failures, sessions.iter().take(went).map(|(_, record)| record.as_slice())))?;
     store(RECORDS, memory.as_fd())?;
     store(CLIENTS, there.as_fd())?;
     barrier()?;
@@ -148,11 +143,22 @@ fn read_records(records: OwnedFd) -> io::Result<(Vec<u8>, Vec<Vec<u8>>)> {
     let mut bytes = Vec::new();
     file.take(FILE_MAX_BYTES).read_to_end(&mut bytes)?;
     let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "they were left by another version");
-    let mut reader = Reader::new(bytes.strip_prefix(MAGIC).ok_or_else(unreadable)?);
-    parse_records(&mut reader).ok_or_else(unreadable)
+    parse_records(&bytes).ok_or_else(unreadable)
 }
 
-fn parse_records(reader: &mut Reader<'_>) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+/// What [`parse_records`] reads.
+pub fn write_records<'a>(failures: &[u8], records: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut file = Writer::default();
+    file.bytes(failures);
+    file.u32(u32::try_from(records.len()).unwrap_or(u32::MAX));
+    records.for_each(|record| file.bytes(record));
+    [MAGIC, &file.finish()].concat()
+}
+
+/// The engine's record of failed logins and the sessions' records out of the memory file's bytes; `None`: they are not
+/// what this version writes.
+pub fn parse_records(bytes: &[u8]) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+    let mut reader = Reader::new(bytes.strip_prefix(MAGIC)?);
     let failures = reader.bytes(FILE_MAX_BYTES as usize)?.to_vec();
     let count = reader.u32().filter(|count| *count <= RECORDS_MAX)?;
     let records: Option<Vec<Vec<u8>>> =

@@ -130,7 +130,9 @@ impl Logins {
 
     /// Takes up the failures of a predecessor. `None`: they were not written by this version.
     pub fn thaw_failures(&mut self, from: &mut Reader<'_>, now: Millis) -> Option<()> {
-        self.throttle = Throttle::thaw(from, now)?;
+        let throttle = Throttle::thaw(from, now)?;
+        from.end()?;
+        self.throttle = throttle;
         Some(())
     }
 

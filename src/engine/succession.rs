@@ -70,6 +70,9 @@ impl Engine {
             return None;
         }
         let download = session.unfinished_download();
+        if !matches!(download, Some((_, false, _))) && end.0 != 0 {
+            return None;
+        }
         let id = self.place(session, from, now.saturating_sub(age));
         match download {
             Some((user, true, _)) => self.core.queues.wait(user, id),

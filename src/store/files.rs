@@ -17,10 +17,13 @@ pub const BACKUP_SUFFIX: &str = "-backup";
 /// The name of a store that is being made.
 pub const NEW_SUFFIX: &str = "-new";
 
-/// Where a store is, and the lock on it; the lock ends with this value or with the process.
+/// Where a store is, and the lock on it; the lock ends with this value or with the process. Outlives every connection to
+/// the store.
 pub struct Place {
     file: PathBuf,
     folder: PathBuf,
+    /// A write-ahead log was there, be it an empty one.
+    had_log: bool,
     _lock: File,
 }
 
@@ -31,7 +34,8 @@ impl Place {
         let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
         check_folder(&folder)?;
         let lock = lock(&with_suffix(&file, "-lock"), &file)?;
-        let place = Place { file, folder, _lock: lock };
+        let had_log = fs::symlink_metadata(with_suffix(&file, "-wal")).is_ok();
+        let place = Place { file, folder, had_log, _lock: lock };
         for suffix in ["", "-wal"] {
             tighten(&place.beside(suffix), warnings)?;
         }
@@ -135,6 +139,18 @@ pub fn read_through(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+impl Drop for Place {
+    /// SQLite makes an empty log when it opens a file, and leaves it when it is not to write: a store that is refused is
+    /// left as it was found.
+    fn drop(&mut self) {
+        let log = self.beside("-wal");
+        if !self.had_log && fs::symlink_metadata(&log).is_ok_and(|found| found.is_file() && found.len() == 0) {
+            // What stays says and changes nothing.
+            let _ = remove(&log);
+        }
+    }
 }
 
 /// Deletes `path`; that it is not there is no error.

@@ -136,8 +136,9 @@ impl fmt::Display for StoreEvent {
 
 /// An open store that nothing was written to yet.
 pub struct Store {
-    place: files::Place,
+    // Closed before its place is left.
     connection: Connection,
+    place: files::Place,
     /// Ids below this may have been used; kept in the file.
     reserved: u64,
     loaded: bool,

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::sqlite::Text;
 use crate::engine::port::{MessageId, StoredMessage};
 use crate::proto::types::Username;
+use crate::sabotage;
 
 /// Message ids are reserved in blocks of this many, so that the reservation is rarely written.
 pub const RESERVE_IDS: u64 = 65_536;
@@ -91,7 +92,8 @@ pub fn message<'r>(row: &'r Row<'_>) -> Result<Message<'r>, RowError> {
     let (recipient, sender, body) = (text(row, 1)?, text(row, 2)?, text(row, 5)?);
     let (Some(recipient), Some(sender), Some(body)) = (recipient, sender, body) else { return Err(damaged()) };
     let queued_at = number(row, 3)?;
-    if number(row, 4)? != u64::from(message_sum(id, recipient, sender, queued_at, body)) {
+    let matches = number(row, 4)? == u64::from(message_sum(id, recipient, sender, queued_at, body));
+    if !matches && !sabotage::is(sabotage::Fault::TrustedRows) {
         return Err(damaged());
     }
     let (Some(recipient), Some(sender)) = (Username::parse(recipient), Username::parse(sender)) else {

@@ -57,6 +57,13 @@ impl Decoder {
         let (swallowed, data_cr) = (from.u32()?, from.bool()?);
         let holds = matches!(mode, Mode::Collect | Mode::Whole);
         let sound = (holds || held.is_empty()) && (!data_cr || held.last() == Some(&super::CR));
-        sound.then_some(Decoder { telnet, mode, held, swallowed, data_cr })
+        // What a mode does not hold is written as nothing.
+        let sparing = match mode {
+            Mode::Overlong { .. } => true,
+            Mode::Skip { .. } => verb == [0; VERB_BYTES],
+            Mode::WholeOverlong { .. } => total == 0,
+            Mode::Collect | Mode::Whole => verb == [0; VERB_BYTES] && total == 0,
+        };
+        (sound && sparing).then_some(Decoder { telnet, mode, held, swallowed, data_cr })
     }
 }

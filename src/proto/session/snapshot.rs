@@ -91,9 +91,9 @@ impl Session {
     /// The session that was written, or `None` when it is not what this version writes.
     pub fn thaw(from: &mut Reader<'_>, now: Millis) -> Option<Session> {
         let kind = from.u8()?;
-        let user = Username::parse(from.bytes(USERNAME_MAX_BYTES)?);
-        let state = match (kind, user) {
-            (kind::IDLE, None) => State::Idle,
+        let name = from.bytes(USERNAME_MAX_BYTES)?;
+        let state = match (kind, Username::parse(name)) {
+            (kind::IDLE, None) if name.is_empty() => State::Idle,
             (kind::USER_VALIDATED, Some(name)) => State::UserValidated { name },
             (kind::PROCESS_COMMAND, Some(user)) => State::ProcessCommand { user },
             (kind::RECEIVING_MESSAGE, Some(user)) => {
@@ -113,7 +113,7 @@ impl Session {
         let mut deadlines = [NEVER; 5];
         for deadline in &mut deadlines {
             let rest = from.u64()?;
-            *deadline = if rest == NEVER { NEVER } else { now.saturating_add(rest) };
+            *deadline = if rest == NEVER { NEVER } else { now.checked_add(rest).filter(|at| *at != NEVER)? };
         }
         let [pdu_deadline, quiet_deadline, state_deadline, idle_deadline, write_deadline] = deadlines;
         Some(Session {

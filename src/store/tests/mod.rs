@@ -2,6 +2,7 @@
 
 mod backups;
 mod faults;
+mod migration;
 mod model;
 mod opening;
 mod writing;

@@ -1,0 +1,142 @@
+//! The line decoder against one that could not be simpler: a byte at a time, keeping whatever comes.
+
+use cpd::proto::command::Line;
+use cpd::proto::line::{Decoder, Found};
+
+use super::Twin;
+
+const LF: u8 = b'\n';
+const CR: u8 = b'\r';
+const PDU_MAX: usize = 1024;
+const FLOOD: usize = 64 * 1024;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Piece {
+    Line(Vec<u8>),
+    /// Over-long, with its first four bytes.
+    Overlong([u8; 4]),
+    Refusal([u8; 3]),
+    AreYouThere,
+}
+
+/// What `stream` is made of. The second value: it went on for so long that nothing is promised any more.
+pub fn pieces(stream: &[u8]) -> (Vec<Piece>, bool) {
+    let mut simple = Simple::default();
+    stream.iter().for_each(|byte| simple.feed(*byte));
+    (simple.pieces, simple.flood)
+}
+
+#[derive(Default)]
+struct Simple {
+    pieces: Vec<Piece>,
+    telnet: Vec<u8>,
+    line: Vec<u8>,
+    overlong: bool,
+    /// The CR at the line's end is data.
+    kept: bool,
+    /// Bytes since the last terminator.
+    since: usize,
+    flood: bool,
+}
+
+impl Simple {
+    fn feed(&mut self, byte: u8) {
+        self.since += 1;
+        self.flood |= self.since >= FLOOD;
+        let before = std::mem::take(&mut self.telnet);
+        match (before.as_slice(), byte) {
+            ([], 255) => self.telnet = vec![255],
+            ([], data) => self.data(data),
+            ([255], 255) => self.data(255),
+            ([255], 250..=254) => self.telnet = vec![255, byte],
+            ([255], 246) => self.pieces.push(Piece::AreYouThere),
+            ([255], 247) => self.erase_character(),
+            ([255], 244 | 248) => self.erase_line(),
+            ([255], _) => {}
+            ([255, 251], option) => self.pieces.push(Piece::Refusal([255, 254, option])),
+            ([255, 253], option) => self.pieces.push(Piece::Refusal([255, 252, option])),
+            ([255, 252 | 254], _) => {}
+            ([255, 250, 255], 240) => {}
+            ([255, 250], 255) => self.telnet = vec![255, 250, 255],
+            _ => self.telnet = vec![255, 250],
+        }
+    }
+
+    fn data(&mut self, byte: u8) {
+        if byte == LF {
+            return self.end();
+        }
+        if byte == 0 && self.line.last() == Some(&CR) && !self.kept && !self.overlong {
+            self.kept = true;
+        } else {
+            self.kept = false;
+            self.line.push(byte);
+        }
+        // One byte more than a PDU has room for may still be the CR of its terminator.
+        let too_long = self.line.len() > PDU_MAX + 1;
+        self.overlong |= too_long || (self.line.len() == PDU_MAX + 1 && (self.kept || self.line.last() != Some(&CR)));
+    }
+
+    fn end(&mut self) {
+        let mut line = std::mem::take(&mut self.line);
+        let mut verb = [0; 4];
+        if let Some(first) = line.first_chunk() {
+            verb = *first;
+        }
+        if !self.kept && line.last() == Some(&CR) {
+            line.pop();
+        }
+        let piece = if self.overlong { Piece::Overlong(verb) } else { Piece::Line(line) };
+        self.pieces.push(piece);
+        (self.overlong, self.kept, self.since) = (false, false, 0);
+    }
+
+    fn erase_character(&mut self) {
+        if self.overlong {
+            return;
+        }
+        self.kept = false;
+        while self.line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
+    }
+
+    fn erase_line(&mut self) {
+        self.line.clear();
+        (self.overlong, self.kept) = (false, false);
+    }
+}
+
+/// Whether the decoder makes the same of these segments as the simple one makes of the whole.
+pub fn check(segments: &[&[u8]], twin: Twin) -> Result<(), String> {
+    let (expected, flood) = pieces(&segments.concat());
+    if flood {
+        return Ok(());
+    }
+    let (mut decoder, mut found) = (Decoder::default(), Vec::new());
+    for segment in segments {
+        let mut rest = *segment;
+        loop {
+            let (piece, token) = match decoder.peek(&mut rest) {
+                Found::Line(Line::Whole(line), token) => (Piece::Line(line.to_vec()), Some(token)),
+                Found::Line(Line::Overlong(verb), token) => (Piece::Overlong(verb), Some(token)),
+                Found::Refuse(bytes) => (Piece::Refusal(bytes), None),
+                Found::AreYouThere => (Piece::AreYouThere, None),
+                Found::More => break,
+                Found::Flood => return Err("a flood where there is none".into()),
+            };
+            if let Some(token) = token {
+                decoder.take(token, &mut rest);
+            }
+            if !(twin == Twin::SkippedLine && piece == Piece::Line(Vec::new())) {
+                found.push(piece);
+            }
+        }
+        if !rest.is_empty() {
+            return Err(format!("{} bytes are left though no line stands in them", rest.len()));
+        }
+    }
+    let at = found.iter().zip(&expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!("piece {at} is {:?}, expected {:?}", found.get(at), expected.get(at))),
+    }
+}

@@ -1,0 +1,141 @@
+//! What a predecessor left: records that are taken are exactly what this version writes, and an engine that took one up
+//! goes on with whatever comes; everything else is refused, without a panic and without memory for what is not there.
+
+use std::net::IpAddr;
+
+use cpd::daemon::succession::{parse_records, write_records};
+use cpd::engine::Engine;
+use cpd::engine::port::{AddressKey, MessageId, SessionId, StoredMessage};
+use cpd::engine::settings::Settings;
+use cpd::proto::codec::{Reader, Writer};
+use cpd::proto::session::Session;
+use cpd::proto::types::{Millis, Username};
+
+use super::memory_store::MemoryStore;
+use super::program::{FAILURES, SESSION};
+use super::{Twin, shown};
+
+const NOW: Millis = 1_000_000;
+
+pub fn check(data: &[u8], twin: Twin) -> Result<(), String> {
+    let Some((kind, record)) = data.split_first() else { return Ok(()) };
+    match kind % 3 {
+        SESSION => session(record, twin),
+        FAILURES => failures(record, twin),
+        _ => file(record, twin),
+    }
+}
+
+/// As the twin takes it: with something behind it.
+fn taken(record: &[u8], twin: Twin) -> &[u8] {
+    if twin == Twin::LongRecords { record.strip_suffix(b"!").unwrap_or(record) } else { record }
+}
+
+fn engine() -> Engine {
+    let mut engine = Engine::new(Settings::default(), 100, NOW);
+    let mut store = MemoryStore::default();
+    for user in ["bob", "alice"] {
+        store.add_user(name(user), String::new());
+    }
+    store.load(&mut engine);
+    for id in 1..9 {
+        let (recipient, sender) = if id % 2 == 0 { ("bob", "alice") } else { ("alice", "bob") };
+        let (recipient, sender) = (name(recipient), name(sender));
+        engine.load_message(&StoredMessage { id: MessageId(id), recipient, sender, queued_at: 0, bytes: 3 });
+    }
+    engine
+}
+
+fn session(record: &[u8], twin: Twin) -> Result<(), String> {
+    let mut engine = engine();
+    let Some(id) = engine.thaw(taken(record, twin), from(), NOW) else { return Ok(()) };
+    // The engine's own part comes first: a version, an age, the end of a download.
+    let (head, body) = record.split_at_checked(2 + 8 + 8).ok_or("a record without a head was taken")?;
+    let mut reader = Reader::new(body);
+    let thawed = Session::thaw(&mut reader, NOW).ok_or("the session in it cannot be thawed")?;
+    let mut writer = Writer::default();
+    thawed.freeze(NOW, &mut writer).ok_or("what was thawed cannot be frozen")?;
+    let again = writer.finish();
+    if again != body {
+        return Err(format!("frozen again it is another:\n{}\n{}", shown(body), shown(&again)));
+    }
+    if !matches!(thawed.unfinished_download(), Some((_, false, _))) && head[10..] != [0; 8] {
+        return Err("the end of a download that is none".into());
+    }
+    goes_on(&mut engine, id)
+}
+
+/// The engine serves the session, whatever its record said, and is rid of it at the end.
+fn goes_on(engine: &mut Engine, id: SessionId) -> Result<(), String> {
+    let mut store = MemoryStore::default();
+    engine.succeeded(NOW);
+    let mut now = NOW;
+    for bytes in [&b"x\r\nUSERbob\r\n250\r\n"[..], b"\xff\xf0RMSG9\r\n250\r\n201\r\nSMSGalice:hm\r\n", b"TERM\r\n"] {
+        if engine.wants_input(id) {
+            engine.receive(id, bytes, now);
+        }
+        for _ in 0..64 {
+            let Some(batch) = engine.next_batch(now) else { break };
+            for result in store.execute(batch) {
+                engine.from_store(result, now);
+            }
+        }
+        while let Some(login) = engine.next_verification(now) {
+            engine.verified(login.session, false, None, now);
+        }
+        let owed = engine.output(id).len();
+        engine.sent(id, owed, now);
+        engine.arm(id);
+        now += 61_000;
+        engine.expire(now);
+    }
+    engine.close(id, now);
+    match engine.connections() {
+        0 => Ok(()),
+        open => Err(format!("{open} connections are left of one")),
+    }
+}
+
+fn failures(record: &[u8], twin: Twin) -> Result<(), String> {
+    let mut first = engine();
+    if first.thaw_failures(taken(record, twin), NOW).is_none() {
+        return Ok(());
+    }
+    let again = first.freeze_failures(NOW);
+    let mut second = engine();
+    second.thaw_failures(&again, NOW).ok_or("what was frozen again is refused")?;
+    // Their order is not kept, and who has nothing left to answer for is not written.
+    let sorted = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes.sort_unstable();
+        bytes
+    };
+    if sorted(&second.freeze_failures(NOW)) != sorted(&again) {
+        return Err(format!("frozen again it is another: {}", shown(&again)));
+    }
+    let expired = record.len().saturating_sub(again.len());
+    // The shortest entry: a kind and a time.
+    let entries = |bytes: &[u8]| bytes.get(2..6).and_then(|count| count.try_into().ok()).map_or(0, u32::from_le_bytes);
+    match (entries(record).checked_sub(entries(&again)), expired) {
+        (Some(0), 0) => Ok(()),
+        (Some(gone), bytes) if gone > 0 && bytes >= 9 * gone as usize => Ok(()),
+        _ => Err(format!("frozen again it is another: {}", shown(&again))),
+    }
+}
+
+fn file(record: &[u8], twin: Twin) -> Result<(), String> {
+    let Some((failures, sessions)) = parse_records(taken(record, twin)) else { return Ok(()) };
+    let again = write_records(&failures, sessions.iter().map(Vec::as_slice));
+    match again == record {
+        true => Ok(()),
+        false => Err(format!("written again it is another: {}", shown(&again))),
+    }
+}
+
+fn from() -> AddressKey {
+    AddressKey::of(IpAddr::from([127, 0, 0, 1]))
+}
+
+fn name(text: &str) -> Username {
+    Username::parse(text.as_bytes()).expect("a name")
+}

@@ -1,0 +1,3 @@
+[timeouts]
+# RMSG sent to its 250
+ack = "30s"

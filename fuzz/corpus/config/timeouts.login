@@ -1,0 +1,3 @@
+[timeouts]
+# connect to logged in
+login = "60s"
