@@ -24,6 +24,8 @@ use cpd::store::{OpenErrorKind, Store};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 const MESSAGES: u64 = 600;
+/// Messages of one commit.
+const COMMIT: u64 = 30;
 const PAGE: usize = 4096;
 const WAL_HEADER: usize = 32;
 const FRAME: usize = 24 + PAGE;
@@ -112,7 +114,7 @@ fn filled() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
                 batch.ops.push(Op::Admin { request: RequestId(at as u64), op: Box::new(op) });
             }
         }
-        for id in next..(next + 30).min(MESSAGES + 1) {
+        for id in next..(next + COMMIT).min(MESSAGES + 1) {
             let start = batch.bytes.len() as u32;
             batch.bytes.extend(body(id).bytes());
             batch.ops.push(Op::Insert {
@@ -124,7 +126,7 @@ fn filled() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
                 body: start..batch.bytes.len() as u32,
             });
         }
-        next += 30;
+        next += COMMIT;
         writer.submit(batch).expect("room");
         // One commit each.
         while writer.outstanding() > 0 {
@@ -290,7 +292,13 @@ fn every_frame_of_a_log_is_damaged() {
     }
     for (what, log) in cases {
         lay(folder.path(), &file, Some(&log));
-        tally.count(&what, judge(folder.path()));
+        let fate = match judge(folder.path()) {
+            Fate::Served { right, .. } if !right.is_multiple_of(COMMIT as usize) => {
+                Fate::Wrong(format!("{right} messages are no whole commits"))
+            }
+            fate => fate,
+        };
+        tally.count(&what, fate);
     }
     let figures = format!("{frames} frames of the log");
     match is(Fault::TrustedRows) {

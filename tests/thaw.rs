@@ -52,6 +52,44 @@ fn a_record_of_another_version_or_with_anything_behind_it_is_refused() {
     assert!(engine().thaw(&other, from(), 0).is_none());
 }
 
+#[test]
+fn a_record_that_says_more_than_a_session_has_is_refused() {
+    let good = record(b"USERbob\r\nPA");
+    // Version, age, end of a download; then state and name, dialect, and what the line decoder holds.
+    let (end, kind, name, total) = (10, 18, 23, 23 + 3 + 1 + 3 + 8);
+    assert!(engine().thaw(&good, from(), 0).is_some());
+    assert_eq!((&good[name..name + 3], &good[total..total + 4]), (&b"bob"[..], &[0; 4][..]));
+    let changed = |place: usize, to: u8| {
+        let mut record = good.clone();
+        record[place] = to;
+        engine().thaw(&record, from(), 0)
+    };
+    assert!(changed(end, 1).is_none(), "the end of a download that is none");
+    assert!(changed(kind, 0).is_none(), "nobody gave a name, and here is one");
+    assert!(changed(total, 1).is_none(), "a line that is no over-long one has no length beside it");
+    let mut nameless = good.clone();
+    (nameless[kind], nameless[name]) = (0, b'!');
+    assert!(engine().thaw(&nameless, from(), 0).is_none(), "a name that no user can have");
+}
+
+#[test]
+fn failed_logins_with_anything_behind_them_are_refused() {
+    let good = engine().freeze_failures(0);
+    assert!(engine().thaw_failures(&good, 0).is_some());
+    assert!(engine().thaw_failures(&[good.as_slice(), b"x"].concat(), 0).is_none());
+}
+
+#[test]
+fn a_deadline_beyond_all_time_is_refused() {
+    let good = record(b"USERbob\r\n");
+    // Five deadlines, downloads, failures, FIN, closing.
+    let deadlines = good.len() - (5 * 8 + 4 + 3);
+    assert_eq!(good[deadlines..deadlines + 8], u64::MAX.to_le_bytes(), "no PDU has begun");
+    let mut late = good.clone();
+    late[deadlines..deadlines + 8].copy_from_slice(&(u64::MAX - 1).to_le_bytes());
+    assert!(engine().thaw(&late, from(), 5).is_none());
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

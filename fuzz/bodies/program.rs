@@ -69,7 +69,8 @@ impl Program {
     /// Before this no time-out can have passed.
     pub fn first_timeout(&self) -> Millis {
         let Timeouts { pdu, login, ack, recover, idle, write } = self.settings.session.timeouts;
-        pdu.min(login).min(ack).min(recover).min(idle).min(write)
+        let quiet = if self.dialect == Dialect::Classic { self.settings.session.classic_quiet } else { pdu };
+        pdu.min(login).min(ack).min(recover).min(idle).min(write).min(quiet)
     }
 
     pub fn has(&self, which: impl Fn(&Step) -> bool) -> bool {

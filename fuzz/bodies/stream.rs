@@ -31,7 +31,11 @@ pub fn check(data: &[u8], twin: Twin) -> Result<(), String> {
     let timely = plain.now < program.first_timeout();
     lives_are_sound(timely, &plain.lives, program.dialect)?;
     let restarted = World::play(&program, Play::Restarting, twin)?;
-    same(&plain.lives, &restarted.lives)?;
+    // A malformed password's answer is certain before its work is done, and a predecessor gives it when it leaves: where
+    // the verifiers hang, that can be before a time-out, or before the silence that ends a PDU, and else behind it.
+    if timely || !program.has(|step| *step == Step::Logins(false)) {
+        same(&plain.lives, &restarted.lives)?;
+    }
     // The order in which several clients reach a store that fails or waits is what the segments make it.
     let ordered = program.has(|s| matches!(s, Step::FailStore | Step::Store(false) | Step::Logins(false)));
     if !ordered && !program.has(|s| matches!(s, Step::Hears(..))) && sent(&program) <= 4096 {
