@@ -70,8 +70,13 @@ fn write(folder: &Path) -> io::Result<usize> {
     for (at, request) in requests().iter().enumerate() {
         seed("control", &format!("{at:02}-{}", request.command()), &[&[64], request.encode().as_bytes()].concat())?;
     }
-    seed("control", "refused", b"\xff{\"v\":1,\"cmd\":\"user.show\",\"name\":\"bob\",\"colour\":\"red\"}\n{\"v\":2}\n[]\n")?;
-    let long = [&[255, b'{', b'"', b'x', MARK, 64, b'"', b'\n'][..], b"{\"v\":1,\"cmd\":\"status\"}\r\n{}\n[[[[[[[[[[\n"];
+    seed(
+        "control",
+        "refused",
+        b"\xff{\"v\":1,\"cmd\":\"user.show\",\"name\":\"bob\",\"colour\":\"red\"}\n{\"v\":2}\n[]\n",
+    )?;
+    let long =
+        [&[255, b'{', b'"', b'x', MARK, 64, b'"', b'\n'][..], b"{\"v\":1,\"cmd\":\"status\"}\r\n{}\n[[[[[[[[[[\n"];
     seed("control", "long", &long.concat())?;
     let keys = KEYS.iter().map(|key| format!("{}.{} = {}\n", key.section, key.key, key.default_value()));
     seed("config", "defaults", keys.collect::<String>().as_bytes())?;

@@ -25,7 +25,8 @@ fn parse(text: &str, twin: Twin) -> Result<Config, Fatal> {
     match &parsed {
         Err(fatal) if twin == Twin::UnknownKeys && fatal.message.contains("unknown key") => {
             let line = line_of(fatal).unwrap_or(0);
-            let rest: Vec<&str> = text.lines().enumerate().filter(|(at, _)| at + 1 != line).map(|(_, line)| line).collect();
+            let rest: Vec<&str> =
+                text.lines().enumerate().filter(|(at, _)| at + 1 != line).map(|(_, line)| line).collect();
             Config::parse(Path::new(FILE), &rest.join("\n"))
         }
         _ => parsed,
