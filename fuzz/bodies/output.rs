@@ -17,13 +17,15 @@ pub enum Item {
     Refusal([u8; 2]),
 }
 
-/// Takes a server's output apart. `Err`: it holds what no server may send.
-pub fn parse(output: &[u8]) -> Result<Vec<Item>, String> {
+/// Takes a server's output apart; unless it is `whole`, it may end anywhere. `Err`: it holds what no server may send.
+pub fn parse(output: &[u8], whole: bool) -> Result<Vec<Item>, String> {
     let mut rest = output;
     let mut items = Vec::new();
     while let Some(first) = rest.first() {
         if *first == IAC {
-            let (refusal, after) = rest.split_first_chunk::<3>().ok_or("half a refusal")?;
+            let Some((refusal, after)) = rest.split_first_chunk::<3>() else {
+                return if whole { Err("half a refusal".into()) } else { Ok(items) };
+            };
             let [_, verb @ (DONT | WONT), option] = *refusal else {
                 return Err(format!("no refusal: {}", shown(refusal)));
             };
@@ -31,7 +33,9 @@ pub fn parse(output: &[u8]) -> Result<Vec<Item>, String> {
             rest = after;
             continue;
         }
-        let end = rest.windows(2).position(|pair| pair == b"\r\n").ok_or("half a line")?;
+        let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") else {
+            return if whole { Err("half a line".into()) } else { Ok(items) };
+        };
         let (line, after) = rest.split_at(end);
         items.push(item(line).ok_or_else(|| format!("no line of a server: {}", shown(line)))?);
         rest = &after[2..];

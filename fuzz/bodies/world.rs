@@ -1,11 +1,11 @@
 //! The production engine with its sessions, and around it a store in memory, clients and the time, all doing what a
 //! program says. One run can stop for a successor at every chance where another run only comes to rest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 
 use cpd::engine::events::{AdminRequest, PurgeFilter};
-use cpd::engine::port::{AddressKey, Op, RequestId, SessionId};
+use cpd::engine::port::{AddressKey, Batch, Op, RequestId, SessionId};
 use cpd::engine::{Engine, Verification};
 use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, PDU_MAX_BYTES};
 use cpd::proto::reply::Reply;
@@ -57,6 +57,8 @@ pub struct Life {
     /// The client gave the connection up.
     pub cut: bool,
     deaf: bool,
+    /// It did not take everything at once.
+    pub dawdled: bool,
     lose_next: bool,
 }
 
@@ -70,6 +72,7 @@ pub struct World<'p> {
     pub lives: Vec<Life>,
     current: [Option<usize>; CLIENTS],
     failing: bool,
+    submitted: VecDeque<Batch>,
     store_answers: bool,
     logins_answer: bool,
     requests: u64,
@@ -96,6 +99,7 @@ impl<'p> World<'p> {
             lives: Vec::new(),
             current: [None; CLIENTS],
             failing: false,
+            submitted: VecDeque::new(),
             store_answers: true,
             logins_answer: true,
             requests: 0,
@@ -165,6 +169,7 @@ impl<'p> World<'p> {
             Step::Hears(client, hears) => {
                 let life = self.life(*client);
                 self.lives[life].deaf = !*hears;
+                self.lives[life].dawdled = true;
             }
             Step::Take(client, count) => {
                 let life = self.life(*client);
@@ -222,17 +227,7 @@ impl<'p> World<'p> {
     fn pump(&mut self) -> Result<(), String> {
         loop {
             let mut moved = self.deliver_input();
-            while self.store_answers
-                && let Some(batch) = self.engine.next_batch(self.now)
-            {
-                moved = true;
-                if self.failing && batch.ops.iter().any(|op| matches!(op, Op::Insert { .. })) {
-                    (self.store.fail_next, self.failing) = (true, false);
-                }
-                for result in self.store.execute(batch) {
-                    self.engine.from_store(result, self.now);
-                }
-            }
+            moved |= self.work_the_store();
             while self.logins_answer
                 && let Some(login) = self.engine.next_verification(self.now)
             {
@@ -250,6 +245,28 @@ impl<'p> World<'p> {
             if !moved {
                 return Ok(());
             }
+        }
+    }
+
+    /// What the engine has for the store is taken at once, and done when the store answers.
+    fn work_the_store(&mut self) -> bool {
+        let mut moved = false;
+        loop {
+            if self.store_answers
+                && let Some(batch) = self.submitted.pop_front()
+            {
+                if self.failing && batch.ops.iter().any(|op| matches!(op, Op::Insert { .. })) {
+                    (self.store.fail_next, self.failing) = (true, false);
+                }
+                for result in self.store.execute(batch) {
+                    self.engine.from_store(result, self.now);
+                }
+            } else if let Some(batch) = self.engine.next_batch(self.now) {
+                self.submitted.push_back(batch);
+            } else {
+                return moved;
+            }
+            moved = true;
         }
     }
 
