@@ -10,7 +10,6 @@ mod floods;
 mod ledger;
 #[path = "peers/resets.rs"]
 mod resets;
-#[allow(dead_code, reason = "other tests use the rest")]
 mod rounds;
 mod running;
 #[path = "peers/slow.rs"]

@@ -6,7 +6,6 @@ mod files;
 #[path = "support/ledger.rs"]
 #[allow(dead_code, reason = "no cpd is ended here")]
 mod ledger;
-#[allow(dead_code, reason = "other tests use the rest")]
 mod rounds;
 mod running;
 #[path = "peers/stand_in.rs"]

@@ -40,7 +40,7 @@ pub fn vanish(timeout: &str, patience: Duration) -> Result<String, String> {
         daemon.add_user(name, name);
     }
     let ledger = Mutex::new(Ledger::default());
-    let near = Site { address: SocketAddrV4::new(WHOLE, PORT), ledger: &ledger, orderly: false };
+    let near = Site::new(SocketAddrV4::new(WHOLE, PORT), &ledger);
     let mut alice = Client::login(&near, "alice").expect("served");
     let letters: Vec<_> = (0..20).map(|number| ("bob", format!("letter {number}"))).collect();
     alice.send(&letters).expect("served");

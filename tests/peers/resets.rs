@@ -59,7 +59,7 @@ pub fn everywhere(daemon: &Daemon) -> Result<String, String> {
 fn drain(daemon: &Daemon, ledger: &Mutex<Ledger>) -> Result<(), String> {
     // A session that cpd still has would hold the queue.
     waits_for_nobody(daemon);
-    let site = Site { address: daemon.address, ledger, orderly: false };
+    let site = Site::new(daemon.address, ledger);
     for user in ["bob", "alice"] {
         let mut client = Client::login(&site, user).expect("it serves");
         while client.download(&Manner::WHOLE, &mut Random::new(0, 0)).expect("it serves") {}

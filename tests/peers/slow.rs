@@ -26,7 +26,7 @@ pub fn readers(daemon: &Daemon, patience: Duration) -> Result<String, String> {
     let before = resident_kib(pid);
     let closed = AtomicUsize::new(0);
     let ledger = Mutex::new(Ledger::default());
-    let site = Site { address: daemon.address, ledger: &ledger, orderly: false };
+    let site = Site::new(daemon.address, &ledger);
     let mut random = Random::new(1, 1);
     let (mut peak, mut exchanged, begun) = (before, 0, Instant::now());
     thread::scope(|scope| {

@@ -14,7 +14,6 @@ mod ledger;
 #[path = "../peers/resets.rs"]
 mod resets;
 #[path = "../rounds/mod.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod rounds;
 #[path = "../running/mod.rs"]
 mod running;

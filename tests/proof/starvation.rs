@@ -16,7 +16,6 @@ mod log_service;
 #[path = "../starvation/memory.rs"]
 mod memory;
 #[path = "../rounds/mod.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod rounds;
 #[path = "../running/mod.rs"]
 mod running;

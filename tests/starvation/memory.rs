@@ -82,7 +82,7 @@ pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon)
     for round in 0..squeezes {
         group.set_limit(None);
         group.take(&daemon.child);
-        let site = Site { address: daemon.address, ledger: &ledger, orderly: false };
+        let site = Site::new(daemon.address, &ledger);
         let over = AtomicBool::new(false);
         let mut by_kernel = false;
         load::run(&site, round, &over, || {
@@ -132,7 +132,7 @@ pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon)
 }
 
 fn drain(daemon: &Daemon, ledger: &Mutex<Ledger>) -> Result<(), String> {
-    let site = Site { address: daemon.address, ledger, orderly: false };
+    let site = Site::new(daemon.address, ledger);
     for user in USERS {
         let mut client = Client::login(&site, user).expect("the daemon is there");
         while client.download(&Manner::WHOLE, &mut Random::new(0, 0)).expect("the daemon is there") {}

@@ -41,7 +41,7 @@ pub fn longer_than_every_timeout(
     }
     let ledger = Mutex::new(Ledger::default());
     let mut found = Problems::default();
-    let site = Site { address: daemon.address, ledger: &ledger, orderly: false };
+    let site = Site::new(daemon.address, &ledger);
     let mut sender = Client::login(&site, "alice").expect("served");
     let letters: Vec<_> = (0..9).map(|n| (["bob", "bob", "dave"][n % 3], format!("letter {n}"))).collect();
     sender.send(&letters).expect("served");

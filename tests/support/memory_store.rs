@@ -28,6 +28,10 @@ struct Message {
 pub struct MemoryStore {
     users: BTreeMap<Username, User>,
     messages: BTreeMap<MessageId, Message>,
+    epoch: u32,
+    /// The next batch's writes fail.
+    #[allow(dead_code, reason = "not every program with a store in memory has a failing one")]
+    pub fail_next: bool,
 }
 
 impl MemoryStore {
@@ -59,13 +63,19 @@ impl MemoryStore {
     /// Does everything in the batch.
     pub fn execute(&mut self, batch: Batch) -> [FromStore; 2] {
         let mut answers = Vec::new();
+        let failing = std::mem::take(&mut self.fail_next);
+        if failing {
+            self.epoch += 1;
+        }
+        let inserts = !failing && batch.epoch == self.epoch;
         for op in &batch.ops {
             match op {
-                Op::Insert { id, recipient, sender, queued_at, body, .. } => {
+                Op::Insert { id, recipient, sender, queued_at, body, .. } if inserts => {
                     let body = batch.bytes[body.start as usize..body.end as usize].to_vec();
                     let message = Message { recipient: *recipient, sender: *sender, queued_at: *queued_at, body };
                     self.messages.insert(*id, message);
                 }
+                Op::Insert { .. } => {}
                 Op::Delete { id, .. } | Op::Forget { id } => drop(self.messages.remove(id)),
                 Op::Fetch { session, download, ids } => {
                     let page = self.page(&batch.ids[ids.start as usize..ids.end as usize]);
@@ -89,7 +99,7 @@ impl MemoryStore {
                 }
             }
         }
-        [FromStore::Answers(answers), FromStore::Done(batch, Outcome { inserts: true, deletes: true, epoch: 0 })]
+        [FromStore::Answers(answers), FromStore::Done(batch, Outcome { inserts, deletes: true, epoch: self.epoch })]
     }
 
     fn page(&self, ids: &[u64]) -> Option<Page> {
