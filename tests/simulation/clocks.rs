@@ -113,7 +113,8 @@ impl Clocks {
             Some(b"230") => self.logged_in = true,
             Some(b"565") => self.failures += 1,
             Some(b"540" | b"545" | b"546") => self.in_error = Some(now),
-            Some(b"201") => (self.in_error, self.rejected) = (None, None),
+            // Behind output that is not read, a 550 can wait while messages go on leaving: this says that it was taken.
+            Some(b"201") => (self.in_error, self.rejected, self.unacknowledged) = (None, None, 0),
             Some(b"550") => {
                 let sure = !self.failed && !self.was_full && self.unacknowledged > 0;
                 (self.in_error, self.unacknowledged, self.wait) = (Some(now), 0, None);
