@@ -47,9 +47,10 @@ impl World {
     pub fn check_end(&mut self, process: &Process, conn: usize) {
         let overdue = self.overdue(process, conn);
         self.report(overdue);
-        let one = &self.conns[conn];
+        let up = self.up();
+        let one = &mut self.conns[conn];
         if one.honest {
-            let problem = one.clocks.closed(self.up(), &self.plan.settings.session.timeouts);
+            let problem = one.clocks.closed(up, &self.plan.settings.session.timeouts);
             let problem = problem.map(|problem| format!("client {}: {problem}", one.client));
             self.report(problem);
         }

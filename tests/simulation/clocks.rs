@@ -40,6 +40,8 @@ pub struct Clocks {
     was_full: bool,
     /// It has said TERM, shut down its side, or was thrown out.
     pub may_end: bool,
+    /// A timer may have ended it.
+    ran_out: bool,
     /// The store has failed it.
     pub failed: bool,
     /// It has come from another process with output unsent.
@@ -155,17 +157,22 @@ impl Clocks {
     }
 
     /// The server ends the connection. What is wrong with that.
-    pub fn closed(&self, now: Millis, timeouts: &Timeouts) -> Option<String> {
+    pub fn closed(&mut self, now: Millis, timeouts: &Timeouts) -> Option<String> {
         let in_error = self.in_error.into_iter().chain(self.rejected).min();
-        let reasons = [
-            self.may_end,
-            self.failures >= 3,
+        let timers = [
             !self.logged_in && now >= self.opened + timeouts.login,
             self.logged_in && now >= self.last_pdu + timeouts.idle,
             in_error.is_some_and(|since| now >= since + timeouts.recover),
             self.output_since.is_some_and(|since| now >= since + timeouts.write),
         ];
-        (!reasons.contains(&true)).then(|| "it is closed before any of its timers has run out".to_owned())
+        self.ran_out = timers.contains(&true);
+        let may = self.ran_out || self.may_end || self.failures >= 3;
+        (!may).then(|| "it is closed before any of its timers has run out".to_owned())
+    }
+
+    /// The server was told to end, and no timer was there to end anything that was under way.
+    pub fn was_heard_out(&self) -> bool {
+        self.may_end && !self.ran_out
     }
 
     /// What should have happened a tick before `now`.

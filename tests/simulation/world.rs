@@ -368,7 +368,7 @@ impl World {
     /// The actor's connection is over for it.
     pub fn over(&mut self, actor: usize, parting: Parting, stopped: bool) {
         let Some(conn) = self.actors[actor].conn.take() else { return };
-        let heard_out = self.conns[conn].clocks.may_end;
+        let heard_out = self.conns[conn].clocks.was_heard_out();
         if let Who::Honest(client) = &mut self.actors[actor].who {
             let problem = client.closed(parting, stopped, heard_out, &mut self.ledger);
             self.report(problem);
