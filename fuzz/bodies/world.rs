@@ -170,6 +170,9 @@ impl<'p> World<'p> {
                 let life = self.life(*client);
                 self.lives[life].deaf = !*hears;
                 self.lives[life].dawdled = true;
+                if let Some(id) = self.lives[life].id {
+                    self.look_at(id)?;
+                }
             }
             Step::Take(client, count) => {
                 let life = self.life(*client);

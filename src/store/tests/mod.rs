@@ -1,6 +1,7 @@
 //! Tests of the store through its public face, and what they share.
 
 mod backups;
+mod causes;
 mod faults;
 mod migration;
 mod model;
