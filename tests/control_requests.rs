@@ -78,6 +78,22 @@ fn many_fields_and_long_names_stay_small() {
 }
 
 #[test]
+fn a_refusal_holds_nothing_that_a_terminal_would_obey() {
+    // JSON lets DEL and C1 pass as they are; U+009B begins a terminal's commands.
+    for character in ["\u{7f}", "\u{85}", "\u{9b}", "\\u001b", "\\u009b"] {
+        for line in [
+            format!("{{\"v\":1,\"cmd\":\"sta{character}tus\"}}"),
+            format!("{{\"v\":1,\"cmd\":\"status\",\"a{character}b\":1}}"),
+            format!("{{\"v\":1,\"a{character}b\":1,\"a{character}b\":1}}"),
+        ] {
+            let error = refused(&line);
+            assert!(!error.message.chars().any(char::is_control), "{error:?}");
+            assert!(error.message.contains('\u{fffd}'), "{error:?}");
+        }
+    }
+}
+
+#[test]
 fn a_password_is_in_no_error_and_no_debug_form() {
     let secret = "hunter2-hunter2-hunter2";
     for line in [

@@ -131,7 +131,8 @@ fn accepted(line: &[u8], request: &Request, twin: Twin) -> Result<(), String> {
 
 fn refused(line: &[u8], error: &ControlError) -> Result<(), String> {
     let answer = error.encode();
-    if answer.len() > REFUSAL_MAX_BYTES || answer.iter().filter(|b| b.is_ascii_control()).count() != 1 {
+    let text = String::from_utf8_lossy(&answer);
+    if answer.len() > REFUSAL_MAX_BYTES || text.chars().filter(|c| c.is_control()).count() != 1 {
         return Err(format!("the refusal is not one short line: {}", shown(&answer)));
     }
     let told: Value = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;

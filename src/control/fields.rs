@@ -162,13 +162,16 @@ pub(super) fn missing(name: &str) -> ControlError {
     ControlError::new(ErrorCode::MissingField, format!("the field '{name}' is missing"))
 }
 
-/// A name as an error may show it: cut, so that an answer stays small. JSON escapes what a terminal would obey.
+/// A name as an error may show it: cut, so that an answer stays small, and without what a terminal would obey. JSON
+/// escapes C0 alone, not DEL and C1.
 pub(super) fn shown(name: &str) -> String {
     const SHOWN_MAX_CHARS: usize = 40;
-    match name.char_indices().nth(SHOWN_MAX_CHARS) {
-        None => name.to_owned(),
-        Some((end, _)) => format!("{}…", name.get(..end).unwrap_or_default()),
+    let mut chars = name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
+    let mut shown: String = chars.by_ref().take(SHOWN_MAX_CHARS).collect();
+    if chars.next().is_some() {
+        shown.push('…');
     }
+    shown
 }
 
 fn not_text(name: &str) -> ControlError {
