@@ -76,6 +76,8 @@ pub struct Reactor {
     clients: Clients,
     listeners: Vec<Listening>,
     accept_paused_until: Millis,
+    /// When the poll whose answer is dealt with was asked.
+    asked: Millis,
     /// Polls in a row that had more to tell than fits.
     full_polls: usize,
     verifying: usize,
@@ -121,6 +123,7 @@ impl Reactor {
             clients: Clients::new(CLIENTS, LINGERING),
             listeners,
             accept_paused_until: 0,
+            asked: CLOCK_ORIGIN,
             full_polls: 0,
             verifying: 0,
             journalist,
@@ -142,6 +145,7 @@ impl Reactor {
         let mut events = Events::with_capacity(EVENTS_MAX);
         let result = loop {
             let timeout = self.timeout();
+            self.asked = self.now();
             match self.parts.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -214,7 +218,8 @@ impl Reactor {
         }
         self.submit(now)?;
         if !self.handing_over && self.has_seen_all(events) {
-            self.parts.engine.expire(now);
+            // Not what has run out since: the answer to a poll may be older than a time at which the process stood still.
+            self.parts.engine.expire(self.asked);
         }
         self.clients.expire(now);
         self.parts.operators.turn(&mut self.parts.engine, &self.parts.pool, &self.clients, self.parts.poll.registry());
