@@ -177,6 +177,10 @@ impl<'p> World<'p> {
             Step::Take(client, count) => {
                 let life = self.life(*client);
                 self.take(life, *count);
+                // As the event loop does behind each write.
+                if let Some(id) = self.lives[life].id {
+                    self.look_at(id)?;
+                }
             }
             Step::Purge(client) => {
                 self.requests += 1;
