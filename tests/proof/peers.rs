@@ -1,7 +1,7 @@
 //! Peers that mean harm, as far as it takes root, minutes or a cpd that was broken on purpose. The rest is in
 //! tests/peers.rs.
 //!
-//! `cargo build --features sabotage --target-dir target/sabotage`, then `cargo test --test proof_peers -- --nocapture`.
+//! `cargo test --test proof_peers -- --nocapture`; it builds the sabotaged cpd, unless CPD_SABOTAGED names one.
 //! `CONNECTIONS=1000000` opens and closes that many.
 
 #[path = "../peers/churn.rs"]
@@ -17,7 +17,7 @@ mod resets;
 mod rounds;
 #[path = "../running/mod.rs"]
 mod running;
-#[path = "sabotaged.rs"]
+#[path = "../support/sabotaged.rs"]
 mod sabotaged;
 #[path = "../peers/slow.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -29,6 +29,7 @@ mod wire;
 
 use std::time::Duration;
 
+use cpd::sabotage::Fault;
 use running::{Daemon, PATIENCE, need};
 use stand_in::StandIn;
 
@@ -37,7 +38,7 @@ const TWIN_PATIENCE: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_reset_that_forgets_a_lease_is_noticed() {
-    let twin = resets::everywhere(&sabotaged::start("forgotten-lease", ""));
+    let twin = resets::everywhere(&sabotaged::start(Fault::ForgottenLease, ""));
     let twin = twin.expect_err("messages were forgotten, and nobody has noticed");
     println!("proof: resets: twin forgotten-lease: {twin}");
 }
@@ -45,7 +46,7 @@ fn a_reset_that_forgets_a_lease_is_noticed() {
 #[test]
 fn a_timer_that_fires_early_is_noticed() {
     let settings = "limits.connections_per_address = 10000\ntimeouts = { pdu = \"500ms\", login = \"3s\" }\n";
-    let cpd = sabotaged::start("early-timer", settings);
+    let cpd = sabotaged::start(Fault::EarlyTimer, settings);
     let twin = slow::writers(&cpd, 100, Duration::from_secs(3), PATIENCE);
     let twin = twin.expect_err("closed early, and nobody has noticed");
     println!("proof: a byte now and then: twin early-timer: {twin}");

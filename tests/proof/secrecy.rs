@@ -13,6 +13,7 @@ mod random;
 #[path = "../running/mod.rs"]
 mod running;
 #[path = "../support/sabotaged.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod sabotaged;
 #[path = "../secret/mod.rs"]
 mod secret;

@@ -1,8 +1,7 @@
 //! A real cpd that lacks what it needs, as far as it takes root, packages or a cpd that was broken on purpose: memory, a
 //! right clock, entropy, a log service. The rest is in tests/starvation.rs.
 //!
-//! `cargo build --features sabotage --target-dir target/sabotage`, then
-//! `cargo test --test proof_starvation -- --nocapture`. `SQUEEZES=50` takes memory away that often.
+//! `cargo test --test proof_starvation -- --nocapture`; it builds the sabotaged cpd, unless CPD_SABOTAGED names one. `SQUEEZES=50` takes memory away that often.
 
 #[path = "../starvation/clock.rs"]
 mod clock;
@@ -19,7 +18,7 @@ mod memory;
 mod rounds;
 #[path = "../running/mod.rs"]
 mod running;
-#[path = "sabotaged.rs"]
+#[path = "../support/sabotaged.rs"]
 mod sabotaged;
 #[path = "../starvation/stopped.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -27,6 +26,7 @@ mod stopped;
 #[path = "../peers/wire.rs"]
 mod wire;
 
+use cpd::sabotage::Fault;
 use running::{Daemon, PATIENCE, need};
 
 /// How often the twin may be squeezed until it is noticed.
@@ -38,7 +38,7 @@ fn killed_for_want_of_memory_it_keeps_its_promises() {
     let figures = memory::squeeze(squeezes, |folder, settings| Daemon::start_in(folder, settings, |_| ()));
     let figures = figures.expect("nothing is lost");
     let twin = memory::squeeze(TWIN_SQUEEZES, |folder, settings| {
-        Daemon::start_in(folder, settings, |command| sabotaged::instead(command, "early-reply"))
+        Daemon::start_in(folder, settings, |command| sabotaged::order(command, Fault::EarlyReply))
     });
     let twin = twin.expect_err("240s that were too early, and nobody has noticed");
     println!("proof: memory limit: {figures}; twin early-reply: {twin}");
@@ -53,7 +53,7 @@ fn a_leap_of_the_clock_ends_nobody() {
 
 #[test]
 fn a_stop_that_blames_clients_is_noticed() {
-    let mut cpd = sabotaged::start("early-timer", &stopped::settings("5s"));
+    let mut cpd = sabotaged::start(Fault::EarlyTimer, &stopped::settings("5s"));
     let twin = stopped::longer_than_every_timeout(&mut cpd, 10, stopped::STOPPED, PATIENCE);
     let twin = twin.expect_err("what had arrived did not count, and nobody has noticed");
     println!("proof: stopped: twin early-timer: {twin}");

@@ -126,12 +126,17 @@ impl Daemon {
 
     /// Makes `command`, in the hands of [`Daemon::start_in`], run under `wrapper`.
     pub fn under(command: &mut Command, wrapper: &[&str]) {
+        Daemon::instead(command, &[wrapper, &[env!("CARGO_BIN_EXE_cpd")]].concat());
+    }
+
+    /// Makes `command`, in the hands of [`Daemon::start_in`], run these words in the place of cpd.
+    pub fn instead(command: &mut Command, words: &[&str]) {
         let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
         let file = PathBuf::from(arguments.last().expect("the configuration"));
         let log = File::options().append(true).open(file.with_file_name("stderr")).expect("the log");
-        let (program, own) = wrapper.split_first().expect("a program");
+        let (program, own) = words.split_first().expect("a program");
         *command = Command::new(program);
-        command.args(own).arg(env!("CARGO_BIN_EXE_cpd")).args(arguments);
+        command.args(own).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     }
 

@@ -1,11 +1,12 @@
 //! A cpd that does wrong what a test orders (src/sabotage.rs): each check has to find it.
 
-use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use cpd::sabotage::Fault;
+
+use crate::running::Daemon;
 
 /// The binary: what the environment variable CPD_SABOTAGED names, or built here.
 pub fn program() -> PathBuf {
@@ -13,14 +14,17 @@ pub fn program() -> PathBuf {
     PROGRAM.get_or_init(|| std::env::var_os("CPD_SABOTAGED").map_or_else(build, PathBuf::from)).clone()
 }
 
-/// Makes `command`, in the hands of `running::Daemon::start_in`, run the sabotaged cpd with this fault.
+/// A daemon of `tests/running` with `fault`.
+#[track_caller]
+pub fn start(fault: Fault, settings: &str) -> Daemon {
+    Daemon::start_in(tempfile::tempdir().expect("a folder"), settings, |command| order(command, fault))
+}
+
+/// Makes `command`, in the hands of [`Daemon::start_in`], run the sabotaged cpd with this fault.
 pub fn order(command: &mut Command, fault: Fault) {
-    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    let configuration = PathBuf::from(arguments.last().expect("the configuration"));
-    let log = File::options().append(true).open(configuration.with_file_name("stderr")).expect("the log");
-    *command = Command::new(program());
-    command.args(arguments).env("CPD_SABOTAGE", fault.name()).env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let program = program();
+    let program = program.to_str().expect("a plain path");
+    Daemon::instead(command, &["env", &format!("CPD_SABOTAGE={}", fault.name()), program]);
 }
 
 fn build() -> PathBuf {
