@@ -33,7 +33,8 @@ impl Manager {
     fn start(ip: &str) -> Manager {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("cpd.toml");
-        let text = "[auth]\nmemory_kib = 8\niterations = 1\n[limits]\nfailures_per_address = 3\n";
+        let text = "[auth]\nmemory_kib = 8\niterations = 1\n[limits]\nfailures_per_address = 3\n\
+                    queue_messages = 1000000\nqueue_messages_per_sender = 1000000\nmessage_age = \"365d\"\n";
         std::fs::write(&config, text).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/succession/manager.py");
         let mut command = Command::new("python3");
@@ -65,12 +66,16 @@ impl Manager {
         assert!(child.wait().unwrap().success());
     }
 
+    /// What cpctl tells in JSON.
+    fn cpctl(&self, arguments: &[&str]) -> serde_json::Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cpctl"));
+        command.arg("--socket").arg(self.folder.path().join("control.sock")).args(arguments);
+        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
+    }
+
     /// When the only session began, and how many seconds old it is, as cpctl tells.
     fn only_session(&self) -> (jiff::Timestamp, i64) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cpctl"));
-        command.arg("--socket").arg(self.folder.path().join("control.sock")).args(["--json", "session", "list"]);
-        let output = command.output().unwrap();
-        let sessions: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let sessions = self.cpctl(&["--json", "session", "list"]);
         let since: jiff::Timestamp = sessions[0]["since"].as_str().unwrap().parse().unwrap();
         (since, jiff::Timestamp::now().as_second() - since.as_second())
     }
@@ -247,4 +252,54 @@ fn a_crash_closes_connections_and_keeps_messages() {
     client.says("RMSG\r\n250\r\n");
     client.hears("RMSGbob:kept");
     client.hears("255");
+}
+
+/// Messages that a client had sent and cpd not read are stored by the successor, before it has gone round once.
+#[test]
+fn what_a_successor_finds_unread_is_stamped_with_its_own_time() {
+    const PIPELINED: usize = 20_000;
+    let mut manager = Manager::start("127.91.8.7");
+    ["alice", "bob"].iter().for_each(|name| manager.add_user(name));
+    let mut sender = manager.logged_in("alice");
+    let mut writer = sender.stream.try_clone().unwrap();
+    let writing = std::thread::spawn(move || writer.write_all(&b"SMSGbob:when is it\r\n".repeat(PIPELINED)).unwrap());
+    sender.hears("240");
+    manager.order("restart");
+    manager.order("restart");
+    (1..PIPELINED).for_each(|_| sender.hears("240"));
+    writing.join().unwrap();
+    let queues = manager.cpctl(&["--json", "queue", "list"]);
+    assert_eq!(queues[0]["messages"], PIPELINED, "none has expired");
+    let oldest: jiff::Timestamp = queues[0]["oldest"].as_str().unwrap().parse().unwrap();
+    assert!(jiff::Timestamp::now().as_second() - oldest.as_second() < 3600, "{oldest}");
+}
+
+/// As a crash in the middle of a stop leaves it: nobody is given the session of somebody else.
+#[test]
+fn what_is_left_twice_or_by_halves_is_closed_and_never_mixed() {
+    for (number, order) in ["leftover", "half", "swapped"].into_iter().enumerate() {
+        let mut manager = Manager::start(&format!("127.91.8.{}", 10 + number));
+        manager.add_user("bob");
+        let mut bob = manager.logged_in("bob");
+        bob.says("SMSGbob:for bob alone\r\n");
+        bob.hears("240");
+        manager.order("restart");
+        bob.says("TERM\r\n");
+        let mut rest = String::new();
+        bob.reader.read_to_string(&mut rest).unwrap();
+        let mut stranger = manager.client();
+        stranger.says("NOOP\r\n");
+        stranger.hears("500");
+        manager.order(order);
+        let mut said = Vec::new();
+        let _ = stranger.stream.write_all(b"RMSG\r\n");
+        let _ = stranger.reader.read_to_end(&mut said);
+        assert_eq!(said.escape_ascii().to_string(), "", "{order}: the connection is closed");
+        // And the next restart finds nothing of it.
+        let mut bob = manager.logged_in("bob");
+        manager.order("restart");
+        bob.says("RMSG\r\n250\r\n");
+        bob.hears("RMSGbob:for bob alone");
+        bob.hears("255");
+    }
 }

@@ -35,7 +35,7 @@ fn record(input: &[u8]) -> Vec<u8> {
     let id = engine.open(from(), Dialect::Cp, 0).expect("room");
     engine.receive(id, input, 0);
     engine.pause();
-    engine.freeze(id, 5).expect("nothing is under way")
+    engine.freeze(id, 0).expect("nothing is under way")
 }
 
 #[test]
@@ -145,17 +145,17 @@ fn a_download_is_taken_up_before_an_rmsg_that_was_not_read_yet() {
     old.pause();
     settle(&mut old, &mut store);
 
-    let mut new = Engine::new(Settings::default(), 4, 0);
+    let mut new = Engine::new(Settings::default(), 4, 20);
     store.load(&mut new);
     let order = old.succession();
     let records = order.iter().map(|id| old.freeze(*id, 20).expect("nothing is under way"));
-    let taken: Vec<_> = records.map(|record| new.thaw(&record, from(), 0)).collect();
+    let taken: Vec<_> = records.map(|record| new.thaw(&record, from(), 20)).collect();
     assert!(taken.iter().all(Option::is_some), "{taken:?} of {order:?}");
-    new.succeeded(0);
+    new.succeeded(20);
     let taken_up = |id| taken[order.iter().position(|old| *old == id).expect("it was there")].expect("it is there");
     assert!(new.output(taken_up(first)).ends_with(b"256 no new messages\r\n"));
     let (second, before) = (taken_up(second), new.output(taken_up(second)).len());
-    new.receive(second, b"250\r\n", 0);
+    new.receive(second, b"250\r\n", 20);
     settle(&mut new, &mut store);
     assert_eq!(new.output(second)[before..], *b"RMSGbob:hello\r\n", "it goes on where it was");
 }

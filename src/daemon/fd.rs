@@ -43,11 +43,11 @@ pub fn take_inherited() -> io::Result<Vec<Inherited>> {
     Ok(numbered.into_iter().map(adopt).collect())
 }
 
-/// Takes the next message out of `queue` with the descriptors that lie in it, at most `max`; `None`: no message is left.
-/// Errors: the kernel's.
-pub fn receive(queue: BorrowedFd<'_>, max: usize) -> io::Result<Option<Vec<OwnedFd>>> {
-    let mut byte = [0; 1];
-    let mut into = [IoSliceMut::new(&mut byte)];
+/// Takes the next message out of `queue`, its bytes into `text` (the rest of which becomes 0), with the descriptors that
+/// lie in it, at most `max`; `None`: no message is left. Errors: the kernel's.
+pub fn receive(queue: BorrowedFd<'_>, text: &mut [u8], max: usize) -> io::Result<Option<Vec<OwnedFd>>> {
+    text.fill(0);
+    let mut into = [IoSliceMut::new(text)];
     let mut space = vec![0; nix::sys::socket::cmsg_space::<RawFd>() + max * size_of::<RawFd>()];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let message = match recvmsg::<()>(queue.as_raw_fd(), &mut into, Some(&mut space), flags) {

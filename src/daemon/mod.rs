@@ -43,6 +43,7 @@ use self::reactor::{CLOCK_ORIGIN, Parts, Reactor};
 use self::succession::Heritage;
 use crate::auth::Costs;
 use crate::engine::Engine;
+use crate::engine::settings::Settings;
 use crate::store::{OpenError, OpenErrorKind, Store, StoreEvent};
 
 /// Descriptors kept for all that is not a session: the store, the log, control connections, those being drained.
@@ -108,12 +109,13 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(|e| system("cannot take signals", e))?;
     // A core file would hold passwords. Where this is refused, the limit was 0 already.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-    let connections_max = raise_file_limit(&config, logger);
+    let connections_max = raise_file_limit();
+    let settings = within_file_limit(config.settings, connections_max, logger);
     let mut store = Store::open(&config.store_path).map_err(store_error)?;
     for warning in store.warnings() {
         logger.warn(Line::new("store").field("warning", warning));
     }
-    let engine = load(&mut store, &config, connections_max)?;
+    let engine = load(&mut store, settings)?;
     let hashes = store.hashes().map_err(store_error)?;
     let costs = Costs::new(config.auth.params(), hashes.iter().map(String::as_str));
     let (inherited, heritage) = succession::find(inherited);
@@ -140,7 +142,7 @@ pub struct Served {
     pub signals: Signals,
     pub connections_max: u32,
     /// What a predecessor left.
-    pub heritage: Option<Heritage>,
+    pub heritage: std::io::Result<Option<Heritage>>,
 }
 
 /// Runs the event loop over what was opened, until a signal ends it. Errors: as cpd(8) lists them.
@@ -173,7 +175,7 @@ pub fn serve(
     let (sockets, _files): (Vec<_>, Vec<_>) = control.into_iter().map(|c| (c.socket, c.file)).unzip();
     let hub = Hub::new(sockets, poll.registry(), Reactor::OPERATOR_TOKENS)
         .map_err(|e| Fatal::new(ExitCode::System, format!("cannot watch the control socket: {e}")))?;
-    let operators = Operators::new(hub, logger.clone(), wall_clock());
+    let operators = Operators::new(hub, logger.clone(), CLOCK_ORIGIN);
     let parts = Parts {
         poll,
         engine,
@@ -191,8 +193,10 @@ pub fn serve(
         connections_max,
     };
     let mut reactor = Reactor::new(parts, Instant::now())?;
-    if let Some(heritage) = heritage {
-        reactor.take_up(heritage);
+    match heritage {
+        Ok(None) => {}
+        Ok(Some(heritage)) => reactor.take_up(heritage),
+        Err(cause) => logger.error(Line::new("connections of the predecessor closed").field("cause", cause)),
     }
     reactor.notifier().send(Notice::Ready);
     reactor.run()
@@ -203,8 +207,8 @@ fn wall_clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
 }
 
-/// Allows as many descriptors as the system does, and says how many sessions that makes.
-fn raise_file_limit(config: &Config, logger: &Logger) -> u32 {
+/// Allows as many descriptors as the system does: the number of sessions that this makes.
+fn raise_file_limit() -> u32 {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard {
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
@@ -213,18 +217,22 @@ fn raise_file_limit(config: &Config, logger: &Logger) -> u32 {
     });
     let files = limit.unwrap_or(1024);
     let possible = files.saturating_sub(RESERVED_DESCRIPTORS).max(files / 2);
-    let possible = u32::try_from(possible).unwrap_or(u32::MAX);
-    if possible < config.settings.limits.connections {
-        let line = Line::new("limits.connections lowered").field("to", possible);
-        logger.warn(line.field("configured", config.settings.limits.connections).field("file_limit", files));
+    u32::try_from(possible).unwrap_or(u32::MAX)
+}
+
+/// The settings with as many connections as the limit of descriptors allows; if that is fewer, it is said.
+fn within_file_limit(mut settings: Settings, connections_max: u32, logger: &Logger) -> Settings {
+    let configured = settings.limits.connections;
+    if connections_max < configured {
+        let line = Line::new("limits.connections lowered").field("to", connections_max);
+        logger.warn(line.field("configured", configured).field("cause", "the limit of open files"));
+        settings.limits.connections = connections_max;
     }
-    possible
+    settings
 }
 
 /// The engine with everything that the store holds.
-fn load(store: &mut Store, config: &Config, connections_max: u32) -> Result<Engine, Fatal> {
-    let mut settings = config.settings;
-    settings.limits.connections = settings.limits.connections.min(connections_max);
+fn load(store: &mut Store, settings: Settings) -> Result<Engine, Fatal> {
     let mut engine = Engine::new(settings, 0, CLOCK_ORIGIN);
     let engine_cell = std::cell::RefCell::new(&mut engine);
     let loaded = store

@@ -19,6 +19,8 @@ use crate::proto::types::{Millis, Username};
 
 /// Requests that the daemon makes itself have ids from here on.
 const OWN_REQUESTS: u64 = 1 << 63;
+/// Requests taken up in one round; a listing may cost a look at every session.
+const REQUESTS_PER_TURN: usize = 8;
 
 /// The operators' side of the event loop.
 pub struct Operators {
@@ -29,21 +31,21 @@ pub struct Operators {
     own_requests: u64,
     now: Millis,
     wall: u64,
-    started_wall: u64,
+    started: Millis,
 }
 
 impl Operators {
-    /// `wall`: seconds since 1970.
-    pub fn new(hub: Hub, logger: Logger, wall: u64) -> Operators {
+    /// `started`: the time of the start, from which uptime counts, whatever becomes of the wall clock.
+    pub fn new(hub: Hub, logger: Logger, started: Millis) -> Operators {
         Operators {
             hub,
             logger,
             asked: HashMap::new(),
             hashing: HashMap::new(),
             own_requests: OWN_REQUESTS,
-            now: 0,
-            wall,
-            started_wall: wall,
+            now: started,
+            wall: 0,
+            started,
         }
     }
 
@@ -60,16 +62,17 @@ impl Operators {
         self.hub.ready(event, registry, self.now);
     }
 
-    /// Takes up requests and hands out answers.
+    /// Takes up requests, a bounded number, and hands out answers. An answer lets the next request of its connection be
+    /// read, so what asks without a pause has a turn in each round, as clients have.
     pub fn turn(&mut self, engine: &mut Engine, pool: &AuthPool, clients: &Clients, registry: &Registry) {
         self.hub.expire(registry, self.now);
-        loop {
-            while let Some(incoming) = self.hub.next_request() {
-                self.take(incoming, engine, pool);
-            }
-            let Some((id, result)) = engine.next_result() else {
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(incoming) = self.hub.next_request() else {
                 break;
             };
+            self.take(incoming, engine, pool);
+        }
+        while let Some((id, result)) = engine.next_result() {
             self.answer(id, result, clients);
         }
         while let Some(event) = self.hub.next_event() {
@@ -142,7 +145,7 @@ impl Operators {
             |session: SessionId| clients.peer_of(session).map(|(peer, dialect)| (peer.to_string(), dialect.name()));
         let context = Context {
             version: env!("CARGO_PKG_VERSION"),
-            uptime_seconds: self.wall.saturating_sub(self.started_wall),
+            uptime_seconds: self.now.saturating_sub(self.started) / 1000,
             wall_seconds: self.wall,
             peer_of: &peer_of,
         };

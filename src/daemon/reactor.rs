@@ -5,7 +5,7 @@ mod handover;
 
 use std::io::{self, ErrorKind};
 use std::sync::mpsc::sync_channel;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
@@ -23,6 +23,7 @@ use super::notify::{Notice, Notifier};
 use super::operators::Operators;
 use super::port::StorePort;
 use super::reload::Reload;
+use super::wall_clock;
 use crate::engine::port::FromStore;
 use crate::engine::{Engine, Verification};
 use crate::proto::session::NEVER;
@@ -174,6 +175,15 @@ impl Reactor {
         CLOCK_ORIGIN + Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX - CLOCK_ORIGIN)
     }
 
+    /// Reads both clocks and tells everybody, before anything is done at that time: messages are stamped with it.
+    fn read_clocks(&mut self) -> Millis {
+        let now = self.now();
+        let wall = wall_clock();
+        self.parts.engine.set_wall_clock(wall);
+        self.parts.operators.set_clock(now, wall);
+        now
+    }
+
     fn timeout(&self) -> Option<Duration> {
         let accepts = self.listeners.iter().any(|l| l.ready) && self.stop_at == NEVER;
         if (self.clients.has_turns() && !self.handing_over) || (accepts && self.accept_paused_until == 0) {
@@ -194,10 +204,7 @@ impl Reactor {
 
     /// One round: everything that is ready gets its turn. `true`: the daemon has stopped.
     fn round(&mut self, events: &Events) -> Result<bool, Fatal> {
-        let now = self.now();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-        self.parts.engine.set_wall_clock(wall);
-        self.parts.operators.set_clock(now, wall);
+        let now = self.read_clocks();
         for event in events {
             match event.token() {
                 WAKER => {}
@@ -397,8 +404,8 @@ impl Reactor {
                 for key in kept {
                     self.parts.logger.warn(Line::new("configuration").field("needs_restart", key));
                 }
-                let mut settings = config.settings;
-                settings.limits.connections = settings.limits.connections.min(self.parts.connections_max);
+                let settings =
+                    super::within_file_limit(config.settings, self.parts.connections_max, &self.parts.logger);
                 self.parts.engine.configure(settings);
                 self.parts.pool.set_params(config.auth.params());
                 self.parts.logger.set_level(config.log_level);

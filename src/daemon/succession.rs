@@ -23,7 +23,10 @@ use crate::proto::codec::{Reader, Writer};
 /// Names in the descriptor store.
 const CLIENTS: &str = "cpd-clients";
 const RECORDS: &str = "cpd-records";
-/// Begins the memory file; with another number behind it, it is another version's.
+/// Of the random number that stands in each message of the queue and at the head of the memory file: what does not
+/// belong together is never put together.
+pub const SEAL_BYTES: usize = 16;
+/// Begins the memory file, behind the seal; with another number behind it, it is another version's.
 const MAGIC: &[u8] = b"cpd succession 1\n";
 /// Descriptors that travel in one message; the kernel allows three more.
 pub const DESCRIPTORS_PER_MESSAGE: usize = 250;
@@ -50,30 +53,47 @@ pub struct Estate {
     pub unmatched: usize,
 }
 
-/// Takes what a predecessor left out of what was inherited.
-pub fn find(inherited: Vec<Inherited>) -> (Vec<Inherited>, Option<Heritage>) {
-    let (mut clients, mut records) = (None, None);
-    let mut rest = Vec::new();
-    for one in inherited {
-        match one.name.as_str() {
-            CLIENTS => clients = Some(one.fd),
-            RECORDS => records = Some(one.fd),
-            _ => rest.push(one),
-        }
+/// The memory file, read.
+struct Records {
+    seal: [u8; SEAL_BYTES],
+    failures: Vec<u8>,
+    sessions: Vec<Vec<u8>>,
+}
+
+/// Takes what a predecessor left out of what was inherited, one of each name. The manager keeps every descriptor that it
+/// was given under a name, so that what a crash in the middle of a stop left behind stands beside what came later.
+///
+/// # Errors
+/// Whatever was left is incomplete, or there is more of it than one process leaves: it is closed and forgotten.
+pub fn find(inherited: Vec<Inherited>) -> (Vec<Inherited>, io::Result<Option<Heritage>>) {
+    let (left, rest): (Vec<_>, Vec<_>) =
+        inherited.into_iter().partition(|one| matches!(one.name.as_str(), CLIENTS | RECORDS));
+    if left.is_empty() {
+        return (rest, Ok(None));
     }
-    (rest, clients.zip(records).map(|(clients, records)| Heritage { clients, records }))
+    let (mut clients, mut records): (Vec<_>, Vec<_>) = left.into_iter().partition(|one| one.name == CLIENTS);
+    let heritage = match (clients.pop(), records.pop()) {
+        (Some(clients_of_one), Some(records_of_one)) if clients.is_empty() && records.is_empty() => {
+            Ok(Some(Heritage { clients: clients_of_one.fd, records: records_of_one.fd }))
+        }
+        _ => {
+            forget();
+            Err(io::Error::new(io::ErrorKind::InvalidData, "they were left by halves, or more than once"))
+        }
+    };
+    (rest, heritage)
 }
 
 /// Reads it, and lets the manager forget it.
 ///
 /// # Errors
-/// The records cannot be read, or are another version's; all connections are closed with the error.
+/// The records cannot be read, are another version's, or belong to other connections; all are closed with the error.
 pub fn read(heritage: Heritage) -> io::Result<Estate> {
-    let streams = receive(&heritage.clients);
     let records = read_records(heritage.records);
+    let streams = records.as_ref().ok().map(|records| receive(&heritage.clients, records.seal));
     forget();
-    let (failures, records) = records?;
-    let streams = streams?;
+    let Records { failures, sessions: records, .. } = records?;
+    let streams = streams.unwrap_or_else(|| Ok(Vec::new()))?;
     let unmatched = streams.len().abs_diff(records.len());
     Ok(Estate { failures, sessions: streams.into_iter().zip(records).collect(), unmatched })
 }
@@ -85,11 +105,13 @@ pub fn read(heritage: Heritage) -> io::Result<Estate> {
 pub fn leave(failures: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<usize> {
     let (here, there) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+    let mut seal = [0; SEAL_BYTES];
+    getrandom::fill(&mut seal).map_err(|error| io::Error::other(error.to_string()))?;
     let mut went = 0;
     for group in sessions.chunks(DESCRIPTORS_PER_MESSAGE) {
         let fds: Vec<RawFd> = group.iter().map(|(stream, _)| stream.as_raw_fd()).collect();
         let message = [ControlMessage::ScmRights(&fds)];
-        match sendmsg::<()>(here.as_raw_fd(), &[IoSlice::new(b"c")], &message, MsgFlags::empty(), None) {
+        match sendmsg::<()>(here.as_raw_fd(), &[IoSlice::new(&seal)], &message, MsgFlags::empty(), None) {
             Ok(_) => went += group.len(),
             // The queue is full, or the user may have no more descriptors under way: the rest is closed.
             Err(Errno::EAGAIN | Errno::ETOOMANYREFS | Errno::ENOBUFS) => break,
@@ -97,7 +119,10 @@ pub fn leave(failures: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<u
         }
     }
     let mut memory = File::from(memfd_create(c"cpd-records", MFdFlags::MFD_CLOEXEC)?);
+    memory.write_all(&seal)?;
     memory.write_all(&write_records(failures, sessions.iter().take(went).map(|(_, record)| record.as_slice())))?;
+    // Two of one name would be one too many for the successor.
+    forget();
     store(RECORDS, memory.as_fd())?;
     store(CLIENTS, there.as_fd())?;
     barrier()?;
@@ -124,26 +149,32 @@ fn barrier() -> io::Result<()> {
 /// The manager's duplicates go: a connection that ends here is to end.
 fn forget() {
     for name in [CLIENTS, RECORDS] {
-        // What stays stored costs a place and is replaced at the next stop.
+        // What stays stored is found at the next start, and refused.
         let _ = notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
     }
 }
 
-fn receive(queue: &OwnedFd) -> io::Result<Vec<TcpStream>> {
+fn receive(queue: &OwnedFd, seal: [u8; SEAL_BYTES]) -> io::Result<Vec<TcpStream>> {
     let mut streams = Vec::new();
-    while let Some(fds) = fd::receive(queue.as_fd(), DESCRIPTORS_PER_MESSAGE)? {
+    let mut found = [0; SEAL_BYTES];
+    while let Some(fds) = fd::receive(queue.as_fd(), &mut found, DESCRIPTORS_PER_MESSAGE)? {
+        if found != seal {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "records and connections do not belong together"));
+        }
         streams.extend(fds.into_iter().map(TcpStream::from));
     }
     Ok(streams)
 }
 
-fn read_records(records: OwnedFd) -> io::Result<(Vec<u8>, Vec<Vec<u8>>)> {
+fn read_records(records: OwnedFd) -> io::Result<Records> {
     let mut file = File::from(records);
     file.rewind()?;
     let mut bytes = Vec::new();
     file.take(FILE_MAX_BYTES).read_to_end(&mut bytes)?;
     let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "they were left by another version");
-    parse_records(&bytes).ok_or_else(unreadable)
+    let (seal, rest) = bytes.split_first_chunk().ok_or_else(unreadable)?;
+    let (failures, sessions) = parse_records(rest).ok_or_else(unreadable)?;
+    Ok(Records { seal: *seal, failures, sessions })
 }
 
 /// What [`parse_records`] reads.

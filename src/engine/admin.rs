@@ -208,13 +208,12 @@ impl Engine {
             .filter(|slot| slot.id().serial > after)
             .filter_map(|slot| {
                 let session = slot.session()?;
-                let age = now.saturating_sub(slot.opened());
                 Some(SessionRow {
                     id: slot.id(),
                     user: session.state().user(),
                     state: session.state().name(),
-                    age,
-                    idle: session.idle_for(&self.settings().session, now).unwrap_or(age),
+                    age: now.saturating_sub(slot.opened()),
+                    idle: session.idle_for(now),
                 })
             })
             .collect();

@@ -2,6 +2,7 @@
 //! be deleted because a clock was wrong for a while.
 
 use super::{Millis, NEVER};
+use crate::proto::codec::{Reader, Writer};
 
 /// By how much the wall clock may be ahead of what the monotonic one makes it, in seconds, without being doubted.
 const LEAP_SECONDS: u64 = 3600;
@@ -35,6 +36,21 @@ impl Calendar {
         }
         (self.believed, self.ahead_since) = (Some((now, wall)), NEVER);
         wall
+    }
+
+    /// Writes what [`Calendar::thaw`] reads: a successor doubts on.
+    pub fn freeze(&self, now: Millis, out: &mut Writer) {
+        let expected = |(at, seconds): (Millis, u64)| seconds.saturating_add(now.saturating_sub(at) / 1000);
+        out.u64(self.believed.map_or(0, expected));
+        out.u64(if self.ahead_since == NEVER { NEVER } else { now.saturating_sub(self.ahead_since) });
+    }
+
+    /// The calendar that was written, or `None`.
+    pub fn thaw(from: &mut Reader<'_>, now: Millis) -> Option<Calendar> {
+        let (seconds, doubted) = (from.u64()?, from.u64()?);
+        let believed = (seconds > 0).then_some((now, seconds));
+        let ahead_since = if doubted == NEVER { NEVER } else { now.checked_sub(doubted)? };
+        (believed.is_some() || doubted == NEVER).then_some(Calendar { believed, ahead_since })
     }
 }
 
@@ -72,6 +88,23 @@ mod tests {
         calendar.read(START + TEN_YEARS, 1000);
         assert_eq!(calendar.read(START + 2, 2000), START + 2);
         assert_eq!(calendar.read(START + TEN_YEARS, DOUBT_MS + 1000), START + 2 + 86_399, "doubted anew");
+    }
+
+    #[test]
+    fn a_successor_doubts_what_its_predecessor_doubted_and_for_as_long() {
+        let mut calendar = Calendar::default();
+        calendar.read(START, 0);
+        calendar.read(START + TEN_YEARS, 60_000);
+        let mut record = Writer::default();
+        calendar.freeze(100_000, &mut record);
+        let record = record.finish();
+        let began = 7 * DOUBT_MS;
+        let mut successor = Calendar::thaw(&mut Reader::new(&record), began).expect("a record");
+        assert_eq!(successor.read(START + TEN_YEARS, began), START + 100);
+        let rest = DOUBT_MS - 40_000;
+        assert_eq!(successor.read(START + TEN_YEARS, began + rest - 1), START + 100 + rest / 1000 - 1);
+        assert_eq!(successor.read(START + TEN_YEARS, began + rest), START + TEN_YEARS);
+        assert!(Calendar::thaw(&mut Reader::new(&record), 0).is_none(), "older than its clock");
     }
 
     #[test]

@@ -88,11 +88,17 @@ impl Logins {
     /// The next login to verify; the second value tells that it is throttled. `None`: none waits, or it depends on
     /// those being verified whether they may be tried.
     pub fn next(&mut self, limits: &Limits, now: Millis) -> Option<(Verification, bool)> {
-        for _ in 0..self.waiting.len().min(LOOKED_AT_MAX) {
+        let mut looked_at = 0;
+        for _ in 0..self.waiting.len() {
+            if looked_at == LOOKED_AT_MAX {
+                break;
+            }
             let session = self.waiting.pop_front()?;
+            // Those who left meanwhile do not count: however many, behind them may be one who could be verified.
             let Some(login) = self.open.get_mut(&session) else {
                 continue;
             };
+            looked_at += 1;
             let known = matches!(&login.stage, Stage::Waiting(Some(record)) if record.known_address);
             match self.throttle.begin(login.name, login.from, known, limits, now) {
                 Verdict::Allowed(attempt) => return Some((login.verification(session, Some(attempt))?, false)),

@@ -354,10 +354,6 @@ impl Engine {
         self.core.queues.totals().0
     }
 
-    fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().filter(|slot| slot.session.is_some())
     }

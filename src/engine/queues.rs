@@ -28,6 +28,8 @@ struct Entry {
     sender: NameId,
 }
 
+/// Entries that one look for expired messages goes over, and no further mailbox behind them.
+const LOOKED_AT_MAX: usize = 100_000;
 const LENGTH_BITS: u32 = 10;
 const _: () = assert!(crate::proto::limits::MESSAGE_MAX_BYTES < 1 << LENGTH_BITS);
 
@@ -336,14 +338,19 @@ impl Queues {
     }
 
     /// Up to `limit` messages queued before `cutoff` (seconds since 1970) that nobody is downloading. Looks at the
-    /// users from `from` on, and says where it stopped: `None` at the end.
+    /// users from `from` on, and says where it stopped: `None` at the end. Stamps need not ascend: a message that was
+    /// queued while the clock was wrong holds nothing up.
     pub fn expired(&self, cutoff: u64, from: usize, limit: usize) -> (Vec<(Username, MessageId)>, Option<usize>) {
-        let mut found = Vec::new();
+        let (mut found, mut looked_at) = (Vec::new(), 0);
         for (place, user) in self.users.iter().enumerate().skip(from) {
             let Some(mailbox) = user.mailbox.as_ref().filter(|m| m.lease.is_none()) else {
                 continue;
             };
-            let old = mailbox.entries.range(..mailbox.committed).take_while(|e| u64::from(e.at) < cutoff);
+            if looked_at >= LOOKED_AT_MAX {
+                return (found, Some(place));
+            }
+            looked_at += mailbox.committed;
+            let old = mailbox.entries.range(..mailbox.committed).filter(|e| u64::from(e.at) < cutoff);
             for entry in old {
                 if found.len() >= limit {
                     return (found, Some(place));

@@ -3,17 +3,19 @@
 
 use std::collections::HashSet;
 
-use super::Engine;
 use super::port::{AddressKey, SessionId};
 use super::slot::Slot;
+use super::{Engine, age};
 use crate::proto::codec::{Reader, Writer};
 use crate::proto::dfa::Dialect;
 use crate::proto::download::MessageId;
 use crate::proto::session::Session;
 use crate::proto::types::Millis;
 
-/// Of the records' form. One of another version is not read.
-pub const VERSION: u16 = 1;
+/// Of the sessions' records' form. One of another version is not read.
+pub const VERSION: u16 = 2;
+/// Of the form of what is not any connection's.
+const COMMON_VERSION: u16 = 2;
 
 impl Engine {
     /// Every open session, in the order in which their records are to be taken up: those that wait for messages first,
@@ -94,10 +96,11 @@ impl Engine {
         self.settle(now);
     }
 
-    /// What is not any connection's: the failed logins of the last minute.
+    /// What is not any connection's: which time is believed, and the failed logins of the last minute.
     pub fn freeze_failures(&self, now: Millis) -> Vec<u8> {
         let mut record = Writer::default();
-        record.u16(VERSION);
+        record.u16(COMMON_VERSION);
+        self.calendar.freeze(now, &mut record);
         self.core.logins.freeze_failures(now, &mut record);
         record.finish()
     }
@@ -105,9 +108,12 @@ impl Engine {
     /// Takes it up. `None`: it is of another version or unsound, and nothing is taken up.
     pub fn thaw_failures(&mut self, record: &[u8], now: Millis) -> Option<()> {
         let mut reader = Reader::new(record);
-        if reader.u16()? != VERSION {
+        if reader.u16()? != COMMON_VERSION {
             return None;
         }
-        self.core.logins.thaw_failures(&mut reader, now)
+        let calendar = age::Calendar::thaw(&mut reader, now)?;
+        self.core.logins.thaw_failures(&mut reader, now)?;
+        self.calendar = calendar;
+        Some(())
     }
 }

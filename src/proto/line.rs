@@ -40,6 +40,8 @@ pub struct Decoder {
     swallowed: u32,
     /// The CR at the line's end was CR NUL: a byte of the line, and not the half of a terminator.
     data_cr: bool,
+    /// Bytes of a line came since [`Decoder::takes_note`] was asked; NVT commands are none.
+    touched: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +122,11 @@ impl Decoder {
         verb
     }
 
+    /// Whether bytes of a line came since it was last asked.
+    pub fn takes_note(&mut self) -> bool {
+        std::mem::take(&mut self.touched)
+    }
+
     /// Silence ends the unfinished line (the classic dialect).
     pub fn end_by_silence(&mut self) {
         if self.unfinished() {
@@ -187,6 +194,7 @@ impl Decoder {
 
     fn push(&mut self, bytes: &[u8]) {
         self.data_cr = false;
+        self.touched = true;
         let more = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         match &mut self.mode {
             Mode::Overlong { total, .. } | Mode::Skip { total } => *total = total.saturating_add(more),
@@ -207,6 +215,7 @@ impl Decoder {
     /// The line's CR was followed by NUL.
     fn keep_cr(&mut self) {
         self.data_cr = true;
+        self.touched = true;
         if self.held.len() > PDU_MAX_BYTES {
             let (verb, total) = (verb_of(&self.held), u32::try_from(self.held.len()).unwrap_or(u32::MAX));
             self.forget();

@@ -49,6 +49,8 @@ pub struct Session {
     state_deadline: Millis,
     idle_deadline: Millis,
     write_deadline: Millis,
+    /// When the last complete PDU was taken, or the connection made.
+    last_pdu: Millis,
     /// SMSGs behind the one of Sending Message that the store has already.
     ahead: u16,
     /// Outcomes to come of SMSGs that were answered 500 because one before them failed.
@@ -78,6 +80,7 @@ impl Session {
             state_deadline: now.saturating_add(settings.timeouts.login),
             idle_deadline: NEVER,
             write_deadline: NEVER,
+            last_pdu: now,
             ahead: 0,
             void: 0,
             undeleted: 0,
@@ -103,10 +106,9 @@ impl Session {
         }
     }
 
-    /// Milliseconds since the last complete PDU of a client that is logged in; `None` where idle time does not count.
-    pub fn idle_for(&self, settings: &SessionSettings, now: Millis) -> Option<Millis> {
-        let began = self.idle_deadline.checked_sub(settings.timeouts.idle).filter(|_| self.idle_deadline != NEVER)?;
-        Some(now.saturating_sub(began))
+    /// Milliseconds since the last complete PDU, or since the connection was made.
+    pub fn idle_for(&self, now: Millis) -> Millis {
+        now.saturating_sub(self.last_pdu)
     }
 
     /// Whether bytes should be read from the peer: none that came before are waiting.
@@ -118,9 +120,6 @@ impl Session {
     pub fn receive<S: Services>(&mut self, bytes: &[u8], cx: &mut Context<'_, S>) {
         if self.closing != Closing::Open {
             return;
-        }
-        if self.dialect == Dialect::Classic {
-            self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
         }
         if self.input.is_empty() {
             let mut rest = bytes;

@@ -1,8 +1,11 @@
 """A service manager as far as a succession needs one: it holds a listening socket and a descriptor store, starts cpd with
-both, and starts it again when it has ended.
+both, and starts it again when it has ended. As systemd's, the store keeps every descriptor that it is sent under a name,
+the newest first, until that name is removed.
 
 usage: manager.py CPD DATA CONFIG ADDRESS PORT. Each line on standard input is one order: `restart` (TERM, then a new
-cpd) or `kill` (KILL, then a new one). Each is answered by one line when the new cpd is ready; the end of input ends all.
+cpd), `kill` (KILL, then a new one), or, behind a `restart` that kept its records, `leftover` (the successor finds those
+beside the new ones), `half` (no connections beside the records) or `swapped` (those in the place of the new ones). Each is
+answered by one line when the new cpd is ready; the end of input ends all.
 """
 
 import array
@@ -19,15 +22,17 @@ notify_path = os.path.join(data, "notify.sock")
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.bind(notify_path)
 notify.settimeout(30)
-stored = {}
+stored = []
 polled = set()
+RECORDS = "cpd-records"
+kept = None
 
 
 def start():
     child = os.fork()
     if child:
         return child
-    fds = [("cp", listener.fileno())] + [(name, fd) for name, fd in stored.items()]
+    fds = [("cp", listener.fileno())] + stored
     # Out of the way first: a target number may be somebody's source.
     high = [(name, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200)) for name, fd in fds]
     for number, (name, fd) in enumerate(high):
@@ -52,14 +57,14 @@ def take(fields, fds):
     """Does what the message asks for; True when it says that cpd is ready."""
     if fields.get("FDSTORE") == "1":
         for fd in fds:
-            stored[fields["FDNAME"]] = fd
+            stored.insert(0, (fields["FDNAME"], fd))
             if fields.get("FDPOLL") != "0":
-                polled.add(fields["FDNAME"])
+                polled.add(fd)
         return False
     if fields.get("FDSTOREREMOVE") == "1":
-        gone = stored.pop(fields["FDNAME"], None)
-        if gone is not None:
-            os.close(gone)
+        for entry in [entry for entry in stored if entry[0] == fields["FDNAME"]]:
+            stored.remove(entry)
+            os.close(entry[1])
     for fd in fds:
         os.close(fd)
     return fields.get("READY") == "1"
@@ -67,11 +72,26 @@ def take(fields, fds):
 
 def drop_hung_up():
     """As systemd does: a stored descriptor that hangs up leaves by itself, unless FDPOLL=0 came with it."""
-    for name in list(polled & stored.keys()):
+    for entry in [entry for entry in stored if entry[1] in polled]:
         poll = select.poll()
-        poll.register(stored[name], 0)
+        poll.register(entry[1], 0)
         if poll.poll(0):
-            os.close(stored.pop(name))
+            stored.remove(entry)
+            polled.discard(entry[1])
+            os.close(entry[1])
+
+
+def spoil(order):
+    """Does to the store what a manager never does, or only behind a crash."""
+    global kept
+    records = [fd for name, fd in stored if name == RECORDS]
+    if order == "restart" and records:
+        kept = os.dup(records[0])
+    if order in ("half", "swapped"):
+        unwanted = "cpd-clients" if order == "half" else RECORDS
+        stored[:] = [entry for entry in stored if entry[0] != unwanted]
+    if order in ("leftover", "swapped"):
+        stored.append((RECORDS, kept))
 
 
 def until_ready():
@@ -100,6 +120,7 @@ try:
         os.kill(child, signal.SIGKILL if order.strip() == "kill" else signal.SIGTERM)
         until_ended(child)
         drop_hung_up()
+        spoil(order.strip())
         child = start()
         until_ready()
         print("ready", len(stored), flush=True)

@@ -15,6 +15,8 @@ use super::{path_of, wrong_kind};
 use crate::daemon::exit::{ExitCode, Fatal};
 use crate::daemon::logging::{Level, Line};
 
+/// Where an administrator allows what the sandbox forbids.
+const DROP_IN: &str = "/etc/systemd/system/cpd.service.d/control.conf";
 /// Administrators that the kernel keeps until they are accepted.
 const BACKLOG: u16 = 128;
 
@@ -158,7 +160,21 @@ fn refused(path: &Path, error: Errno) -> Fatal {
         Errno::EACCES | Errno::EPERM | Errno::EROFS => ExitCode::NotPermitted,
         _ => ExitCode::CannotCreate,
     };
-    Fatal::new(code, format!("control socket {}: {}", path.display(), error.desc()))
+    let hint = match error {
+        // EROFS is what ProtectSystem=strict makes of every other folder.
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => drop_in_hint(path),
+        _ => String::new(),
+    };
+    Fatal::new(code, format!("control socket {}: {}{hint}", path.display(), error.desc()))
+}
+
+fn drop_in_hint(path: &Path) -> String {
+    let folder = path.parent().unwrap_or(path).display();
+    format!(
+        "; if the sandbox of cpd.service forbids it, allow it in {DROP_IN} with [Service] ReadWritePaths={folder}, \
+         or let cpd-control.socket make it with ListenStream={}",
+        path.display()
+    )
 }
 
 fn cannot(path: &Path, cause: &str) -> Fatal {
@@ -271,5 +287,17 @@ mod tests {
         let fatal = make(Path::new("/nonexistent/control.sock"), "").unwrap_err();
         assert_eq!(fatal.code, ExitCode::CannotCreate);
         assert!(fatal.message.contains("/nonexistent/control.sock"));
+    }
+
+    #[test]
+    fn what_a_sandbox_forbids_comes_with_the_way_out() {
+        let path = Path::new("/run/cpd/control.sock");
+        for error in [Errno::EROFS, Errno::EACCES, Errno::EPERM] {
+            let fatal = refused(path, error);
+            assert_eq!(fatal.code, ExitCode::NotPermitted);
+            let says = |text: &str| assert!(fatal.message.contains(text), "{text}: {fatal}");
+            [DROP_IN, "ReadWritePaths=/run/cpd", "ListenStream=/run/cpd/control.sock"].into_iter().for_each(says);
+        }
+        assert!(!refused(path, Errno::EADDRINUSE).message.contains(DROP_IN));
     }
 }

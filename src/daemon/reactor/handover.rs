@@ -19,7 +19,7 @@ enum Fate {
 impl Reactor {
     /// Takes up what a predecessor left: its connections go on where they were.
     pub fn take_up(&mut self, heritage: Heritage) {
-        let now = self.now();
+        let now = self.read_clocks();
         let estate = match succession::read(heritage) {
             Ok(estate) => estate,
             Err(cause) => {

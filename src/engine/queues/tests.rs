@@ -270,7 +270,7 @@ impl Pair {
     fn question(&self, step: &Step) {
         match *step {
             Step::Expired { cutoff, limit } => {
-                let old = |user: usize| self.model.committed(user).take_while(move |m| m.at < cutoff).map(|m| m.id);
+                let old = |user: usize| self.model.committed(user).filter(move |m| m.at < cutoff).map(|m| m.id);
                 let idle = (0..NAMES.len()).filter(|user| self.model.leases[*user].is_none());
                 let mut expected: Vec<(String, u64)> =
                     idle.flat_map(|user| old(user).map(move |id| (NAMES[user].to_owned(), id))).collect();
@@ -391,4 +391,32 @@ fn a_page_holds_so_many_bytes_and_so_many_messages() {
     assert!(queues.lease(other, session(1)));
     assert_eq!(queues.next_page(other, session(1), &mut ids), Some(true));
     assert_eq!(ids.len(), PAGE_MAX_BYTES / 1009);
+}
+
+#[test]
+fn a_stamp_of_a_wrong_clock_holds_no_older_message_back() {
+    let mut queues = Queues::default();
+    let user = name(0);
+    queues.add_user(user);
+    for (id, at) in [(1, 900), (2, 5), (3, 7), (4, 2000), (5, 8)] {
+        queues.load(MessageId(id), user, user, at, 10);
+    }
+    let (found, next) = queues.expired(100, 0, 10);
+    assert_eq!((found, next), (vec![(user, MessageId(2)), (user, MessageId(3)), (user, MessageId(5))], None));
+}
+
+#[test]
+fn a_look_for_old_messages_ends_behind_a_bounded_number() {
+    let mut queues = Queues::default();
+    let mut id = 0;
+    for user in 0..3 {
+        queues.add_user(name(user));
+        for _ in 0..LOOKED_AT_MAX {
+            id += 1;
+            queues.load(MessageId(id), name(user), name(user), 1000, 1);
+        }
+    }
+    assert_eq!(queues.expired(100, 0, 10), (Vec::new(), Some(1)));
+    assert_eq!(queues.expired(100, 1, 10), (Vec::new(), Some(2)));
+    assert_eq!(queues.expired(100, 2, 10), (Vec::new(), None));
 }

@@ -64,6 +64,6 @@ impl Decoder {
             Mode::WholeOverlong { .. } => total == 0,
             Mode::Collect | Mode::Whole => verb == [0; VERB_BYTES] && total == 0,
         };
-        (sound && sparing).then_some(Decoder { telnet, mode, held, swallowed, data_cr })
+        (sound && sparing).then_some(Decoder { telnet, mode, held, swallowed, data_cr, touched: false })
     }
 }

@@ -91,9 +91,10 @@ impl Session {
             } else if self.pdu_deadline == NEVER {
                 self.pdu_deadline = cx.now.saturating_add(cx.settings.timeouts.pdu);
             }
+            let heard = self.decoder.takes_note();
             if !self.decoder.unfinished() {
                 self.quiet_deadline = NEVER;
-            } else if self.quiet_deadline == NEVER && self.dialect == Dialect::Classic {
+            } else if self.dialect == Dialect::Classic && (heard || self.quiet_deadline == NEVER) {
                 self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
             }
         }

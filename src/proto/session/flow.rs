@@ -66,6 +66,7 @@ impl Session {
     fn taken<S: Services>(&mut self, token: Token, input: &mut &[u8], cx: &mut Context<'_, S>) {
         self.decoder.take(token, input);
         self.pdu_deadline = NEVER;
+        self.last_pdu = cx.now;
         if self.idle_deadline != NEVER {
             self.idle_deadline = cx.now.saturating_add(cx.settings.timeouts.idle);
         }

@@ -85,6 +85,7 @@ impl Session {
         out.u8(self.failures);
         out.bool(self.ended);
         out.bool(matches!(self.closing, Closing::Flush));
+        out.u64(self.idle_for(now));
         Some(())
     }
 
@@ -136,6 +137,7 @@ impl Session {
             ended: from.bool()?,
             dialect,
             closing: if from.bool()? { Closing::Flush } else { Closing::Open },
+            last_pdu: now.checked_sub(from.u64()?)?,
         })
     }
 
