@@ -45,9 +45,9 @@ fn an_operator_who_asks_without_a_pause_does_not_hold_clients_up() {
     assert!(meanwhile > 100, "a client was answered {meanwhile} times while an operator was {REQUESTS} times");
 }
 
-/// The time since its last complete PDU, whatever state it is in; a successor counts on.
+/// Whatever state the session is in; a successor counts on.
 #[test]
-fn idle_time_is_told_of_who_waits_as_well() {
+fn idle_time_counts_from_the_last_complete_pdu() {
     let mut engine = Engine::new(Settings::default(), 1, 0);
     let from = AddressKey::of([127, 0, 0, 1].into());
     let id = engine.open(from, Dialect::Cp, 1000).expect("room");
