@@ -212,9 +212,9 @@ fn a_copy_that_the_disk_does_not_give_back_is_an_answer() {
     let AdminAnswer::Backup { backup, bytes } = rig.answer(1) else { panic!("no copy") };
     // Its file has no name; it is cut behind the store's back.
     let held = format!("{} (deleted)", rig.folder.path().join("cpd.db-backup").display());
-    let descriptors = fs::read_dir("/proc/self/fd").expect("lists").map(|entry| entry.expect("an entry").path());
+    let mut descriptors = fs::read_dir("/proc/self/fd").expect("lists").map(|entry| entry.expect("an entry").path());
     let is_held = |path: &PathBuf| fs::read_link(path).is_ok_and(|file| file.to_string_lossy() == held);
-    let descriptor = descriptors.into_iter().find(is_held).expect("the copy is open");
+    let descriptor = descriptors.find(is_held).expect("the copy is open");
     fs::OpenOptions::new().write(true).open(descriptor).expect("opens").set_len(100).expect("cuts");
     let read = AdminOp::BackupRead { backup, offset: 0, length: bytes as u32 };
     let came = rig.go(Build::new(0).admin(1, read));
