@@ -227,3 +227,15 @@ pub struct Counters {
     pub store_batches: u64,
     pub store_failures: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_of_a_backup_is_what_it_was_made_of() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        assert_eq!(BackupChunk::new(&bytes).bytes(), Some(bytes));
+        assert_eq!(BackupChunk { data: "no base64!".to_owned() }.bytes(), None);
+    }
+}

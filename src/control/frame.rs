@@ -214,6 +214,14 @@ mod tests {
         assert_eq!(errors, 1);
     }
 
+    #[test]
+    fn nothing_that_is_held_is_shown() {
+        let mut framer = Framer::new();
+        framer.push(b"{\"password\":\"secret");
+        assert_eq!(framer.push(b""), 0);
+        assert_eq!(format!("{framer:?}"), "Framer(19 bytes held, discarding: false)");
+    }
+
     proptest! {
         #[test]
         fn however_it_is_cut_the_lines_are_the_same(

@@ -184,9 +184,8 @@ fn check_rows(
             name(what);
             Ok(())
         });
-        match note(seen, name)? {
-            ControlFlow::Continue(seen) => *count += seen,
-            ControlFlow::Break(()) => {}
+        if let ControlFlow::Continue(seen) = note(seen, name)? {
+            *count += seen;
         }
         if let ControlFlow::Continue(_) = note(row::reserved(connection), name)? {
             *count += 1;

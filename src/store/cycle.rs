@@ -316,22 +316,25 @@ pub fn transaction<T>(
     work: impl FnOnce(&mut Core, &mut Hot<'_>) -> rusqlite::Result<T>,
 ) -> Result<T, Trouble> {
     let simple = |sql: &str| connection.prepare_cached(sql)?.raw_execute();
-    let undo = |error| match connection.is_autocommit() || simple("ROLLBACK").is_ok() {
-        true => Trouble::Refused(error),
-        false => Trouble::Unknown(error),
+    let undo = |core: &mut Core, error| {
+        let rollback = |core: &mut Core| core.faults.at(Point::Rollback).and_then(|()| simple("ROLLBACK"));
+        match connection.is_autocommit() || rollback(core).is_ok() {
+            true => Trouble::Refused(error),
+            false => Trouble::Unknown(error),
+        }
     };
-    simple("BEGIN IMMEDIATE").map_err(undo)?;
+    simple("BEGIN IMMEDIATE").map_err(|error| undo(core, error))?;
     let worked = Hot::prepare(connection).and_then(|mut hot| {
         core.faults.at(Point::Writes)?;
         work(core, &mut hot)
     });
-    let found = worked.map_err(undo)?;
+    let found = worked.map_err(|error| undo(core, error))?;
     core.progress.step();
     let committed = core.faults.at(Point::Commit).and_then(|()| simple("COMMIT"));
     match committed.and_then(|_| core.faults.at(Point::Committed)) {
         Ok(()) => Ok(found),
         // The write of a frame found no room, and the frame that makes a commit is the last: this one is not there.
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Err(undo(error)),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Err(undo(core, error)),
         Err(error) => Err(Trouble::Unknown(error)),
     }
 }

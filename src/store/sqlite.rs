@@ -125,8 +125,12 @@ pub enum Point {
     Commit,
     /// After COMMIT has succeeded: all of it is stored, but the caller hears of a failure.
     Committed,
+    /// A transaction that failed is about to be taken back.
+    Rollback,
     /// The connection is about to be opened again.
     Reopen,
+    /// The log is about to be moved into the file.
+    Checkpoint,
     /// The disk is asked for its room; a failure here means that there is none.
     Space,
 }

@@ -13,6 +13,7 @@ use rusqlite::config::DbConfig;
 use super::backup::{self, Copying, Step};
 use super::cycle::{Core, Cycle, Verdict};
 use super::room::FRAME_BYTES;
+use super::sqlite::Point;
 use super::{Store, StoreEvent, recovery, sqlite};
 use crate::engine::port::{Batch, FromStore};
 
@@ -238,12 +239,15 @@ fn run(mut core: Core, mut connection: Connection, mut inbox: Inbox) {
         core.event(StoreEvent::CommitFailed(cause));
         return;
     }
-    close(&core, connection);
+    close(&mut core, connection);
 }
 
 /// Leaves one file behind, if that can be; else the log stays for the next start.
-fn close(core: &Core, connection: Connection) {
-    let settled = sqlite::settle(&connection)
+fn close(core: &mut Core, connection: Connection) {
+    let settled = core
+        .faults
+        .at(Point::Checkpoint)
+        .and_then(|()| sqlite::settle(&connection))
         .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false))
         .and_then(|_| connection.close().map_err(|(_, e)| e));
     if let Err(e) = settled {
@@ -336,7 +340,7 @@ fn next(core: &mut Core, connection: &Connection, batches: &Receiver<Batch>, cop
 /// Moves the log into the file. It failing loses nothing: the log has it all, and grows.
 fn checkpoint(core: &mut Core, connection: &Connection) {
     core.progress.step();
-    match sqlite::checkpoint(connection) {
+    match core.faults.at(Point::Checkpoint).and_then(|()| sqlite::checkpoint(connection)) {
         Ok(frames) => {
             core.log_bytes = frames * FRAME_BYTES;
             core.checkpoint_fails = false;

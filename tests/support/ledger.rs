@@ -127,7 +127,7 @@ enum Fate {
     Absent,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Message {
     sender: usize,
     recipient: usize,
@@ -146,7 +146,7 @@ struct Message {
     gone: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Session {
     user: usize,
     /// Sent and not answered, oldest first.
@@ -155,7 +155,7 @@ struct Session {
     closed: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Download {
     began: Step,
     first: Option<Step>,
@@ -173,7 +173,7 @@ struct Download {
 }
 
 /// How far the messages of one sender to one recipient have come.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Front {
     life: Life,
     sent: Step,
@@ -202,7 +202,7 @@ impl Front {
 }
 
 /// What is known of one user's queue.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Queue {
     /// Certainly queued.
     waiting: BTreeSet<usize>,
@@ -219,7 +219,7 @@ struct Queue {
 }
 
 /// The ledger of one server's life or lives.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ledger {
     step: Step,
     life: Life,

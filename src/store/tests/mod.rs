@@ -6,6 +6,8 @@ mod faults;
 mod migration;
 mod model;
 mod opening;
+mod refusals;
+mod unwelcome;
 mod writing;
 
 use std::collections::BTreeMap;
