@@ -21,10 +21,12 @@ pub enum Fault {
     LeakyTime,
     /// Messages are read without a look at their checksums.
     TrustedRows,
+    /// That the store's folder could not be synced is overlooked.
+    DeafFolder,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 8] = [
+    pub const ALL: [Fault; 9] = [
         Fault::EarlyReply,
         Fault::WeakSync,
         Fault::EarlyDelete,
@@ -33,6 +35,7 @@ impl Fault {
         Fault::LeakyReply,
         Fault::LeakyTime,
         Fault::TrustedRows,
+        Fault::DeafFolder,
     ];
 
     /// As `CPD_SABOTAGE` has it.
@@ -46,6 +49,7 @@ impl Fault {
             Fault::LeakyReply => "leaky-reply",
             Fault::LeakyTime => "leaky-time",
             Fault::TrustedRows => "trusted-rows",
+            Fault::DeafFolder => "deaf-folder",
         }
     }
 }

@@ -87,6 +87,8 @@ fn fill(path: &Path) -> rusqlite::Result<()> {
     ))?;
     let _: String = connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
     apply(&connection, 0, MIGRATIONS)?;
+    // Closing does this too, and says nothing when it fails: the file would get its name without its tables.
+    super::sqlite::settle(&connection)?;
     connection.close().map_err(|(_, e)| e)
 }
 

@@ -1,17 +1,17 @@
 //! The twins of tests/kill.rs: cpds that break a promise on purpose, and must be found out by the same rounds.
 //!
 //! ```sh
-//! cargo build --features sabotage --target-dir target/sabotage
 //! cargo test --test kill_twins -- --nocapture
 //! ```
 //!
-//! `CPD_SABOTAGED=path` names a sabotaged cpd that is elsewhere.
+//! The sabotaged cpd is built into target/sabotage; `CPD_SABOTAGED=path` names one that is elsewhere.
 
 #[path = "../support/ledger.rs"]
 mod ledger;
 #[path = "../rounds/mod.rs"]
 mod rounds;
 
+use cpd::sabotage::Fault;
 use ledger::Kind;
 use rounds::cpd::Recipe;
 use rounds::trial::Trial;
@@ -20,19 +20,20 @@ use rustix::process::Signal;
 /// Rounds within which a broken promise must have been found: fewer than tests/kill.rs plays by itself.
 const ROUNDS_MAX: u64 = 20;
 
-fn is_caught(fault: &'static str, rule: Kind) {
+fn is_caught(fault: Fault, rule: Kind) {
     let mut trial = Trial::new(Recipe::sabotaged(fault));
-    let caught = trial.rounds(ROUNDS_MAX, |trial| trial.play(Signal::KILL)).expect_err(fault);
-    assert!(caught.kinds.contains(&rule), "{fault}: {caught}");
-    println!("proof: kill -9: twin {fault}: caught in round {} of {ROUNDS_MAX}, {:?}", caught.round, caught.kinds);
+    let caught = trial.rounds(ROUNDS_MAX, |trial| trial.play(Signal::KILL)).expect_err(fault.name());
+    assert!(caught.kinds.contains(&rule), "{}: {caught}", fault.name());
+    let name = fault.name();
+    println!("proof: kill -9: twin {name}: caught in round {} of {ROUNDS_MAX}, {:?}", caught.round, caught.kinds);
 }
 
 #[test]
 fn a_cpd_that_answers_240_before_the_commit_is_caught() {
-    is_caught("early-reply", Kind::Lost);
+    is_caught(Fault::EarlyReply, Kind::Lost);
 }
 
 #[test]
 fn a_cpd_that_deletes_before_the_250_is_caught() {
-    is_caught("early-delete", Kind::Lost);
+    is_caught(Fault::EarlyDelete, Kind::Lost);
 }

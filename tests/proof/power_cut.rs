@@ -1,14 +1,11 @@
-//! The power is cut under a real cpd with load, again and again: its store is on an ext4 in a file that is shut down at any
-//! moment without being flushed. Whatever had not been synced is gone then, also what the kernel had taken; that is
-//! what a kill (tests/kill.rs) does not show. What its clients saw is in a ledger, as there.
+//! The power is cut under a real cpd, again and again: its store is on an ext4 in a file that is shut down without being
+//! flushed, under load, in the silence after it, while cpd moves its log into the store's file, and while it starts.
+//! Whatever had not been synced is gone then, also what the kernel had taken; that is what a kill (tests/kill.rs) does
+//! not show. What its clients saw is in a ledger, as there.
 //!
-//! ```sh
-//! cargo build --features sabotage --target-dir target/sabotage
-//! CUTS=500 cargo test --test power_cut -- --nocapture
-//! ```
-//!
-//! By itself it cuts ten times. It wants root, a loop device, python3 and e2fsprogs. What is lost is the cache of the
-//! file system and its journal's open transaction; a disk that lies about its own cache is not played.
+//! `CUTS=500 cargo test --test power_cut -- --nocapture` cuts more often than the usual ten times. It wants root, a loop
+//! device, python3, strace and e2fsprogs. What is lost is the cache of the file system and its journal's open transaction; a disk
+//! that lies about its own cache is not played.
 
 mod disk;
 #[path = "../support/ledger.rs"]
@@ -16,13 +13,18 @@ mod ledger;
 #[path = "../rounds/mod.rs"]
 mod rounds;
 
+use std::os::unix::fs::MetadataExt;
+use std::process::ExitStatus;
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use cpd::sabotage::Fault;
 use disk::{Disk, apart};
 use ledger::{Kind, Parting};
-use rounds::cpd::Recipe;
+use rounds::client::{Client, Site};
+use rounds::cpd::{Cpd, Recipe};
+use rounds::load::body;
 use rounds::trial::{LOAD_MS, Trial, number};
 use rustix::process::Signal;
 
@@ -36,11 +38,105 @@ const GIVES_UP_MAX: Duration = Duration::from_secs(20);
 /// cpd's exit code for a system that fails it.
 const EX_OSERR: i32 = 71;
 
-/// One cut: load, no power, the end of the process in its own or another way, and power again.
-fn cut(trial: &mut Trial, disk: &Disk, gave_up: &mut u64) {
+/// And for what it cannot make.
+const EX_CANTCREAT: i32 = 73;
+
+/// When the power goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Moment {
+    /// Under load.
+    Load,
+    /// In the silence after it, about when cpd moves its log into the store's file.
+    Silence,
+    /// As soon as that move has begun to change the store's file, or a little later.
+    Checkpoint,
+    /// A while after cpd was started on a log that a killed one had left.
+    Start,
+    /// As soon as such a start has begun to change the store's file.
+    Recovery,
+}
+
+/// The moments of a run, one cut after the other and again from the beginning: a third of them in silence.
+const MOMENTS: [Moment; 6] =
+    [Moment::Load, Moment::Checkpoint, Moment::Start, Moment::Load, Moment::Silence, Moment::Recovery];
+/// Silence in milliseconds: cpd waits for 500.
+const SILENCE_MS: (u64, u64) = (450, 700);
+/// Time after the process was made, in microseconds.
+const START_US: (u64, u64) = (0, 50_000);
+/// Messages behind which the silence begins.
+const BURST: usize = 50;
+/// Whose syncs take 50 ms: on a disk in memory a recovery is over before anybody has seen it.
+const SLOW_SYNCS: [&str; 11] = [
+    "strace",
+    "-D",
+    "-f",
+    "-qq",
+    "--seccomp-bpf",
+    "-o",
+    "/dev/null",
+    "-e",
+    "trace=fdatasync,fsync",
+    "-e",
+    "inject=fdatasync,fsync:delay_enter=50000",
+];
+/// How long whatever changes the store's file may let wait for it on a busy machine.
+const CHANGE_MAX: Duration = Duration::from_secs(20);
+
+/// What came of all cuts.
+#[derive(Default)]
+struct Tally {
+    cuts: usize,
+    /// cpd ended by itself.
+    gave_up: u64,
+    /// After a checkpoint of the same life had changed the store's file.
+    checkpointed: u64,
+    /// In the first 50 ms of a process, or in its recovery.
+    starts: u64,
+    /// Of those, when the start had begun to change the store's file and had not emptied the log yet.
+    recovering: u64,
+}
+
+/// One cut: no power, the end of the process in its own or another way, and power again.
+fn cut(trial: &mut Trial, disk: &Disk, tally: &mut Tally) {
+    let moment = MOMENTS[tally.cuts % MOMENTS.len()];
+    tally.cuts += 1;
+    let from = trial.cpd.whole_log().len();
+    let busy = moment == Moment::Load && trial.random.one_in(2);
+    let status = match moment {
+        Moment::Load => under_load(trial, disk, busy),
+        Moment::Silence | Moment::Checkpoint => in_silence(trial, disk, moment, tally),
+        Moment::Start | Moment::Recovery => at_a_start(trial, disk, moment, tally),
+    };
+    let log = trial.cpd.whole_log()[from..].to_owned();
+    match status {
+        Some(status) => {
+            let starts = matches!(moment, Moment::Start | Moment::Recovery);
+            // A start may be about to make a lock or a socket.
+            let codes: &[i32] = if starts { &[EX_OSERR, EX_CANTCREAT] } else { &[EX_OSERR] };
+            assert!(
+                status.code().is_some_and(|code| codes.contains(&code)),
+                "{moment:?}: {status}: {}",
+                trial.cpd.log()
+            );
+            let causes: &[&str] =
+                if moment == Moment::Load { &["a commit failed"] } else { &["(SQLite ", "(os error "] };
+            assert!(causes.iter().any(|cause| log.contains(cause)), "{moment:?}: {}", trial.cpd.log());
+            tally.gave_up += 1;
+        }
+        None => assert!(!busy, "cpd goes on over a dead disk after {GIVES_UP_MAX:?}: {}", trial.cpd.log()),
+    }
+    for word in ["panicked", "internal error"] {
+        assert!(!log.contains(word), "{moment:?}: {}", trial.cpd.log());
+    }
+    trial.book().next_life(Parting::Torn);
+    disk.unmount();
+    disk.mount();
+}
+
+/// With `by_itself` cpd has to end before anybody kills it.
+fn under_load(trial: &mut Trial, disk: &Disk, by_itself: bool) -> Option<ExitStatus> {
     let time = trial.random.between(LOAD_MS.0, LOAD_MS.1);
-    let grace = trial.random.between(0, 100);
-    let by_itself = trial.random.one_in(4);
+    let grace = grace(trial);
     let (hand, mut status) = (disk.hand(), None);
     trial.busy(false, true, |site, cpd| {
         sleep(Duration::from_millis(time));
@@ -50,27 +146,104 @@ fn cut(trial: &mut Trial, disk: &Disk, gave_up: &mut u64) {
         // as a plain writer of a plain file finds too.
         site.dark.store(true, Ordering::SeqCst);
         hand.cut();
-        status = cpd.ends_within(if by_itself { GIVES_UP_MAX } else { Duration::from_millis(grace) });
-        if status.is_none() {
-            cpd.signal(Signal::KILL);
-            cpd.wait();
-        }
+        status = over(cpd, if by_itself { GIVES_UP_MAX } else { grace });
     });
-    let log = trial.cpd.whole_log();
-    match status {
-        Some(status) => {
-            assert_eq!(status.code(), Some(EX_OSERR), "{}", trial.cpd.log());
-            assert!(log.contains("a commit failed"), "{}", trial.cpd.log());
-            *gave_up += 1;
+    status
+}
+
+/// All clients have gone: every 240 was read.
+fn in_silence(trial: &mut Trial, disk: &Disk, moment: Moment, tally: &mut Tally) -> Option<ExitStatus> {
+    let hand = disk.hand();
+    load(trial);
+    // Some clients of the load wait at its end: the silence begins with the last of these.
+    burst(trial);
+    let before = changed(trial);
+    let time = trial.random.between(SILENCE_MS.0, SILENCE_MS.1);
+    match moment {
+        Moment::Checkpoint => {
+            waits_for_change(trial, before);
+            let later = if trial.random.one_in(2) { 0 } else { trial.random.between(0, 10_000) };
+            sleep(Duration::from_micros(later));
         }
-        None => assert!(!by_itself, "cpd goes on over a dead disk after {GIVES_UP_MAX:?}: {}", trial.cpd.log()),
+        _ => sleep(Duration::from_millis(time)),
     }
-    for word in ["panicked", "internal error"] {
-        assert!(!log.contains(word), "{}", trial.cpd.log());
+    tally.checkpointed += u64::from(changed(trial) != before);
+    hand.cut();
+    let grace = grace(trial);
+    over(&mut trial.cpd, grace)
+}
+
+/// After a kill, which leaves a log of which nobody knows how much was synced.
+fn at_a_start(trial: &mut Trial, disk: &Disk, moment: Moment, tally: &mut Tally) -> Option<ExitStatus> {
+    trial.play(Signal::KILL);
+    while log_bytes(trial) == 0 {
+        // The machine was too busy for a commit.
+        trial.start();
+        trial.play(Signal::KILL);
     }
-    trial.book().next_life(Parting::Torn);
-    disk.unmount();
-    disk.mount();
+    let (hand, before) = (disk.hand(), changed(trial));
+    let time = trial.random.between(START_US.0, START_US.1);
+    if moment == Moment::Recovery {
+        trial.cpd.recipe.wrapper = SLOW_SYNCS.map(String::from).into();
+    }
+    trial.cpd.spawn();
+    trial.cpd.recipe.wrapper = Vec::new();
+    match moment {
+        Moment::Recovery => waits_for_change(trial, before),
+        _ => sleep(Duration::from_micros(time)),
+    }
+    tally.starts += 1;
+    tally.recovering += u64::from(changed(trial) != before && log_bytes(trial) > 0);
+    hand.cut();
+    let grace = grace(trial);
+    over(&mut trial.cpd, grace)
+}
+
+fn load(trial: &mut Trial) {
+    let time = trial.random.between(LOAD_MS.0, LOAD_MS.1);
+    trial.busy(false, true, |_, _| sleep(Duration::from_millis(time)));
+}
+
+/// Messages that all have their 240.
+fn burst(trial: &mut Trial) {
+    let letters: Vec<_> = (0..BURST).map(|_| ("anna", body(&mut trial.random))).collect();
+    let site = Site::new(trial.cpd.address(), &trial.ledger);
+    let mut ann = Client::login(&site, "ann").expect("a login");
+    assert_eq!(ann.send(&letters).expect("the daemon is there"), BURST);
+    ann.close(Parting::Torn);
+}
+
+/// How long the process lives on without power.
+fn grace(trial: &mut Trial) -> Duration {
+    Duration::from_millis(trial.random.between(0, 100))
+}
+
+/// Ends the process, unless it ends by itself within `grace`.
+fn over(cpd: &mut Cpd, grace: Duration) -> Option<ExitStatus> {
+    let status = cpd.ends_within(grace);
+    if status.is_none() {
+        cpd.signal(Signal::KILL);
+        cpd.wait();
+    }
+    status
+}
+
+/// When the store's file was last written to: only what moves the log into it does.
+fn changed(trial: &Trial) -> (i64, i64) {
+    let found = std::fs::metadata(trial.cpd.data().join("cpd.db")).expect("a store");
+    (found.mtime(), found.mtime_nsec())
+}
+
+fn log_bytes(trial: &Trial) -> u64 {
+    std::fs::metadata(trial.cpd.data().join("cpd.db-wal")).map_or(0, |found| found.len())
+}
+
+fn waits_for_change(trial: &Trial, before: (i64, i64)) {
+    let begun = Instant::now();
+    // Without a pause: the move takes a few milliseconds.
+    while changed(trial) == before {
+        assert!(begun.elapsed() < CHANGE_MAX, "the log stays where it is: {}", trial.cpd.log());
+    }
 }
 
 /// A trial whose users are in the store's file, come what may: only messages are to be at stake.
@@ -86,33 +259,44 @@ fn trial(recipe: Recipe, disk: &Disk) -> Trial {
 fn after_a_power_cut_everything_acknowledged_is_there() {
     apart("after_a_power_cut_everything_acknowledged_is_there", || {
         let cuts = number("CUTS").unwrap_or(CUTS);
-        let (disk, mut gave_up) = (Disk::new("power", DISK_MIB, &[]), 0);
+        let (disk, mut tally) = (Disk::new("power", DISK_MIB, &[]), Tally::default());
         let mut trial = trial(Recipe::plain(), &disk);
-        trial.rounds(cuts, |trial| cut(trial, &disk, &mut gave_up)).unwrap_or_else(|caught| panic!("{caught}"));
-        println!("proof: power cut: {cuts} cuts, cpd gave up by itself at {gave_up}: {}", trial.figures(cuts));
+        trial.rounds(cuts, |trial| cut(trial, &disk, &mut tally)).unwrap_or_else(|caught| panic!("{caught}"));
+        let Tally { gave_up, checkpointed, starts, recovering, .. } = tally;
+        if cuts >= MOMENTS.len() as u64 {
+            assert!(checkpointed > 0, "no cut fell after a checkpoint");
+            assert!(starts > 0 && recovering > 0, "{starts} cuts fell into a start, {recovering} into its recovery");
+        }
+        println!(
+            "proof: power cut: {cuts} cuts, {checkpointed} after a checkpoint had changed the store's file, {starts} at a \
+             start ({recovering} amid its recovery), cpd gave up by itself at {gave_up}: {}",
+            trial.figures(cuts)
+        );
     });
 }
 
-fn is_caught(test: &str, fault: &'static str) {
+fn is_caught(test: &str, fault: Fault) {
     apart(test, || {
-        let disk = Disk::new(fault, DISK_MIB, &[]);
-        let mut trial = trial(Recipe::sabotaged(fault), &disk);
-        let rounds = trial.rounds(TWIN_CUTS_MAX, |trial| cut(trial, &disk, &mut 0));
-        let caught = rounds.expect_err(fault);
-        assert!(caught.kinds.contains(&Kind::Lost), "{fault}: {caught}");
+        let disk = Disk::new(fault.name(), DISK_MIB, &[]);
+        let (mut trial, mut tally) = (trial(Recipe::sabotaged(fault), &disk), Tally::default());
+        let rounds = trial.rounds(TWIN_CUTS_MAX, |trial| cut(trial, &disk, &mut tally));
+        let caught = rounds.expect_err(fault.name());
+        assert!(caught.kinds.contains(&Kind::Lost), "{}: {caught}", fault.name());
         println!(
-            "proof: power cut: twin {fault}: caught at cut {} of {TWIN_CUTS_MAX}, {:?}",
-            caught.round, caught.kinds
+            "proof: power cut: twin {}: caught at cut {} of {TWIN_CUTS_MAX}, {:?}",
+            fault.name(),
+            caught.round,
+            caught.kinds
         );
     });
 }
 
 #[test]
 fn a_store_that_does_not_sync_is_caught() {
-    is_caught("a_store_that_does_not_sync_is_caught", "weak-sync");
+    is_caught("a_store_that_does_not_sync_is_caught", Fault::WeakSync);
 }
 
 #[test]
 fn a_240_before_the_commit_is_caught() {
-    is_caught("a_240_before_the_commit_is_caught", "early-reply");
+    is_caught("a_240_before_the_commit_is_caught", Fault::EarlyReply);
 }

@@ -123,6 +123,11 @@ impl<'a> Client<'a> {
 
     /// One download; says whether there was anything.
     pub fn download(&mut self, manner: &Manner, random: &mut Random) -> Result<bool, Over> {
+        Ok(self.download_to_its_end(manner, random)? != Some(End::Nothing))
+    }
+
+    /// One download; says how the server ended it, if it did.
+    pub fn download_to_its_end(&mut self, manner: &Manner, random: &mut Random) -> Result<Option<End>, Over> {
         let command = match (manner.wait, manner.window) {
             (Some(seconds), _) => format!("WMSG{seconds}\r\n"),
             (None, Some(window)) => format!("RMSG{window}\r\n"),
@@ -138,7 +143,7 @@ impl<'a> Client<'a> {
                 return Err(self.close(Parting::Torn));
             }
             if !line.starts_with(b"RMSG") {
-                return self.end(&line);
+                return self.end(&line).map(Some);
             }
             self.note_message(&line);
             owed += 1;
@@ -149,7 +154,7 @@ impl<'a> Client<'a> {
             }
             if manner.reject_one_in > 0 && random.one_in(manner.reject_one_in) {
                 self.reject()?;
-                return Ok(true);
+                return Ok(None);
             }
             if owed == window || !manner.lazily || self.unread.is_empty() {
                 self.acknowledge(owed)?;
@@ -205,12 +210,16 @@ impl<'a> Client<'a> {
                 self.book().recovered(self.session);
                 return Ok(());
             }
+            // The server's own 550 may have been under way already: then this one was out of order, which is 500.
+            if self.site.failing && (line.starts_with(b"550") || line.starts_with(b"500")) {
+                continue;
+            }
             assert!(line.starts_with(b"RMSG"), "{:?} after 550", String::from_utf8_lossy(&line));
             self.note_message(&line);
         }
     }
 
-    fn end(&mut self, line: &[u8]) -> Result<bool, Over> {
+    fn end(&mut self, line: &[u8]) -> Result<End, Over> {
         let end = match line.get(..3) {
             Some(b"255") => End::All,
             Some(b"256") => End::Nothing,
@@ -218,11 +227,10 @@ impl<'a> Client<'a> {
             _ => panic!("{:?} in a download", String::from_utf8_lossy(line)),
         };
         self.book().ended(self.session, end);
-        match end {
-            End::All => Ok(true),
-            End::Nothing => Ok(false),
-            End::Failed => self.recover().map(|()| true),
+        if end == End::Failed {
+            self.recover()?;
         }
+        Ok(end)
     }
 
     fn recover(&mut self) -> Result<(), Over> {

@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use cpd::sabotage::Fault;
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::sabotaged_program;
 
 /// How long a start may take on a busy machine.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -36,17 +39,9 @@ impl Recipe {
         Recipe { program: env!("CARGO_BIN_EXE_cpd").into(), fault: None, data: None, wrapper: Vec::new() }
     }
 
-    /// One that does `fault` (src/sabotage.rs), by the program that CPD_SABOTAGED names.
-    pub fn sabotaged(fault: &'static str) -> Recipe {
-        let built = concat!(env!("CARGO_MANIFEST_DIR"), "/target/sabotage/debug/cpd");
-        let program: PathBuf = std::env::var_os("CPD_SABOTAGED").unwrap_or_else(|| built.into()).into();
-        assert!(
-            program.is_file(),
-            "{}: the twins of this test need a sabotaged cpd: CPD_SABOTAGED, or \
-             cargo build --features sabotage --target-dir target/sabotage",
-            program.display()
-        );
-        Recipe { program, fault: Some(fault), ..Recipe::plain() }
+    /// One that does `fault` (src/sabotage.rs).
+    pub fn sabotaged(fault: Fault) -> Recipe {
+        Recipe { program: sabotaged_program::program(), fault: Some(fault.name()), ..Recipe::plain() }
     }
 
     pub fn in_folder(self, data: PathBuf) -> Recipe {

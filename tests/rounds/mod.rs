@@ -7,4 +7,7 @@ pub mod cpd;
 pub mod load;
 pub mod random;
 pub mod sabotage;
+#[path = "../support/sabotaged_program.rs"]
+pub mod sabotaged_program;
+pub mod strace;
 pub mod trial;
