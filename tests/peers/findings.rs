@@ -65,7 +65,8 @@ impl Findings {
 
     /// What the ledger says.
     pub fn look_at(&mut self, ledger: &Ledger) {
-        self.0.extend(ledger.violations().iter().map(|found| (Wrong::Messages(found.kind), found.text.clone())));
+        let violations = ledger.violations();
+        self.0.extend(violations.iter().map(|found| (Wrong::Messages(found.kind), format!("{:.60}", found.text))));
     }
 
     pub fn or(self, figures: impl FnOnce() -> String) -> Verdict {
@@ -96,7 +97,8 @@ impl fmt::Debug for Findings {
         for (place, kind) in kinds.into_iter().enumerate() {
             let texts: Vec<String> =
                 self.0.iter().filter(|(wrong, _)| *wrong == kind).map(|(_, t)| t.clone()).collect();
-            let shown: Vec<String> = texts.iter().take(SHOWN_MAX).map(|text| format!("{text:.TEXT_MAX$}")).collect();
+            let shown: Vec<String> =
+                texts.iter().take(SHOWN_MAX).map(|text| format!("{text:.TEXT_MAX$}").replace('\n', " ")).collect();
             let apart = if place > 0 { "; " } else { "" };
             write!(f, "{apart}{kind:?}, {} times: {}", texts.len(), shown.join(", "))?;
         }

@@ -124,7 +124,7 @@ pub fn mailbox(daemon: &Daemon) -> Verdict {
     let mut refused = 0;
     for number in 0..3 * QUEUE {
         for ((flooder, session), stored) in flooders.iter_mut().zip(&mut stored) {
-            match sends(flooder, &mut ledger, *session, &format!("flood {number}")) {
+            match sends(flooder, &mut ledger, *session, &format!("flood {number}, {session:?}")) {
                 true => *stored += 1,
                 false => refused += 1,
             }

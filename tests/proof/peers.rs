@@ -26,6 +26,8 @@ mod sabotaged;
 mod slow;
 #[path = "../peers/stand_in.rs"]
 mod stand_in;
+#[path = "../peers/unknown.rs"]
+mod unknown;
 #[path = "../peers/wire.rs"]
 mod wire;
 
@@ -80,4 +82,12 @@ fn peers_that_vanish_are_ended() {
         let twin = caught(half_open::vanish(day, Duration::from_secs(8)), &[Wrong::NotEnded]);
         println!("proof: half-open peers: {figures}; twin without timers: {twin}");
     });
+}
+
+#[test]
+fn who_is_not_known_is_not_read() {
+    need("strace", "strace");
+    let figures = unknown::asks(true).expect("dropped unread");
+    let twin = caught(unknown::asks(false), &[Wrong::Read, Wrong::NotRefused, Wrong::Answer]);
+    println!("proof: control socket, no credentials: {figures}; twin whose kernel says who it is: {twin}");
 }
