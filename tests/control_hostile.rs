@@ -15,6 +15,7 @@ mod running;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -77,13 +78,23 @@ fn a_stranger_is_refused_by_the_kernel_and_not_a_byte_is_read() {
     let socket = daemon.socket();
     let (before, log) = (peak_kib(daemon.child.id()), daemon.log());
     for _ in 0..1000 {
-        let refused = as_user(60_000, 60_000, || UnixStream::connect(&socket).map(drop));
-        assert_eq!(refused.expect_err("a stranger").kind(), ErrorKind::PermissionDenied);
+        assert_eq!(as_stranger(&socket), Err(ErrorKind::PermissionDenied));
     }
     assert_eq!(daemon.log(), log, "cpd was not even asked");
     assert!(peak_kib(daemon.child.id()) - before < GROWTH_OF_ONE_MAX_KIB);
     all_is_well(&mut daemon);
-    println!("proof: control socket: 1000 attempts of a stranger, refused by connect(2), cpd not woken");
+    // The check fails for a socket that everybody may use.
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("ours");
+    assert_eq!(as_stranger(&socket), Ok(()), "the twin passes");
+    println!(
+        "proof: control socket: 1000 attempts of a stranger, refused by connect(2), cpd not woken; twin with mode 0666: \
+         caught"
+    );
+}
+
+/// One who is neither root nor of the group connects.
+fn as_stranger(socket: &Path) -> Result<(), ErrorKind> {
+    as_user(60_000, 60_000, || UnixStream::connect(socket).map(drop).map_err(|error| error.kind()))
 }
 
 #[test]
@@ -199,16 +210,35 @@ fn every_kind_of_bad_request_is_refused_by_name_and_the_next_one_is_served() {
         let mut operator = Operator::connect(&socket);
         for (request, codes) in &requests {
             let answer = operator.asks(request);
-            let code = answer["error"]["code"].as_str().unwrap_or("none");
-            let shown: String = request.chars().take(60).collect();
-            assert!(answer["ok"] == false && codes.contains(&code), "{shown}: {answer}");
+            assert_eq!(fault_of_refusal(request, codes, &answer), None);
             operator.does(STATUS);
         }
     });
     let grown = peak_kib(pid) - before;
     assert!(grown < GROWTH_OF_ONE_MAX_KIB, "{grown} KiB");
+    // What was refused was not obeyed: there is nobody but the one there was.
+    let users = daemon.cpctl(&["--json", "user", "list"], "");
+    assert_eq!(users.matches("\"name\":").count(), 1, "{users}");
     all_is_well(&mut daemon);
-    println!("proof: control socket: {} kinds of bad request refused by name, {grown} KiB", requests.len());
+    // The check fails for a server that obeys, and for one that refuses by another name.
+    let twins = [r#"{"ok":true}"#, r#"{"ok":false,"error":{"code":"internal"}}"#];
+    for twin in twins.map(|answer| serde_json::from_str(answer).expect("JSON")) {
+        let missed =
+            requests.iter().filter(|(request, codes)| fault_of_refusal(request, codes, &twin).is_none()).count();
+        assert_eq!(missed, 0, "the twin passes: {twin}");
+    }
+    println!(
+        "proof: control socket: {} kinds of bad request refused by name, none obeyed, {grown} KiB; twins that obey, or \
+         refuse by another name: caught",
+        requests.len()
+    );
+}
+
+/// What is wrong with the answer to a bad request: it must be refused with one of these codes.
+fn fault_of_refusal(request: &str, codes: &[&str], answer: &serde_json::Value) -> Option<String> {
+    let code = answer["error"]["code"].as_str().unwrap_or("none");
+    let right = answer["ok"] == false && codes.contains(&code);
+    (!right).then(|| format!("{}: {answer}", request.chars().take(60).collect::<String>()))
 }
 
 #[test]
@@ -254,29 +284,51 @@ fn one_who_does_not_read_answers_gets_one_at_a_time() {
     let (socket, pid) = (daemon.socket(), daemon.child.id());
     let (before, open) = (peak_kib(pid), descriptors(pid));
     let written = hostile(0, || {
-        let mut written = 0;
-        let mut held = Vec::new();
-        for _ in 0..PER_UID - 2 {
-            let mut stream = UnixStream::connect(&socket).expect("permitted");
-            stream.set_nonblocking(true).expect("set");
-            let requests = format!("{STATUS}\n").repeat(1000);
-            // Until neither side takes any more.
-            let mut last = Instant::now();
-            while last.elapsed() < Duration::from_millis(200) {
-                if let Ok(count) = stream.write(requests.as_bytes()) {
-                    written += count;
-                    last = Instant::now();
-                }
-            }
-            held.push(stream);
-        }
-        written
+        let asked: Vec<_> = (0..PER_UID - 2).map(|_| asks_without_reading(&socket)).collect();
+        asked.iter().map(|(_, written)| written).sum::<usize>()
     });
+    assert!(written < (PER_UID - 2) * UNREAD_MAX, "read on without end: {written} bytes");
     let grown = peak_kib(pid).saturating_sub(before);
     assert!(grown < GROWTH_MAX_KIB, "{grown} KiB");
     waits_for_descriptors(pid, open + 1);
     all_is_well(&mut daemon);
     println!("proof: control socket: {} readers of nothing, {written} bytes asked, {grown} KiB", PER_UID - 2);
+}
+
+/// Bytes that one who reads no answer may get rid of: more than the sockets hold, and far less than without a bound.
+const UNREAD_MAX: usize = 4 << 20;
+
+/// A connection over which requests were sent until no more were taken, or too many; how many bytes.
+fn asks_without_reading(socket: &Path) -> (UnixStream, usize) {
+    let mut stream = UnixStream::connect(socket).expect("permitted");
+    stream.set_nonblocking(true).expect("set");
+    let requests = format!("{STATUS}\n").repeat(1000);
+    let (mut written, mut last) = (0, Instant::now());
+    while last.elapsed() < Duration::from_millis(200) && written < UNREAD_MAX {
+        if let Ok(count) = stream.write(requests.as_bytes()) {
+            written += count;
+            last = Instant::now();
+        }
+    }
+    (stream, written)
+}
+
+/// A server that reads on and keeps the answers.
+#[test]
+fn a_server_that_reads_on_while_its_answers_are_not_taken_is_caught() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("control.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the hostile one");
+        let mut piece = vec![0; 1 << 16];
+        while stream.read(&mut piece).is_ok_and(|count| count > 0) {}
+    });
+    let (stream, written) = asks_without_reading(&socket);
+    drop(stream);
+    server.join().expect("it ends");
+    assert!(written >= UNREAD_MAX, "the twin passes: {written}");
+    println!("proof: control socket: twin that reads on while its answers are not taken: caught, {written} bytes");
 }
 
 #[test]

@@ -92,10 +92,8 @@ fn a_password_is_never_an_argument() {
         let shown = std::fs::read(format!("/proc/{}/cmdline", child.id())).expect("it runs");
         shown.windows(6).any(|window| window == b"cpctl\0").then_some(shown)
     });
-    let environment = std::fs::read(format!("/proc/{}/environ", child.id())).expect("ours");
-    for place in [shown, environment] {
-        assert!(!place.windows(SECRETS[0].len()).any(|window| window == SECRETS[0].as_bytes()));
-    }
+    assert!(!shown.is_empty());
+    assert_eq!(shown_of(child.id(), SECRETS[0]), Vec::<&str>::new());
     drop(input);
     let mut said = String::new();
     child.stdout.take().expect("a pipe").read_to_string(&mut said).expect("text");
@@ -104,12 +102,49 @@ fn a_password_is_never_an_argument() {
     for wrong in [["user", "add", "eve", SECRETS[0]], ["user", "passwd", "bob", SECRETS[0]]] {
         assert_eq!(run(&mut cpctl(&daemon.socket(), &wrong), "").code(), 2);
     }
+    // The check fails for a program that is given one so.
+    let mut twin = std::process::Command::new("sh");
+    twin.args(["-c", "echo; read end", "sh", SECRETS[0]]).env("PASSWORD", SECRETS[0]);
+    let mut twin = twin.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
+    twin.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("it runs");
+    assert_eq!(shown_of(twin.id(), SECRETS[0]), ["cmdline", "environ"], "the twin passes");
+    drop(twin.stdin.take());
+    twin.wait().expect("it ends");
+    println!("proof: passwords: none among arguments or in the environment; twin that is given one so: caught");
+}
+
+/// Where a secret is shown to whoever looks at the processes.
+fn shown_of(pid: u32, secret: &str) -> Vec<&'static str> {
+    let shows = |place: &&str| {
+        let bytes = std::fs::read(format!("/proc/{pid}/{place}")).expect("it runs");
+        bytes.windows(secret.len()).any(|window| window == secret.as_bytes())
+    };
+    ["cmdline", "environ"].into_iter().filter(shows).collect()
 }
 
 #[test]
 fn there_is_no_core_file() {
-    let daemon = Daemon::start("");
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.child.id())).expect("ours");
+    // As large as may be, whatever this test was started with.
+    const ALLOWED: &str = "ulimit -S -c $(ulimit -H -c); exec \"$0\" \"$@\"";
+    let daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), "", |command| {
+        Daemon::under(command, &["sh", "-c", ALLOWED]);
+    });
+    assert_eq!(core_limits(daemon.child.id()), ["0", "0"]);
+    // The check fails for a program that leaves the limit as it is.
+    let mut twin = std::process::Command::new("sh");
+    twin.args(["-c", ALLOWED, "sh", "-c", "echo; read end"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut twin = twin.spawn().expect("a shell");
+    twin.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("it runs");
+    let limits = core_limits(twin.id());
+    drop(twin.stdin.take());
+    twin.wait().expect("it ends");
+    // Where nobody may have one the daemon was not tried.
+    let caught = if limits == ["0", "0"] { "cannot be tried here" } else { "caught" };
+    println!("proof: passwords: no core file of cpd; twin with limits of {}: {caught}", limits.join(" and "));
+}
+
+fn core_limits(pid: u32) -> Vec<String> {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("ours");
     let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("a limit");
-    assert_eq!(core.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"]);
+    core.split_whitespace().take(2).map(str::to_owned).collect()
 }

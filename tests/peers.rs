@@ -3,6 +3,8 @@
 
 #[path = "peers/fairness.rs"]
 mod fairness;
+#[path = "peers/findings.rs"]
+mod findings;
 #[path = "peers/floods.rs"]
 mod floods;
 #[path = "support/ledger.rs"]
@@ -22,6 +24,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use findings::{Wrong, caught};
 use running::{Daemon, PATIENCE};
 use rustix::process::Signal;
 
@@ -33,7 +36,7 @@ fn who_does_not_read_is_closed_and_costs_little() {
     let figures = slow::readers(&Daemon::start("timeouts.write = \"1s\"\n"), PATIENCE).expect("bounded");
     // The check fails where nothing ends them.
     let without = Daemon::start("timeouts.write = \"1d\"\n");
-    let twin = slow::readers(&without, TWIN_PATIENCE).expect_err("no write timeout, and nobody has noticed");
+    let twin = caught(slow::readers(&without, TWIN_PATIENCE), &[Wrong::NotEnded]);
     println!("proof: slow readers: {figures}; twin without the timeout: {twin}");
 }
 
@@ -46,8 +49,28 @@ fn a_byte_now_and_then_does_not_prolong_a_login() {
     let daemon = Daemon::start(&format!("{SETTINGS}timeouts.login = \"3s\"\n"));
     let figures = slow::writers(&daemon, writers, login, PATIENCE).expect("the deadline holds");
     let without = Daemon::start(&format!("{SETTINGS}timeouts.login = \"1d\"\n"));
-    let twin = slow::writers(&without, 100, login, TWIN_PATIENCE).expect_err("no deadline, and nobody has noticed");
+    let twin = caught(slow::writers(&without, 100, login, TWIN_PATIENCE), &[Wrong::NotEnded]);
     println!("proof: a byte now and then: {figures}; twin without the deadline: {twin}");
+}
+
+#[test]
+fn a_late_end_and_a_slow_login_are_noticed() {
+    let login = Duration::from_secs(3);
+    let on_time = |count: u64| (0..count).map(|n| login + Duration::from_millis(n)).collect::<Vec<_>>();
+    let quick = vec![Duration::from_millis(20); 200];
+    let seen = |lives: &[Duration], logins: &[Duration]| slow::Seen {
+        writers: 100,
+        lives: lives.to_vec(),
+        logins: logins.to_vec(),
+    };
+    slow::judge(seen(&on_time(100), &quick), login).expect("this is right");
+    let early = [on_time(99), vec![login - Duration::from_millis(300)]].concat();
+    let early = caught(slow::judge(seen(&early, &quick), login), &[Wrong::Early]);
+    let late = [on_time(99), vec![login * 3]].concat();
+    let late = caught(slow::judge(seen(&late, &quick), login), &[Wrong::Late]);
+    let slow = [quick[3..].to_vec(), vec![Duration::from_millis(1001); 3]].concat();
+    let slow = caught(slow::judge(seen(&on_time(100), &slow), login), &[Wrong::Slow]);
+    println!("proof: a byte now and then: twins on paper: {early}; {late}; {slow}");
 }
 
 #[test]
@@ -63,18 +86,18 @@ fn a_flood_from_one_address_leaves_room_for_others() {
         Daemon::start(&format!("limits = {{ connections = {connections}, connections_per_address = {per_address} }}\n"))
     };
     let figures = floods::connections(&limits(floods::PER_ADDRESS)).expect("others are served");
-    let twin = floods::connections(&limits(10_000)).expect_err("no limit, and nobody has noticed");
+    let twin = caught(floods::connections(&limits(10_000)), &[Wrong::NotServed, Wrong::Share]);
     println!("proof: connection flood: {figures}; twin without the limit: {twin}");
 }
 
 #[test]
-fn one_sender_cannot_fill_a_mailbox() {
+fn two_senders_cannot_fill_a_mailbox() {
     let limits = |per_sender: usize| {
         let queue = floods::QUEUE;
         Daemon::start(&format!("limits = {{ queue_messages = {queue}, queue_messages_per_sender = {per_sender} }}\n"))
     };
-    let figures = floods::mailbox(&limits(floods::PER_SENDER)).expect("another gets through");
-    let twin = floods::mailbox(&limits(floods::QUEUE)).expect_err("no share, and nobody has noticed");
+    let figures = floods::mailbox(&limits(floods::PER_SENDER)).expect("a third gets through");
+    let twin = caught(floods::mailbox(&limits(floods::QUEUE)), &[Wrong::NotServed, Wrong::Share]);
     println!("proof: mailbox flood: {figures}; twin without shares: {twin}");
 }
 
@@ -83,7 +106,7 @@ fn those_who_pipeline_get_equal_shares() {
     let daemon = Daemon::start("");
     daemon.signal(Signal::STOP);
     let figures = fairness::measure(daemon.address, "x\n", || daemon.signal(Signal::CONT)).expect("fair");
-    let twin = fairness::measure(one_after_another(), "x\n", || ()).expect_err("unfair, and nobody has noticed");
+    let twin = caught(fairness::measure(one_after_another(), "x\n", || ()), &[Wrong::Unfair]);
     println!("proof: pipelining by the mebibyte: {figures}; twin, one after another: {twin}");
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "starvation/files.rs"]
 mod files;
+#[path = "peers/findings.rs"]
+mod findings;
 #[path = "support/ledger.rs"]
 #[allow(dead_code, reason = "no cpd is ended here")]
 mod ledger;
@@ -16,12 +18,14 @@ mod stopped;
 #[path = "peers/wire.rs"]
 mod wire;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use running::{Client, Daemon, PATIENCE, wait_for};
+use findings::{Wrong, caught};
+use running::{Daemon, PATIENCE, wait_for};
 use stand_in::StandIn;
 
 const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 #[test]
 fn without_descriptors_it_waits_and_does_not_spin() {
@@ -36,36 +40,30 @@ fn without_descriptors_it_waits_and_does_not_spin() {
     daemon.waits_for_log(" warn accepting paused cause=");
     let figures = files::idles(daemon.child.id()).expect("it waits");
     inside.asks("SMSG bob:still here", "240 ");
-    let freed = Instant::now();
     drop(crowd);
-    wait_for("service like before", || {
-        let mut client = daemon.connect();
-        client.send("USER bob");
-        client.line_within(PATIENCE).is_some_and(|line| line.starts_with("220 ")).then_some(())
-    });
-    let recovered = freed.elapsed().as_secs_f64();
-    let mut bob: Client = daemon.connect();
-    bob.logs_in("bob", "bob");
-    bob.asks("RMSG", "RMSGbob:still here");
+    let recovered = files::recovers(daemon.child.id(), daemon.address).expect("it goes on");
+    inside.asks("RMSG", "RMSGbob:still here");
     assert!(daemon.runs());
 
     let spins = StandIn::with_files(stand_in::SPINS, Some(files::FILES));
     let _crowd = files::crowd(spins.address);
     wait_for("no descriptor is left", || (wire::descriptors(spins.pid()) >= files::FILES).then_some(()));
-    let twin = files::idles(spins.pid()).expect_err("it spins, and nobody has noticed");
+    let twin = caught(files::idles(spins.pid()), &[Wrong::Spins]);
+    let sleeps = StandIn::with_files(stand_in::SLEEPS, Some(files::FILES));
+    let slow = caught(files::recovers(sleeps.pid(), sleeps.address), &[Wrong::Slow]);
     println!(
-        "proof: {} descriptors: {figures}, service {recovered:.2} s after some were free; twin that asks again at once: {twin}",
+        "proof: {} descriptors: {figures}, {recovered}; twin that asks again at once: {twin}; twin that sleeps: {slow}",
         files::FILES
     );
 }
 
 #[test]
 fn stopped_for_longer_than_every_timeout_it_does_not_blame_the_clients() {
-    let mut daemon = Daemon::start(&stopped::settings("5s"));
+    let mut daemon = Daemon::start(&stopped::settings(stopped::TIMEOUT));
     let figures =
         stopped::longer_than_every_timeout(&mut daemon, stopped::CROWD, stopped::STOPPED, PATIENCE).expect("right");
-    let mut without = Daemon::start(&stopped::settings("1d"));
+    let mut without = Daemon::start(&stopped::settings(DAY));
     let twin = stopped::longer_than_every_timeout(&mut without, 10, SECOND, SECOND);
-    let twin = twin.expect_err("no timers, and nobody has noticed");
+    let twin = caught(twin, &[Wrong::NotEnded]);
     println!("proof: stopped: {figures}; twin without timers: {twin}");
 }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::findings::{Findings, Verdict, Wrong};
 use crate::wire::{connect_from, descriptors, reset, resident_kib};
 
 const THREADS: u64 = 2;
@@ -17,8 +18,8 @@ const GROWTH_MAX_KIB: u64 = 1024;
 const END_MAX: Duration = Duration::from_millis(200);
 
 /// Opens and closes `count` connections, each in one of many ways; the server may take `patience` to notice that the last
-/// ones are closed. `Err`: something grew.
-pub fn flat(pid: u32, server: SocketAddrV4, count: u64, patience: Duration) -> Result<String, String> {
+/// ones are closed.
+pub fn flat(pid: u32, server: SocketAddrV4, count: u64, patience: Duration) -> Verdict {
     let begun = Instant::now();
     let open = descriptors(pid);
     churn(server, 0, count / WARM_UP_OF);
@@ -33,7 +34,10 @@ pub fn flat(pid: u32, server: SocketAddrV4, count: u64, patience: Duration) -> R
         begun.elapsed().as_secs_f64(),
         count / WARM_UP_OF
     );
-    if end == open && memory <= warm + GROWTH_MAX_KIB { Ok(figures) } else { Err(figures) }
+    let mut found = Findings::default();
+    found.unless(end == open, Wrong::Descriptors, || figures.clone());
+    found.unless(memory <= warm + GROWTH_MAX_KIB, Wrong::Memory, || figures.clone());
+    found.or(|| figures)
 }
 
 /// How many descriptors are open when there are `open` again, or the time is over.

@@ -5,6 +5,7 @@ use std::net::{SocketAddrV4, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::findings::{Verdict, Wrong, found};
 use crate::running::PATIENCE;
 
 pub const CONNECTIONS: usize = 8;
@@ -14,8 +15,8 @@ pub const PIPELINED_BYTES: usize = 1 << 20;
 const JAIN_MIN: f64 = 0.9;
 
 /// Connects to a server that does not answer yet, sends it a mebibyte on each connection, as far as it is taken, lets it
-/// go on by `go`, and counts the answers until half of all are there. `Err`: it was not fair.
-pub fn measure(server: SocketAddrV4, request: &str, go: impl FnOnce()) -> Result<String, String> {
+/// go on by `go`, and counts the answers until half of all are there.
+pub fn measure(server: SocketAddrV4, request: &str, go: impl FnOnce()) -> Verdict {
     let count = PIPELINED_BYTES / request.len();
     let mut all: Vec<Pipeline> = (0..CONNECTIONS).map(|_| Pipeline::connect(server, request, count)).collect();
     for pipeline in &mut all {
@@ -37,7 +38,7 @@ pub fn measure(server: SocketAddrV4, request: &str, go: impl FnOnce()) -> Result
     let answers: Vec<usize> = all.iter().map(|pipeline| pipeline.answers).collect();
     let index = jain(&answers);
     let figures = format!("Jain's index {index:.4} over {answers:?} answers to {count} requests each");
-    if index >= JAIN_MIN { Ok(figures) } else { Err(figures) }
+    if index >= JAIN_MIN { Ok(figures) } else { found(Wrong::Unfair, figures) }
 }
 
 /// Jain's index: 1 when all have the same, 1/n when one has everything.

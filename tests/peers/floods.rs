@@ -6,9 +6,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use crate::ledger::{Answer, End, Ledger};
+use crate::findings::{Findings, Verdict, Wrong, messages};
+use crate::ledger::{Answer, End, Ledger, SessionNo};
 use crate::running::{Client, Daemon};
-use crate::wire::{connect_from, status, verdict};
+use crate::wire::{connect_from, status};
 
 /// `limits.connections_per_address` and `limits.connections` of the daemon that is flooded.
 pub const PER_ADDRESS: usize = 40;
@@ -18,14 +19,12 @@ const ATTEMPTS: u64 = 2000;
 const THREADS: u8 = 4;
 const FLOODER: Ipv4Addr = Ipv4Addr::new(127, 81, 0, 1);
 
-/// One address attempts connections and holds what it gets, while others come from their own and are served. `Err`:
-/// what is wrong.
-pub fn connections(daemon: &Daemon) -> Result<String, String> {
+/// One address attempts connections and holds what it gets, while others come from their own and are served.
+pub fn connections(daemon: &Daemon) -> Verdict {
     daemon.add_user("bob", "bob");
     let (refused, held, torn) = (AtomicU64::new(0), Mutex::new(Vec::new()), AtomicU64::new(0));
     let over = AtomicBool::new(false);
-    let mut honest = 0;
-    let mut turned_away = 0;
+    let (mut honest, mut turned_away) = (0, 0);
     thread::scope(|scope| {
         let flooders: Vec<_> = (0..THREADS)
             .map(|_| {
@@ -41,7 +40,7 @@ pub fn connections(daemon: &Daemon) -> Result<String, String> {
             over.store(true, Ordering::Relaxed);
         });
         while !over.load(Ordering::Relaxed) {
-            match visit(daemon.address, honest) {
+            match visit(daemon.address, honest + turned_away) {
                 true => honest += 1,
                 false => turned_away += 1,
             }
@@ -54,8 +53,12 @@ pub fn connections(daemon: &Daemon) -> Result<String, String> {
         "{ATTEMPTS} attempts from one address: {held} held, {refused} heard 500 and the end, {torn} the end alone; \
          {honest} visits from elsewhere served, {turned_away} turned away; cpd counts {counted} refused"
     );
-    let right = held <= PER_ADDRESS && honest > 0 && turned_away == 0 && refused > 0 && counted == refused + torn;
-    if right { Ok(figures) } else { Err(figures) }
+    let mut found = Findings::default();
+    found.unless(held <= PER_ADDRESS, Wrong::Share, || figures.clone());
+    found.unless(turned_away == 0, Wrong::NotServed, || figures.clone());
+    found.unless(honest + turned_away > 0 && refused > 0, Wrong::NoPressure, || figures.clone());
+    found.unless(counted == refused + torn + turned_away, Wrong::Miscounted, || figures.clone());
+    found.or(|| figures)
 }
 
 fn flood_once(to: SocketAddrV4, refused: &AtomicU64, torn: &AtomicU64, held: &Mutex<Vec<std::net::TcpStream>>) {
@@ -87,8 +90,8 @@ fn read_line(stream: &mut std::net::TcpStream, into: &mut Vec<u8>) -> std::io::R
 }
 
 /// A whole visit from an address of its own; whether cpd took it.
-fn visit(to: SocketAddrV4, number: u32) -> bool {
-    let [_, _, high, low] = number.to_be_bytes();
+fn visit(to: SocketAddrV4, number: u64) -> bool {
+    let [.., high, low] = number.to_be_bytes();
     let mut stream = connect_from(Ipv4Addr::new(127, 82, high, low.max(1)), to).expect("the kernel accepts");
     let script = b"USERbob\r\nPASSbob\r\nSMSGbob:x\r\nRMSG\r\n250\r\nTERM\r\n";
     let mut text = String::new();
@@ -103,46 +106,55 @@ fn visit(to: SocketAddrV4, number: u32) -> bool {
 pub const PER_SENDER: usize = 20;
 pub const QUEUE: usize = 50;
 
-/// One sender fills what it may of a queue, and goes on; another one still gets through. `Err`: what is wrong.
-pub fn mailbox(daemon: &Daemon) -> Result<String, String> {
-    for name in ["mallory", "alice", "bob"] {
+/// Two senders fill what they may of a queue, and go on; a third one still gets through.
+pub fn mailbox(daemon: &Daemon) -> Verdict {
+    for name in ["mallory", "trudy", "alice", "bob"] {
         daemon.add_user(name, name);
     }
     let mut ledger = Ledger::default();
-    let mut flooder = daemon.connect();
-    flooder.logs_in("mallory", "mallory");
-    let session = ledger.session("mallory");
-    let (mut stored, mut refused) = (0, 0);
+    let mut log_in = |name: &str| {
+        let mut client = daemon.connect();
+        client.logs_in(name, name);
+        (client, ledger.session(name))
+    };
+    let mut flooders = ["mallory", "trudy"].map(&mut log_in);
+    let (mut alice, third) = log_in("alice");
+    let (mut bob, reader) = log_in("bob");
+    let mut stored = [0; 2];
+    let mut refused = 0;
     for number in 0..3 * QUEUE {
-        let body = format!("flood {number}");
-        match sends(&mut flooder, &mut ledger, session, &body) {
-            true => stored += 1,
-            false => refused += 1,
+        for ((flooder, session), stored) in flooders.iter_mut().zip(&mut stored) {
+            match sends(flooder, &mut ledger, *session, &format!("flood {number}, {session:?}")) {
+                true => *stored += 1,
+                false => refused += 1,
+            }
         }
     }
-    let mut alice = daemon.connect();
-    alice.logs_in("alice", "alice");
-    let third = ledger.session("alice");
     let through = sends(&mut alice, &mut ledger, third, "important");
-    let mut bob = daemon.connect();
-    bob.logs_in("bob", "bob");
-    let reader = ledger.session("bob");
     let downloaded = downloads(&mut bob, &mut ledger, reader);
     ledger.drained();
-    // Room again, for the flooder as well.
-    let again = sends(&mut flooder, &mut ledger, session, "and again");
-    verdict(&ledger)?;
+    // Room again, for the flooders as well.
+    let again = flooders
+        .iter_mut()
+        .all(|(flooder, session)| sends(flooder, &mut ledger, *session, &format!("again, {session:?}")));
+    messages(&ledger)?;
     let figures = format!(
-        "{stored} of one sender stored, {refused} refused, then another's {}; {downloaded} downloaded, then room again: \
-         {again}",
+        "{stored:?} of two senders stored, {refused} refused, then a third one's {}; {downloaded} downloaded, then room \
+         again: {again}",
         if through { "stored" } else { "refused" },
     );
-    let right = stored == PER_SENDER && through && downloaded == PER_SENDER + 1 && again;
-    if right { Ok(figures) } else { Err(figures) }
+    let mut found = Findings::default();
+    found.unless(stored == [PER_SENDER; 2], Wrong::Share, || figures.clone());
+    found.unless(through, Wrong::NotServed, || figures.clone());
+    found.unless(downloaded == stored.iter().sum::<usize>() + usize::from(through), Wrong::Miscounted, || {
+        figures.clone()
+    });
+    found.unless(again, Wrong::NotServed, || figures.clone());
+    found.or(|| figures)
 }
 
 /// Sends one to bob; whether it got 240. After a 540 it recovers.
-fn sends(client: &mut Client, ledger: &mut Ledger, session: crate::ledger::SessionNo, body: &str) -> bool {
+fn sends(client: &mut Client, ledger: &mut Ledger, session: SessionNo, body: &str) -> bool {
     ledger.sending(session, "bob", body.as_bytes());
     client.send(&format!("SMSGbob:{body}"));
     let answer = client.line();
@@ -155,7 +167,7 @@ fn sends(client: &mut Client, ledger: &mut Ledger, session: crate::ledger::Sessi
     kept
 }
 
-fn downloads(client: &mut Client, ledger: &mut Ledger, session: crate::ledger::SessionNo) -> usize {
+fn downloads(client: &mut Client, ledger: &mut Ledger, session: SessionNo) -> usize {
     ledger.downloading(session, 1);
     client.send("RMSG");
     for count in 0.. {

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::findings::{Findings, Verdict, Wrong, messages};
 use crate::ledger::{Ledger, Parting};
 use crate::rounds::client::{Client, Manner, Site};
 use crate::rounds::random::Random;
 use crate::running::{Client as Plain, Daemon};
-use crate::wire::{connect_from, resident_kib, verdict};
+use crate::wire::{connect_from, resident_kib};
 
 const SLOW_READERS: usize = 20;
 /// What each of them sends, in lines of two bytes. The answers would be nine times as much.
@@ -19,8 +20,8 @@ const PIPELINED_BYTES: usize = 4 << 20;
 /// What cpd may grow by for one of them: 16 KiB of unsent answers, as much unread input, and their containers.
 const SLOW_READER_KIB: u64 = 128;
 
-/// Lets clients pipeline without reading, until each was closed. `Err`: what is wrong.
-pub fn readers(daemon: &Daemon, patience: Duration) -> Result<String, String> {
+/// Lets clients pipeline without reading, until each was closed.
+pub fn readers(daemon: &Daemon, patience: Duration) -> Verdict {
     daemon.add_user("bob", "bob");
     let pid = daemon.child.id();
     let before = resident_kib(pid);
@@ -55,12 +56,16 @@ pub fn readers(daemon: &Daemon, patience: Duration) -> Result<String, String> {
     });
     let closed = closed.into_inner();
     ledger.lock().expect("no client has failed").drained();
-    verdict(&ledger.into_inner().expect("no client has failed"))?;
+    messages(&ledger.into_inner().expect("no client has failed"))?;
     let grown = peak - before;
     let figures =
         format!("{closed} of {SLOW_READERS} closed, {grown} KiB more at most, {exchanged} messages meanwhile");
     let bounded = grown <= SLOW_READER_KIB * SLOW_READERS as u64;
-    if closed == SLOW_READERS && bounded && exchanged > 0 { Ok(figures) } else { Err(figures) }
+    let mut found = Findings::default();
+    found.unless(closed == SLOW_READERS, Wrong::NotEnded, || figures.clone());
+    found.unless(bounded, Wrong::Memory, || figures.clone());
+    found.unless(exchanged > 0, Wrong::NoPressure, || figures.clone());
+    found.or(|| figures)
 }
 
 /// Until the connection has an error, without reading anything.
@@ -84,9 +89,29 @@ const HABITS: [&[u8]; 4] = [b"SMSG", b"x\n", b"USERbob\nPASSbo", b"\xff\xf1"];
 const BYTE_EVERY: Duration = Duration::from_millis(250);
 const THREADS: usize = 4;
 
-/// `login.timeout` of the daemon is `login`; `writers` connections send a byte now and then until each was closed, while
-/// others log in. `Err`: what is wrong.
-pub fn writers(daemon: &Daemon, writers: usize, login: Duration, patience: Duration) -> Result<String, String> {
+/// How much earlier than its deadline a client may see its end: cpd's clock begins with the round in which it accepts,
+/// on a busy machine some time before the connection.
+const EARLY_MAX: Duration = Duration::from_millis(250);
+/// How much later: the clients look every [`BYTE_EVERY`], and a busy machine is late.
+const LATE_MAX: Duration = Duration::from_secs(3);
+/// For the 99th percentile of honest logins meanwhile.
+const LOGIN_MAX: Duration = Duration::from_secs(1);
+
+/// What was seen of writers of single bytes, and of those who logged in meanwhile.
+pub struct Seen {
+    pub writers: usize,
+    /// How long each that was closed has lived.
+    pub lives: Vec<Duration>,
+    pub logins: Vec<Duration>,
+}
+
+/// `timeouts.login` of the daemon is `login`; `writers` connections send a byte now and then until each was closed, while
+/// others log in.
+pub fn writers(daemon: &Daemon, writers: usize, login: Duration, patience: Duration) -> Verdict {
+    judge(watch(daemon, writers, patience), login)
+}
+
+fn watch(daemon: &Daemon, writers: usize, patience: Duration) -> Seen {
     daemon.add_user("bob", "bob");
     let over = AtomicBool::new(false);
     let lives = Mutex::new(Vec::new());
@@ -113,21 +138,31 @@ pub fn writers(daemon: &Daemon, writers: usize, login: Duration, patience: Durat
             thread::sleep(Duration::from_millis(5));
         }
     });
-    let lives = lives.into_inner().expect("no panic");
+    Seen { writers, lives: lives.into_inner().expect("no panic"), logins }
+}
+
+/// Whether each was closed at the deadline, not before and not long after it, and nobody honest had to wait.
+pub fn judge(seen: Seen, login: Duration) -> Verdict {
+    let Seen { writers, lives, mut logins } = seen;
     logins.sort();
     let p99 = logins.get(logins.len() * 99 / 100).copied().unwrap_or_default();
-    let range = (lives.iter().min().copied().unwrap_or_default(), lives.iter().max().copied().unwrap_or_default());
+    let first = lives.iter().min().copied().unwrap_or(login);
+    let last = lives.iter().max().copied().unwrap_or(login);
     let figures = format!(
-        "{} of {writers} closed after {:.2} to {:.2} s, {} honest logins, p99 {:.1} ms",
+        "{} of {writers} closed after {:.2} to {:.2} s (deadline {login:?}), {} honest logins, p99 {:.1} ms",
         lives.len(),
-        range.0.as_secs_f64(),
-        range.1.as_secs_f64(),
+        first.as_secs_f64(),
+        last.as_secs_f64(),
         logins.len(),
         p99.as_secs_f64() * 1000.0
     );
-    // cpd's clock begins with the round in which it accepts, on a busy machine some time before the connection.
-    let too_early = range.0 < login / 2;
-    if lives.len() == writers && !too_early && !logins.is_empty() { Ok(figures) } else { Err(figures) }
+    let mut found = Findings::default();
+    found.unless(lives.len() == writers, Wrong::NotEnded, || figures.clone());
+    found.unless(first + EARLY_MAX >= login, Wrong::Early, || figures.clone());
+    found.unless(last <= login + LATE_MAX, Wrong::Late, || figures.clone());
+    found.unless(!logins.is_empty(), Wrong::NoPressure, || figures.clone());
+    found.unless(p99 < LOGIN_MAX, Wrong::Slow, || figures.clone());
+    found.or(|| figures)
 }
 
 /// Sends on `count` connections until each was closed or patience ends, and notes how long each lived.

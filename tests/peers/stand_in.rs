@@ -33,6 +33,25 @@ while True:
         pass
 ";
 
+/// Serves, and sleeps for long when no descriptor is left.
+#[allow(dead_code, reason = "each test uses its part of this")]
+pub const SLEEPS: &str = "
+import select, time
+kept = []
+while True:
+    for ready in select.select([listener] + kept, [], [])[0]:
+        if ready is listener:
+            try:
+                kept.append(listener.accept()[0])
+            except OSError:
+                time.sleep(60)
+        elif ready.recv(512):
+            ready.sendall(b'220 \\r\\n')
+        else:
+            kept.remove(ready)
+            ready.close()
+";
+
 /// A small server as a process of its own. Dropping it kills it.
 pub struct StandIn {
     child: Child,

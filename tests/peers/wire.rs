@@ -9,13 +9,7 @@ use std::os::fd::AsRawFd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt};
 
-use crate::ledger::Ledger;
 use crate::running::{Daemon, PATIENCE, wait_for};
-
-/// Violations that are shown.
-const SHOWN_MAX: usize = 2;
-/// Characters of each.
-const TEXT_MAX: usize = 80;
 
 /// Connects from `source`, an address of this machine.
 pub fn connect_from(source: Ipv4Addr, to: SocketAddrV4) -> io::Result<TcpStream> {
@@ -75,17 +69,6 @@ pub fn status(daemon: &Daemon, field: &str) -> u64 {
 #[track_caller]
 pub fn waits_for_nobody(daemon: &Daemon) {
     wait_for("no connection is left", || (status(daemon, "connections") == 0).then_some(()));
-}
-
-/// What the ledger has found, if anything.
-pub fn verdict(ledger: &Ledger) -> Result<(), String> {
-    let violations = ledger.violations();
-    if violations.is_empty() {
-        return Ok(());
-    }
-    let texts: Vec<String> =
-        violations.iter().take(SHOWN_MAX).map(|found| format!("{:.TEXT_MAX$}", found.text)).collect();
-    Err(format!("{} violations: {}", violations.len(), texts.join("; ")))
 }
 
 /// A number from the environment, or the usual one.

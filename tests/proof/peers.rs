@@ -6,6 +6,8 @@
 
 #[path = "../peers/churn.rs"]
 mod churn;
+#[path = "../peers/findings.rs"]
+mod findings;
 #[path = "../peers/half_open.rs"]
 mod half_open;
 #[path = "../support/ledger.rs"]
@@ -24,12 +26,16 @@ mod sabotaged;
 mod slow;
 #[path = "../peers/stand_in.rs"]
 mod stand_in;
+#[path = "../peers/unknown.rs"]
+mod unknown;
 #[path = "../peers/wire.rs"]
 mod wire;
 
 use std::time::Duration;
 
 use cpd::sabotage::Fault;
+use findings::{Wrong, caught};
+use ledger::Kind;
 use running::{Daemon, PATIENCE, need};
 use stand_in::StandIn;
 
@@ -39,7 +45,7 @@ const TWIN_PATIENCE: Duration = Duration::from_secs(2);
 #[test]
 fn a_reset_that_forgets_a_lease_is_noticed() {
     let twin = resets::everywhere(&sabotaged::start(Fault::ForgottenLease, ""));
-    let twin = twin.expect_err("messages were forgotten, and nobody has noticed");
+    let twin = caught(twin, &[Wrong::Messages(Kind::Lost)]);
     println!("proof: resets: twin forgotten-lease: {twin}");
 }
 
@@ -48,7 +54,7 @@ fn a_timer_that_fires_early_is_noticed() {
     let settings = "limits.connections_per_address = 10000\ntimeouts = { pdu = \"500ms\", login = \"3s\" }\n";
     let cpd = sabotaged::start(Fault::EarlyTimer, settings);
     let twin = slow::writers(&cpd, 100, Duration::from_secs(3), PATIENCE);
-    let twin = twin.expect_err("closed early, and nobody has noticed");
+    let twin = caught(twin, &[Wrong::Early]);
     println!("proof: a byte now and then: twin early-timer: {twin}");
 }
 
@@ -60,11 +66,9 @@ fn connections_that_come_and_go_leave_nothing() {
     daemon.add_user("bob", "bob");
     daemon.connect().logs_in("bob", "bob");
     let leaky = StandIn::start(stand_in::LEAKS_MEMORY);
-    let memory =
-        churn::flat(leaky.pid(), leaky.address, 50_000, TWIN_PATIENCE).expect_err("a leak, and nobody has noticed");
+    let memory = caught(churn::flat(leaky.pid(), leaky.address, 50_000, TWIN_PATIENCE), &[Wrong::Memory]);
     let leaky = StandIn::start(stand_in::LEAKS_DESCRIPTORS);
-    let files =
-        churn::flat(leaky.pid(), leaky.address, 160, TWIN_PATIENCE).expect_err("a leak, and nobody has noticed");
+    let files = caught(churn::flat(leaky.pid(), leaky.address, 160, TWIN_PATIENCE), &[Wrong::Descriptors]);
     println!("proof: opened and closed: {figures}; twins: leaked memory: {memory}; leaked descriptors: {files}");
 }
 
@@ -73,8 +77,17 @@ fn peers_that_vanish_are_ended() {
     need("ip", "iproute2");
     need("unshare", "util-linux");
     half_open::in_a_namespace("peers_that_vanish_are_ended", || {
-        let figures = half_open::vanish("1s", PATIENCE).expect("all are ended");
-        let twin = half_open::vanish("1d", Duration::from_secs(8)).expect_err("no timer, and nobody has noticed");
+        let figures = half_open::vanish(Duration::from_secs(3), PATIENCE).expect("all are ended");
+        let day = Duration::from_secs(24 * 3600);
+        let twin = caught(half_open::vanish(day, Duration::from_secs(8)), &[Wrong::NotEnded]);
         println!("proof: half-open peers: {figures}; twin without timers: {twin}");
     });
+}
+
+#[test]
+fn who_is_not_known_is_not_read() {
+    need("strace", "strace");
+    let figures = unknown::asks(true).expect("dropped unread");
+    let twin = caught(unknown::asks(false), &[Wrong::Read, Wrong::NotRefused, Wrong::Answer]);
+    println!("proof: control socket, no credentials: {figures}; twin whose kernel says who it is: {twin}");
 }

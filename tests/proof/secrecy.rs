@@ -2,8 +2,8 @@
 //! the faults of src/sabotage.rs that tell. For each pair of causes a 99% bootstrap interval of the difference of the
 //! median times is compared with +-100 us.
 //!
-//! `cargo test --test proof_secrecy -- --nocapture` takes seconds and fails when an interval is beyond the bound;
-//! `TRIALS=20000` takes minutes, wants a quiet machine, and fails unless every interval is within the bound.
+//! `cargo test --test proof_secrecy -- --nocapture` takes seconds and has three tries; `TRIALS=20000` takes minutes, wants
+//! a quiet machine, and has one. Both fail unless every interval is within the bound.
 
 #[path = "../support/operator.rs"]
 mod operator;
@@ -28,8 +28,9 @@ use secret::{Attempt, Cause, House, PASSWORD};
 
 /// Blocks of a trial for each cause.
 const TRIALS: usize = 1000;
-/// From here on an interval is narrow on any machine that does nothing else.
+/// From here on an interval is narrow on any machine that does nothing else; below there are so many tries.
 const TRIALS_LONG: usize = 20_000;
+const TRIES: usize = 3;
 /// Of the twin, whose difference is large.
 const TWIN_TRIALS: usize = 300;
 
@@ -49,10 +50,9 @@ fn seed() -> u64 {
     number("SEED").unwrap_or_else(random::entropy)
 }
 
-/// The pairs that can be told apart.
-fn told_apart(pairs: &[Pair], long: bool) -> Vec<&Pair> {
-    let bad = |pair: &&Pair| if long { !pair.interval.within(BOUND_US) } else { pair.interval.beyond(BOUND_US) };
-    pairs.iter().filter(bad).collect()
+/// The pairs that are certainly told apart.
+fn told_apart(pairs: &[Pair]) -> Vec<&Pair> {
+    pairs.iter().filter(|pair| pair.interval.beyond(BOUND_US)).collect()
 }
 
 fn worst(pairs: &[Pair]) -> &Pair {
@@ -62,28 +62,45 @@ fn worst(pairs: &[Pair]) -> &Pair {
 #[test]
 fn every_cause_of_a_failed_login_takes_the_same_time() {
     let _alone = alone();
+    until_sure(|trials| {
+        let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |_| {});
+        let all = Trials::run(&mut house, trials, seed());
+        let (pairs, whole) = (all.pairs(), all.whole_pairs());
+        for (cause, median) in Cause::ALL.iter().zip(all.medians()) {
+            println!("{cause:?}: median {median:.1} us");
+        }
+        for Pair { a, b, interval } in &pairs {
+            println!("{a:?} - {b:?}: 99% [{:+.1}, {:+.1}] us", interval.low, interval.high);
+        }
+        for (from, pairs) in [("the password", &pairs), ("the name", &whole)] {
+            let Pair { a, b, interval } = worst(pairs);
+            println!(
+                "proof: secrecy, time from {from} to 565: {trials} trials of each of {} causes, {} pairs, the widest 99% \
+                 interval [{:+.1}, {:+.1}] us ({a:?}, {b:?}), bound {BOUND_US} us",
+                Cause::ALL.len(),
+                pairs.len(),
+                interval.low,
+                interval.high
+            );
+        }
+        pairs.iter().chain(&whole).map(|pair| pair.interval).collect()
+    });
+}
+
+/// Measures with as many trials as are asked for. Each interval has to be within the bound; few trials on a busy machine
+/// may leave that open, and are made again. What is certainly beyond the bound is a fault at once.
+#[track_caller]
+fn until_sure(mut measure: impl FnMut(usize) -> Vec<Interval>) {
     let trials = number("TRIALS").and_then(|trials| usize::try_from(trials).ok()).unwrap_or(TRIALS);
-    let long = trials >= TRIALS_LONG;
-    let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |_| {});
-    let all = Trials::run(&mut house, trials, seed());
-    let pairs = all.pairs();
-    for (cause, median) in Cause::ALL.iter().zip(all.medians()) {
-        println!("{cause:?}: median {median:.1} us");
+    for left in (0..if trials < TRIALS_LONG { TRIES } else { 1 }).rev() {
+        let intervals = measure(trials);
+        assert!(!intervals.iter().any(|interval| interval.beyond(BOUND_US)), "told apart: {intervals:?}");
+        if intervals.iter().all(|interval| interval.within(BOUND_US)) {
+            return;
+        }
+        assert!(left > 0, "it is not sure that nobody can tell them apart: {intervals:?}");
+        println!("not sure within {BOUND_US} us, {left} tries left");
     }
-    for Pair { a, b, interval } in &pairs {
-        println!("{a:?} - {b:?}: 99% [{:+.1}, {:+.1}] us", interval.low, interval.high);
-    }
-    let found = told_apart(&pairs, long);
-    assert!(found.is_empty(), "{found:?}");
-    let Pair { a, b, interval } = worst(&pairs);
-    println!(
-        "proof: secrecy, time: {trials} trials of each of {} causes, {} pairs, the widest 99% interval \
-         [{:+.1}, {:+.1}] us ({a:?}, {b:?}), bound {BOUND_US} us",
-        Cause::ALL.len(),
-        pairs.len(),
-        interval.low,
-        interval.high
-    );
 }
 
 #[test]
@@ -92,16 +109,15 @@ fn an_unknown_user_without_work_is_caught() {
     let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |command| sabotaged::order(command, Fault::LeakyTime));
     let all = Trials::run(&mut house, TWIN_TRIALS, seed());
     let pairs = all.pairs();
-    // By the long run's rule and by the short one's.
     let leaks = |pair: &&Pair| pair.a == Cause::Unknown || pair.b == Cause::Unknown;
-    let short = told_apart(&pairs, false);
-    assert!(short.iter().any(leaks), "the twin passes: {pairs:?}");
-    assert!(told_apart(&pairs, true).iter().any(leaks), "the twin passes: {pairs:?}");
+    let caught = told_apart(&pairs);
+    assert!(told_apart(&all.whole_pairs()).iter().any(leaks), "the twin passes from the name on");
+    assert!(caught.iter().any(leaks), "the twin passes: {pairs:?}");
     let Pair { a, b, interval } = worst(&pairs);
     println!(
         "proof: secrecy, time: twin leaky-time: caught within {TWIN_TRIALS} trials by {} of {} pairs, \
          [{:+.1}, {:+.1}] us ({a:?}, {b:?})",
-        short.len(),
+        caught.len(),
         pairs.len(),
         interval.low,
         interval.high
@@ -116,7 +132,7 @@ fn with_an_older_cost(blocks: usize, change: impl FnOnce(&mut std::process::Comm
     let mut house = house.again(MEMORY_KIB, change);
     let current: Vec<String> = (0..count).map(|_| house.fresh_user()).collect();
     let seed = seed();
-    let times = measure(&mut house, 3, blocks, seed, |house, group, block| {
+    let [times, _] = measure(&mut house, 3, blocks, seed, |house, group, block| {
         let (from, place) = (house.fresh_address(), block % count);
         match group {
             0 => Attempt { from, name: house.fresh_name(), password: PASSWORD },
@@ -130,16 +146,15 @@ fn with_an_older_cost(blocks: usize, change: impl FnOnce(&mut std::process::Comm
 #[test]
 fn a_hash_of_an_older_cost_takes_the_same_time() {
     let _alone = alone();
-    let trials = number("TRIALS").and_then(|trials| usize::try_from(trials).ok()).unwrap_or(TRIALS);
-    let pairs = with_an_older_cost(trials, |_| {});
-    let bad =
-        |interval: Interval| if trials >= TRIALS_LONG { !interval.within(BOUND_US) } else { interval.beyond(BOUND_US) };
-    assert!(!pairs.iter().any(|(_, _, interval)| bad(*interval)), "unknown, older, current: {pairs:?}");
-    let shown: Vec<String> = pairs.iter().map(|(_, _, i)| format!("[{:+.1}, {:+.1}]", i.low, i.high)).collect();
-    println!(
-        "proof: secrecy, time: an unknown user, a hash of an older cost, one of the current: {trials} trials, 99% {} us",
-        shown.join(" ")
-    );
+    until_sure(|trials| {
+        let pairs = with_an_older_cost(trials, |_| {});
+        let shown: Vec<String> = pairs.iter().map(|(_, _, i)| format!("[{:+.1}, {:+.1}]", i.low, i.high)).collect();
+        println!(
+            "proof: secrecy, time: an unknown user, a hash of an older cost, one of the current: {trials} trials, 99% {} us",
+            shown.join(" ")
+        );
+        pairs.into_iter().map(|(_, _, interval)| interval).collect()
+    });
 }
 
 #[test]

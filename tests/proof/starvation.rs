@@ -7,6 +7,8 @@
 mod clock;
 #[path = "../starvation/entropy.rs"]
 mod entropy;
+#[path = "../peers/findings.rs"]
+mod findings;
 #[path = "../support/ledger.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod ledger;
@@ -27,6 +29,8 @@ mod stopped;
 mod wire;
 
 use cpd::sabotage::Fault;
+use findings::{Wrong, caught};
+use ledger::Kind;
 use running::{Daemon, PATIENCE, need};
 
 /// How often the twin may be squeezed until it is noticed.
@@ -40,22 +44,24 @@ fn killed_for_want_of_memory_it_keeps_its_promises() {
     let twin = memory::squeeze(TWIN_SQUEEZES, |folder, settings| {
         Daemon::start_in(folder, settings, |command| sabotaged::order(command, Fault::EarlyReply))
     });
-    let twin = twin.expect_err("240s that were too early, and nobody has noticed");
+    let twin = caught(twin, &[Wrong::Messages(Kind::Lost)]);
     println!("proof: memory limit: {figures}; twin early-reply: {twin}");
 }
 
 #[test]
 fn a_leap_of_the_clock_ends_nobody() {
-    let figures = clock::leaps(&clock::start(false)).expect("timers do not care");
-    let twin = clock::leaps(&clock::start(true)).expect_err("timers care, and nobody has noticed");
-    println!("proof: the clock leaps: {figures}; twin whose timers leap as well: {twin}");
+    let figures = clock::leaps(&clock::start(false), &clock::WAYS).expect("timers do not care");
+    let [on, back] = clock::WAYS;
+    let early = caught(clock::leaps(&clock::start(true), &[on]), &[Wrong::Early]);
+    let late = caught(clock::leaps(&clock::start(true), &[back]), &[Wrong::NotEnded]);
+    println!("proof: the clock leaps: {figures}; twin whose timers leap as well: {early}; and back: {late}");
 }
 
 #[test]
 fn a_stop_that_blames_clients_is_noticed() {
-    let mut cpd = sabotaged::start(Fault::EarlyTimer, &stopped::settings("5s"));
+    let mut cpd = sabotaged::start(Fault::EarlyTimer, &stopped::settings(stopped::TIMEOUT));
     let twin = stopped::longer_than_every_timeout(&mut cpd, 10, stopped::STOPPED, PATIENCE);
-    let twin = twin.expect_err("what had arrived did not count, and nobody has noticed");
+    let twin = caught(twin, &[Wrong::Answer]);
     println!("proof: stopped: twin early-timer: {twin}");
 }
 
@@ -63,17 +69,26 @@ fn a_stop_that_blames_clients_is_noticed() {
 fn without_randomness_it_says_so_and_goes_on() {
     need("strace", "strace");
     let figures = entropy::goes_and_comes(true).expect("it goes on");
-    let twin = entropy::goes_and_comes(false).expect_err("nothing failed, and nobody has noticed");
+    let twin = caught(entropy::goes_and_comes(false), &[Wrong::NotRefused]);
     println!("proof: entropy: {figures}; twin whose kernel does not fail: {twin}");
 }
 
 #[test]
-fn a_log_service_that_goes_away_holds_nobody_up_and_learns_what_it_missed() {
+fn syslog_that_goes_away_holds_nobody_up_and_learns_what_it_missed() {
+    goes_away(log_service::Kind::Syslog);
+}
+
+#[test]
+fn a_journal_that_goes_away_holds_nobody_up_and_learns_what_it_missed() {
+    goes_away(log_service::Kind::Journal);
+}
+
+fn goes_away(kind: log_service::Kind) {
     need("unshare", "util-linux");
-    let (mut lines, logins) = log_service::play();
-    let figures = log_service::accounts(&lines, logins).unwrap_or_else(|figures| panic!("{figures}"));
+    let (mut lines, logins) = log_service::play(kind);
+    let figures = log_service::accounts(&lines, logins).expect("all is told");
     // The check fails for a log that forgets to tell.
     lines.retain(|line| !line.contains(" dropped="));
-    let twin = log_service::accounts(&lines, logins).expect_err("not told, and nobody has noticed");
-    println!("proof: log service: {figures}; twin that does not tell what it dropped: {twin}");
+    let twin = caught(log_service::accounts(&lines, logins), &[Wrong::Miscounted, Wrong::NoPressure]);
+    println!("proof: log service, {kind:?}: {figures}; twin that does not tell what it dropped: {twin}");
 }

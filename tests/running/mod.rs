@@ -247,6 +247,17 @@ impl Client {
         self.reader.get_mut().write_all(format!("{line}\r\n").as_bytes()).expect("sent");
     }
 
+    /// Sends a part of a line.
+    #[track_caller]
+    pub fn begins(&mut self, part: &str) {
+        self.reader.get_mut().write_all(part.as_bytes()).expect("sent");
+    }
+
+    /// Its own end's port.
+    pub fn port(&self) -> u16 {
+        self.reader.get_ref().local_addr().expect("connected").port()
+    }
+
     /// The next line without its CRLF; empty at the end of the connection.
     #[track_caller]
     pub fn line(&mut self) -> String {

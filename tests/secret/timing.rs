@@ -21,8 +21,10 @@ pub const WARM_UP_BLOCKS: usize = 50;
 
 /// All trials of one daemon.
 pub struct Trials {
-    /// By cause, in the order of [`Cause::ALL`]; nanoseconds.
+    /// From the password to its answer, by cause, in the order of [`Cause::ALL`]; nanoseconds.
     pub times: Vec<Vec<u64>>,
+    /// The same from the name on.
+    pub whole: Vec<Vec<u64>>,
     pub seed: u64,
 }
 
@@ -34,7 +36,8 @@ pub struct Pair {
     pub interval: Interval,
 }
 
-/// The times of so many blocks, in nanoseconds by group. `attempt` says who tries in which group and block.
+/// The times of so many blocks, in nanoseconds by group: from the password on, and from the name on. `attempt` says who
+/// tries in which group and block.
 #[track_caller]
 pub fn measure(
     house: &mut House,
@@ -42,9 +45,9 @@ pub fn measure(
     blocks: usize,
     seed: u64,
     mut attempt: impl FnMut(&mut House, usize, usize) -> Attempt,
-) -> Vec<Vec<u64>> {
+) -> [Vec<Vec<u64>>; 2] {
     let mut random = Random::new(seed, 1);
-    let mut times = vec![Vec::with_capacity(blocks); groups];
+    let mut all = [(); 2].map(|()| vec![Vec::with_capacity(blocks); groups]);
     let mut order: Vec<usize> = (0..groups).collect();
     for block in 0..blocks + WARM_UP_BLOCKS {
         for place in (1..order.len()).rev() {
@@ -52,13 +55,15 @@ pub fn measure(
         }
         for group in &order {
             let attempt = attempt(house, *group, block);
-            let time = time(house, &attempt);
+            let taken = time(house, &attempt);
             if block >= WARM_UP_BLOCKS {
-                times[*group].push(u64::try_from(time.as_nanos()).expect("short"));
+                for (times, taken) in all.iter_mut().zip(taken) {
+                    times[*group].push(u64::try_from(taken.as_nanos()).expect("short"));
+                }
             }
         }
     }
-    times
+    all
 }
 
 impl Trials {
@@ -68,13 +73,13 @@ impl Trials {
         let pools = Pools::new(house, all);
         let (before, begun) = (house.throttled(), Instant::now());
         let attempt = |house: &mut House, group: usize, block| pools.attempt(house, Cause::ALL[group], block);
-        let times = measure(house, Cause::ALL.len(), blocks, seed, attempt);
+        let [times, whole] = measure(house, Cause::ALL.len(), blocks, seed, attempt);
         // One attempt gets through whenever a bucket has forgotten a failure; there are two such buckets.
         let (throttled, meant) = (house.throttled() - before, 2 * all as u64);
         let drained = 2 * (begun.elapsed().as_secs() / DRAIN.as_secs() + 1);
         assert!(throttled <= meant, "{throttled} throttled, and only {meant} should be");
         assert!(throttled + drained >= meant, "{throttled} throttled of {meant}");
-        Trials { times, seed }
+        Trials { times, whole, seed }
     }
 
     /// In the order of [`Cause::ALL`], in microseconds.
@@ -83,7 +88,16 @@ impl Trials {
     }
 
     pub fn pairs(&self) -> Vec<Pair> {
-        let pairs = intervals(&self.times, self.seed).into_iter();
+        self.compare(&self.times)
+    }
+
+    /// From the name on.
+    pub fn whole_pairs(&self) -> Vec<Pair> {
+        self.compare(&self.whole)
+    }
+
+    fn compare(&self, times: &[Vec<u64>]) -> Vec<Pair> {
+        let pairs = intervals(times, self.seed).into_iter();
         pairs.map(|(a, b, interval)| Pair { a: Cause::ALL[a], b: Cause::ALL[b], interval }).collect()
     }
 }
@@ -132,18 +146,19 @@ pub fn pool_size(attempts: usize) -> usize {
     attempts.div_ceil(FAILURES_MAX as usize - 1)
 }
 
-/// From the password to its answer.
+/// From the password to its answer, and from the name to that.
 #[track_caller]
-fn time(house: &House, attempt: &Attempt) -> Duration {
+fn time(house: &House, attempt: &Attempt) -> [Duration; 2] {
     let mut stream = connect_from(attempt.from, house.daemon.address);
-    stream.write_all(format!("USER {}\r\n", attempt.name).as_bytes()).expect("sent");
+    let (name, named) = (format!("USER {}\r\n", attempt.name), Instant::now());
+    stream.write_all(name.as_bytes()).expect("sent");
     assert!(line(&mut stream).starts_with("220 "));
     let password = format!("PASS {}\r\n", attempt.password);
     let begun = Instant::now();
     stream.write_all(password.as_bytes()).expect("sent");
     let mut answer = [0; 64];
     let count = std::io::Read::read(&mut stream, &mut answer).expect("an answer");
-    let taken = begun.elapsed();
+    let taken = [begun.elapsed(), named.elapsed()];
     assert_eq!(String::from_utf8_lossy(&answer[..count]), "565 error authenticating user\r\n", "{attempt:?}");
     taken
 }

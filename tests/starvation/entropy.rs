@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::findings::{Verdict, Wrong, found};
 use crate::running::{Daemon, cpctl, run, wait_for};
 
 /// How getrandom(2) fails, one after the other.
@@ -38,8 +39,8 @@ fn all_traced(pid: u32) -> bool {
     })
 }
 
-/// Takes randomness away and gives it back; `fails`: whether it is really taken. `Err`: what is wrong.
-pub fn goes_and_comes(fails: bool) -> Result<String, String> {
+/// Takes randomness away and gives it back; `fails`: whether it is really taken.
+pub fn goes_and_comes(fails: bool) -> Verdict {
     let mut daemon = Daemon::start("");
     daemon.add_user("bob", "bob");
     let mut bob = daemon.connect();
@@ -48,8 +49,11 @@ pub fn goes_and_comes(fails: bool) -> Result<String, String> {
         let tracer = fails.then(|| Tracer::attach(daemon.child.id(), error));
         let name = format!("u{error}");
         let ended = run(&mut cpctl(&daemon.socket(), &["user", "add", &name, "--password-stdin"]), "secret\n");
+        if ended.code() == 0 {
+            return found(Wrong::NotRefused, format!("{error}: a password was hashed"));
+        }
         if ended.code() != 1 || !ended.stderr.contains("no randomness from the kernel") {
-            return Err(format!("{error}: {ended:?}"));
+            return found(Wrong::Answer, format!("{error}: {ended:?}"));
         }
         let reloads = daemon.log().matches("configuration reloaded").count();
         daemon.signal(Signal::HUP);
@@ -61,7 +65,7 @@ pub fn goes_and_comes(fails: bool) -> Result<String, String> {
         daemon.connect().logs_in(&name, "secret");
     }
     if !daemon.runs() || daemon.log().contains("internal error") {
-        return Err(daemon.log());
+        return found(Wrong::Ended, daemon.log());
     }
     Ok(format!("{} refused a new user with the cause, served logins and messages, and went on", ERRORS.join(", ")))
 }

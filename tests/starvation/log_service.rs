@@ -1,10 +1,12 @@
-//! The log service stops reading, goes away and comes back: cpd has a /dev of its own, where the test is the service.
+//! The log service, syslog or the journal, stops reading, goes away and comes back: cpd has a /dev or /run of its own,
+//! where the test is the service.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::findings::{Findings, Verdict, Wrong};
 use crate::running::{Daemon, answers, wait_for};
 
 /// Logins while nobody reads: more lines than may wait.
@@ -19,7 +21,40 @@ const GIVEN_UP: Duration = Duration::from_millis(3500);
 /// How long what is told may take; a line that never comes is a fault.
 const TOLD_MAX: Duration = Duration::from_secs(10);
 
+/// Which service.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Syslog,
+    Journal,
+}
+
+impl Kind {
+    /// The setting, the name of the socket in a folder, and how that folder becomes the place where cpd looks for it, in
+    /// a mount namespace of its own.
+    fn place(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Kind::Syslog => ("syslog", "log", "mount --bind \"$folder\" /dev"),
+            // Not every system has a journal's folder.
+            Kind::Journal => (
+                "journal",
+                "socket",
+                "mount -t tmpfs -o mode=0755 tmpfs /run && mkdir -p /run/systemd/journal &&
+                 mount --bind \"$folder\" /run/systemd/journal",
+            ),
+        }
+    }
+
+    /// What cpd says in a datagram.
+    fn text(self, datagram: &str) -> Option<&str> {
+        match self {
+            Kind::Syslog => datagram.split_once("]: ").map(|(_, text)| text),
+            Kind::Journal => datagram.lines().find_map(|field| field.strip_prefix("MESSAGE=")),
+        }
+    }
+}
+
 struct Service {
+    kind: Kind,
     path: PathBuf,
     socket: Option<UnixDatagram>,
     lines: Vec<String>,
@@ -43,7 +78,11 @@ impl Service {
         let Some(socket) = &self.socket else { return };
         loop {
             match socket.recv(&mut buffer) {
-                Ok(length) => self.lines.push(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+                Ok(length) => {
+                    let datagram = String::from_utf8_lossy(&buffer[..length]);
+                    let text = self.kind.text(&datagram);
+                    self.lines.push(text.unwrap_or_else(|| panic!("no line of {:?}: {datagram:?}", self.kind)).into());
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => panic!("{error}"),
             }
@@ -63,14 +102,15 @@ impl Service {
 }
 
 /// Plays it; the log as it arrived, and how many logins there were. The clients must be served all the time.
-pub fn play() -> (Vec<String>, usize) {
+pub fn play(kind: Kind) -> (Vec<String>, usize) {
     let folder = tempfile::tempdir().expect("a folder");
-    let devices = folder.path().join("dev");
-    std::fs::create_dir(&devices).expect("made");
-    let mut service = Service { path: devices.join("log"), socket: None, lines: Vec::new() };
+    let (target, socket, mount) = kind.place();
+    let place = folder.path().join("service");
+    std::fs::create_dir(&place).expect("made");
+    let mut service = Service { kind, path: place.join(socket), socket: None, lines: Vec::new() };
     service.listen();
-    let daemon = Daemon::launch(folder, "log.target = \"syslog\"\n", |command| {
-        let script = format!("mount --bind {} /dev && exec \"$0\" \"$@\"", devices.display());
+    let daemon = Daemon::launch(folder, &format!("log.target = \"{target}\"\n"), |command| {
+        let script = format!("folder='{}'\n{mount} && exec \"$0\" \"$@\"", place.display());
         Daemon::under(command, &["unshare", "--mount", "sh", "-c", &script]);
     });
     wait_for("its control socket", || answers(&daemon.socket()).then_some(()));
@@ -88,7 +128,7 @@ pub fn play() -> (Vec<String>, usize) {
     login(5);
     wait_for("lines", || {
         service.read();
-        (service.lines.iter().filter(|line| line.contains(" login ")).count() == 5).then_some(())
+        (service.lines.iter().filter(|line| line.starts_with("login ")).count() == 5).then_some(())
     });
     // Nobody reads.
     let begun = Instant::now();
@@ -108,14 +148,16 @@ pub fn play() -> (Vec<String>, usize) {
     (service.lines, made)
 }
 
-/// Whether each login is in the log, or among those that it counts as missing. `Err`: the figures.
-pub fn accounts(lines: &[String], logins: usize) -> Result<String, String> {
-    let told = lines.iter().filter(|line| line.contains(": login ")).count();
+/// Whether each login is in the log, or among those that it counts as missing.
+pub fn accounts(lines: &[String], logins: usize) -> Verdict {
+    let told = lines.iter().filter(|line| line.starts_with("login ")).count();
     let sum = |field: &str| -> usize {
         lines.iter().filter_map(|line| line.split(field).nth(1)?.trim().parse::<usize>().ok()).sum()
     };
     let (lost, dropped) = (sum(" lost="), sum(" dropped="));
     let figures = format!("{logins} logins: {told} in the log, {lost} counted as lost, {dropped} as dropped");
-    let right = told + lost + dropped == logins && lost > 0 && told > 0;
-    if right { Ok(figures) } else { Err(figures) }
+    let mut found = Findings::default();
+    found.unless(told + lost + dropped == logins, Wrong::Miscounted, || figures.clone());
+    found.unless(lost > 0 && dropped > 0 && told > 0, Wrong::NoPressure, || figures.clone());
+    found.or(|| figures)
 }

@@ -8,12 +8,13 @@ use std::sync::atomic::AtomicBool;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::findings::{Findings, Verdict, Wrong, found, messages};
 use crate::ledger::{Ledger, Parting};
 use crate::rounds::client::{Client, Manner, Site};
 use crate::rounds::load::{self, USERS};
 use crate::rounds::random::Random;
 use crate::running::Daemon;
-use crate::wire::{resident_kib, verdict};
+use crate::wire::resident_kib;
 
 const LIMITS: &str = "limits = { queue_messages = 1000000, queue_messages_per_sender = 1000000 }\n";
 /// By what the limit is lowered at a time.
@@ -72,8 +73,8 @@ fn unified() -> &'static Path {
     root
 }
 
-/// Takes memory away under load, `squeezes` times, `start` being how cpd is started on a folder. `Err`: what is wrong.
-pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon) -> Result<String, String> {
+/// Takes memory away under load, `squeezes` times, `start` being how cpd is started on a folder.
+pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon) -> Verdict {
     let group = Group::make();
     let ledger = Mutex::new(Ledger::default());
     let mut daemon = start(tempfile::tempdir().expect("a folder"), LIMITS);
@@ -110,7 +111,7 @@ pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon)
         use std::os::unix::process::ExitStatusExt;
         let status = daemon.ends();
         if status.signal() != Some(9) {
-            return Err(format!("cpd ended itself, {status}: {}", daemon.log()));
+            return found(Wrong::Ended, format!("by itself, {status}: {}", daemon.log()));
         }
         killed += u64::from(by_kernel);
         ledger.lock().expect("no client has failed").next_life(Parting::Torn);
@@ -128,10 +129,10 @@ pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon)
         counts.delivered
     );
     // A limit that never mattered shows nothing.
-    if killed > 0 && counts.kept > 0 { Ok(figures) } else { Err(figures) }
+    if killed > 0 && counts.kept > 0 { Ok(figures) } else { found(Wrong::NoPressure, figures) }
 }
 
-fn drain(daemon: &Daemon, ledger: &Mutex<Ledger>) -> Result<(), String> {
+fn drain(daemon: &Daemon, ledger: &Mutex<Ledger>) -> Result<(), Findings> {
     let site = Site::new(daemon.address, ledger);
     for user in USERS {
         let mut client = Client::login(&site, user).expect("the daemon is there");
@@ -140,5 +141,5 @@ fn drain(daemon: &Daemon, ledger: &Mutex<Ledger>) -> Result<(), String> {
     }
     let mut book = ledger.lock().expect("no client has failed");
     book.drained();
-    verdict(&book)
+    messages(&book)
 }

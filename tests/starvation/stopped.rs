@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::findings::{Findings, Verdict, Wrong};
 use crate::ledger::{Answer, End, Ledger, Parting};
 use crate::rounds::client::{Client, Manner, Site};
 use crate::rounds::random::Random;
 use crate::running::{Client as Plain, Daemon};
-use crate::wire::{raise_file_limit, verdict, waits_for_nobody};
+use crate::wire::{raise_file_limit, waits_for_nobody};
 
 /// All timeouts of the daemon that is stopped.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
-pub const STOPPED: Duration = Duration::from_secs(7);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+pub const STOPPED: Duration = Duration::from_secs(12);
 /// Clients beside those in particular states, who have sent a PDU meanwhile: more than one look at the sockets shows.
 pub const CROWD: usize = 1500;
 
@@ -22,25 +23,21 @@ pub const CROWD: usize = 1500;
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// Settings of the daemon, with this timeout.
-pub fn settings(timeout: &str) -> String {
+pub fn settings(timeout: Duration) -> String {
+    let timeout = format!("{}s", timeout.as_secs());
     let timeouts = ["pdu", "login", "ack", "recover", "idle", "write"].map(|key| format!("{key} = \"{timeout}\""));
     format!("limits.connections_per_address = 5000\ntimeouts = {{ {} }}\n", timeouts.join(", "))
 }
 
 /// Stops the daemon for a while when clients are in every state; what had arrived before its time was over counts, and who said
-/// nothing is timed out, within `patience`. `Err`: what is wrong.
-pub fn longer_than_every_timeout(
-    daemon: &mut Daemon,
-    crowd: usize,
-    stopped: Duration,
-    patience: Duration,
-) -> Result<String, String> {
+/// nothing is timed out, within `patience`.
+pub fn longer_than_every_timeout(daemon: &mut Daemon, crowd: usize, stopped: Duration, patience: Duration) -> Verdict {
     assert!(raise_file_limit() as usize > crowd + 100, "ulimit -n is too low for {crowd} connections");
     for name in ["bob", "alice", "carol", "dave"] {
         daemon.add_user(name, name);
     }
     let ledger = Mutex::new(Ledger::default());
-    let mut found = Problems::default();
+    let mut found = Findings::default();
     let site = Site::new(daemon.address, &ledger);
     let mut sender = Client::login(&site, "alice").expect("served");
     let letters: Vec<_> = (0..9).map(|n| (["bob", "bob", "dave"][n % 3], format!("letter {n}"))).collect();
@@ -79,6 +76,8 @@ pub fn longer_than_every_timeout(
         book.received(acknowledges_no, "alice", format!("letter {number}").as_bytes());
     }
     let prepared = begun.elapsed();
+    // Had this taken as long as a timeout, nothing would be shown.
+    assert!(prepared < TIMEOUT, "the machine is too busy for this: {prepared:?}");
 
     daemon.signal(Signal::STOP);
     many.iter_mut().for_each(|client| client.send("USERbob"));
@@ -97,7 +96,7 @@ pub fn longer_than_every_timeout(
     }
     hears(&mut found, &mut recovers, "201 ");
     let answered = many.iter_mut().filter_map(|client| client.line().starts_with("220 ").then_some(())).count();
-    found.unless(answered == crowd, || format!("{answered} of {crowd} in time are answered"));
+    found.unless(answered == crowd, Wrong::Answer, || format!("{answered} of {crowd} in time are answered"));
     for number in [6, 7] {
         if hears(&mut found, &mut acknowledges, &format!("RMSGalice:letter {number}")) {
             book.received(acknowledges_no, "alice", format!("letter {number}").as_bytes());
@@ -113,14 +112,17 @@ pub fn longer_than_every_timeout(
     }
     // The time for a login was over, so both are right.
     let login = half_login.line();
-    found.unless(login.is_empty() || login.starts_with("230 "), || format!("a late password: {login:?}"));
+    found
+        .unless(login.is_empty() || login.starts_with("230 "), Wrong::Answer, || format!("a late password: {login:?}"));
     // Who has said nothing is timed out. The one that holds a message is idle as well: its 550 may be followed by the end.
     for (name, client) in [("silent", &mut silent), ("idle", &mut idle), ("halts", &mut halts)] {
         let mut line = client.line_within(patience);
         if name == "halts" && line.as_deref().is_some_and(|line| line.starts_with("550 ")) {
             line = client.line_within(patience);
         }
-        found.unless(line.as_deref() == Some(""), || format!("{name} hears {line:?}, not the end"));
+        found.unless(line.is_some(), Wrong::NotEnded, || name.to_owned());
+        found
+            .unless(line.as_deref().unwrap_or_default().is_empty(), Wrong::Answer, || format!("{name} hears {line:?}"));
     }
     // A wait goes on behind the client's end.
     waits.send("TERM");
@@ -128,8 +130,7 @@ pub fn longer_than_every_timeout(
         book.closed(session, Parting::Torn);
     }
     drop((book, many, awake, recovers, half_login, waits, acknowledges, idle, silent, halts));
-    found.unless(daemon.runs(), || "cpd has ended".into());
-    found.unless(!daemon.log().contains("panic"), || daemon.log());
+    found.unless(daemon.runs() && !daemon.log().contains("panic"), Wrong::Ended, || daemon.log());
     waits_for_nobody(daemon);
     for name in ["bob", "alice", "carol", "dave"] {
         let mut client = Client::login(&site, name).expect("it serves");
@@ -138,37 +139,21 @@ pub fn longer_than_every_timeout(
     }
     let mut book = ledger.into_inner().expect("no panic");
     book.drained();
-    if let Err(violations) = verdict(&book) {
-        found.0.push(violations);
-    }
+    found.look_at(&book);
     let counts = book.counts();
     let login = if login.is_empty() { "ended" } else { "taken" };
     let figures = format!(
-        "stood still for {stopped:?} with timeouts of {TIMEOUT:?}, {answered} of {crowd} and 4 others in time answered, a \
-         login whose time was over {login}; {} messages acknowledged, {} given back",
+        "prepared in {prepared:.1?}, stood still for {stopped:?} with timeouts of {TIMEOUT:?}, {answered} of {crowd} and \
+         4 others in time answered, a login whose time was over {login}; {} messages acknowledged, {} given back",
         counts.kept, counts.given_back
     );
-    // Had the preparation taken as long as a timeout, nothing would have been shown.
-    assert!(prepared < TIMEOUT, "the machine is too busy for this: {prepared:?}");
-    if found.0.is_empty() { Ok(figures) } else { Err(found.0.join("; ")) }
-}
-
-/// What is wrong.
-#[derive(Default)]
-struct Problems(Vec<String>);
-
-impl Problems {
-    fn unless(&mut self, right: bool, what: impl FnOnce() -> String) {
-        if !right {
-            self.0.push(what());
-        }
-    }
+    found.or(|| figures)
 }
 
 /// Whether the next line begins with `expected`.
-fn hears(found: &mut Problems, client: &mut Plain, expected: &str) -> bool {
+fn hears(found: &mut Findings, client: &mut Plain, expected: &str) -> bool {
     let line = client.line_within(ANSWER_MAX);
     let right = line.as_deref().is_some_and(|line| line.starts_with(expected));
-    found.unless(right, || format!("{line:?} instead of {expected:?}"));
+    found.unless(right, Wrong::Answer, || format!("{line:?} instead of {expected:?}"));
     right
 }
