@@ -7,6 +7,8 @@ use cpd::proto::settings::Timeouts;
 use cpd::proto::types::Millis;
 use cpd::timer::TICK_MS;
 
+use super::problem::{Problem, Sort};
+
 /// Bytes of a line that are needed to know it.
 const HEAD_BYTES: usize = 8;
 /// What the store and the verifiers take at most for one thing, and more than that.
@@ -91,9 +93,11 @@ impl Clocks {
     }
 
     /// The server says a line. What is wrong with its time.
-    pub fn said(&mut self, line: &[u8], now: Millis, timeouts: &Timeouts) -> Option<String> {
+    pub fn said(&mut self, line: &[u8], now: Millis, timeouts: &Timeouts) -> Option<Problem> {
         self.last_said = now;
-        let early = |what: &str, time: Millis| (now < time).then(|| format!("{what} {} ms too early", time - now));
+        let early = |what: &str, time: Millis| {
+            (now < time).then(|| Problem::new(Sort::Early, format!("{what} {} ms too early", time - now)))
+        };
         if line.starts_with(b"RMSG") {
             self.wait = None;
             if self.unacknowledged == 0 {
@@ -124,7 +128,7 @@ impl Clocks {
                     return early("550 is", self.acknowledged + timeouts.ack);
                 }
                 if !self.failed && !self.was_full {
-                    return Some("550 without a message to acknowledge".to_owned());
+                    return Some(Problem::new(Sort::Reply, "550 without a message to acknowledge"));
                 }
             }
             Some(b"256") => {

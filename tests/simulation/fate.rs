@@ -6,7 +6,8 @@ use cpd::engine::port::{FromStore, RequestId};
 use cpd::proto::session::Closing;
 use cpd::proto::types::{Millis, Username};
 
-use super::plan::VICTIM;
+use super::plan::{Twin, VICTIM};
+use super::problem::{Problem, Sort};
 use super::server::{Heritage, Phase, Process};
 use super::trace::STORE;
 use super::world::{Event, Moment, World};
@@ -126,20 +127,24 @@ impl World {
         let now = self.engine_now(process);
         self.thawed_at = self.up();
         if process.engine.thaw_failures(&heritage.failures, now).is_none() {
-            self.report(Some("the record of failed logins cannot be read".to_owned()));
+            self.report(Some(Problem::new(Sort::Handover, "the record of failed logins cannot be read")));
         }
         for (conn, record) in heritage.sessions {
             let (client, honest) = (self.conns[conn].client, self.conns[conn].honest);
+            if self.plan.twin == Twin::Careless && self.chance.one_in(4) {
+                continue;
+            }
             self.trace.note(self.now, client, "is taken up", &record);
             match process.engine.thaw(&record, self.conns[conn].from, now) {
                 Some(id) => {
                     self.conns[conn].id = Some(id);
                     process.sessions.insert(id, conn);
                     process.ready.push_back(conn);
-                    self.counts.handed_over += 1;
+                    self.happened.handed_over += 1;
                 }
                 None => {
-                    self.report(honest.then(|| format!("client {client}: its session is not taken up")));
+                    let text = || format!("client {client}: its session is not taken up");
+                    self.report(honest.then(|| Problem::new(Sort::Handover, text())));
                     let parcel = super::network::Parcel::End { orderly: false };
                     let at = self.conns[conn].say_parcel(parcel, self.now);
                     self.at(at, Event::Down(conn));
@@ -179,7 +184,7 @@ impl World {
     fn hand_over(&mut self, idle: bool) {
         let Some(mut process) = self.process.take() else { return };
         let now = self.engine_now(&process);
-        self.counts.handovers += 1;
+        self.happened.handovers += 1;
         self.hasty |= !idle;
         self.crash_in = None;
         let mut sessions = Vec::new();
@@ -200,11 +205,13 @@ impl World {
                     let text = || {
                         format!("client {} is not handed over, though nothing is under way", self.conns[conn].client)
                     };
-                    let problem = wrong.then(text);
+                    let problem = wrong.then(|| Problem::new(Sort::Handover, text()));
                     self.report(problem);
                     self.drop_session(&mut process, id, false);
                 }
-                (_, None) => self.report(Some("a session without a connection".to_owned())),
+                (_, None) => {
+                    self.report(Some(Problem::new(Sort::Bookkeeping, "a session without a connection")));
+                }
             }
         }
         let failures = process.engine.freeze_failures(now);
@@ -217,12 +224,12 @@ impl World {
 
     fn stopped(&mut self) {
         let Some(process) = self.process.take() else { return };
-        self.counts.stops += 1;
+        self.happened.stops += 1;
         let written = process.engine.is_idle() && !self.store.is_busy();
         let clean = written && process.sessions.is_empty();
         let silent = process.sessions.iter().find(|(id, _)| written && process.engine.output(**id).is_empty());
-        let problem =
-            silent.map(|(_, conn)| format!("client {} is still there after a stop", self.conns[*conn].client));
+        let text = |conn: usize| format!("client {} is still there after a stop", self.conns[conn].client);
+        let problem = silent.map(|(_, conn)| Problem::new(Sort::Unanswered, text(*conn)));
         self.report(problem);
         self.note("has stopped", u64::from(clean));
         self.store.close(self.now);
@@ -235,11 +242,11 @@ impl World {
         if self.process.take().is_none() {
             return;
         }
-        self.counts.crashes += 1;
+        self.happened.crashes += 1;
         self.crash_in = None;
         self.ledger.ending();
         let lost = self.store.crash();
-        self.counts.lost_transactions += lost as u64;
+        self.happened.lost_transactions += lost as u64;
         self.note("crashes; transactions lost", lost as u64);
         self.part(false);
         self.ledger.next_life(Parting::Torn);

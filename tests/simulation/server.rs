@@ -3,6 +3,7 @@
 //! engine said they would.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 
 use cpd::engine::events::AdminResult;
 use cpd::engine::port::{RequestId, SessionId};
@@ -13,6 +14,7 @@ use cpd::proto::types::Millis;
 
 use super::network::Parcel;
 use super::plan::Twin;
+use super::problem::{Problem, Sort};
 use super::world::{Event, Who, World};
 
 /// Bytes read of one connection in one turn.
@@ -107,7 +109,10 @@ impl World {
                 self.conns[conn].clocks.opened = up;
                 process.sessions.insert(id, conn);
             }
-            Err(limit) => self.report(Some(format!("{limit:?} is reached by {} clients", process.sessions.len()))),
+            Err(limit) => {
+                let text = format!("{limit:?} is reached by {} clients", process.sessions.len());
+                self.report(Some(Problem::new(Sort::Bound, text)));
+            }
         }
         self.process = Some(process);
         self.pump();
@@ -226,9 +231,11 @@ impl World {
             match result {
                 AdminResult::Gone { .. } if what == "remove" => self.bodies.removed(super::plan::VICTIM),
                 AdminResult::Failed(cause) if self.plan.store.commit == 0 => {
-                    self.report(Some(format!("{what}: {cause}")));
+                    self.report(Some(Problem::new(Sort::Administration, format!("{what}: {cause}"))));
                 }
-                _ if what == "nothing" => self.report(Some("an answer without a question".to_owned())),
+                _ if what == "nothing" => {
+                    self.report(Some(Problem::new(Sort::Administration, "an answer without a question")));
+                }
                 _ => {}
             }
         }
@@ -249,13 +256,18 @@ impl World {
             if count == 0 {
                 break;
             }
-            let bytes = process.engine.output(id)[..count].to_vec();
+            let mut bytes = process.engine.output(id)[..count].to_vec();
+            if self.plan.twin == Twin::Flipping && self.chance.one_in(100) {
+                bytes[count / 2] ^= 1;
+            }
             let at = self.conns[conn].say(&bytes, self.now);
             if !self.conns[conn].vanished {
                 self.at(at, Event::Down(conn));
             }
-            process.engine.sent(id, count, now);
-            self.conns[conn].seen -= count;
+            let stutters = self.plan.twin == Twin::Stuttering && self.chance.one_in(100);
+            let taken = count - usize::from(stutters);
+            process.engine.sent(id, taken, now);
+            self.conns[conn].seen -= taken;
         }
         let closing = process.engine.closing(id);
         let ends = !matches!(closing, Closing::Open | Closing::Paused);
@@ -286,10 +298,11 @@ impl World {
         }
         if output.len() > OUTPUT_MAX_BYTES {
             let text = format!("client {} has {} bytes of output", one.client, output.len());
-            return self.report(Some(text));
+            return self.report(Some(Problem::new(Sort::Bound, text)));
         }
         let fresh = fresh.to_vec();
         one.seen = output.len();
+        one.told.extend(&fresh);
         let (client, honest, up) = (one.client, one.honest, self.up());
         self.trace.note(self.now, client, "is told", &fresh);
         let timeouts = self.plan.settings.session.timeouts;
@@ -304,7 +317,9 @@ impl World {
                 let overdue = self.overdue(process, conn);
                 self.report(overdue);
                 let problem = self.conns[conn].clocks.said(line, up, &timeouts);
-                self.report(problem.map(|problem| format!("client {client}: {problem}: {}", line.escape_ascii())));
+                self.report(problem.map(|Problem { sort, text }| {
+                    Problem::new(sort, format!("client {client}: {text}: {}", line.escape_ascii()))
+                }));
                 if holds {
                     self.check_holder(process, conn);
                 }
@@ -318,7 +333,10 @@ impl World {
     fn message_leaves(&mut self, conn: usize, message: &[u8]) {
         let Some(actor) = self.actor_of(conn) else { return };
         let problem = match &self.actors[actor].who {
-            Who::Honest(client) => client.is_sent(message, &mut self.ledger),
+            Who::Honest(client) => {
+                client.is_sent(message, &mut self.ledger);
+                None
+            }
             Who::Hostile(hostile) => hostile.is_sent(message, &mut self.bodies),
         };
         self.report(problem);
@@ -340,7 +358,10 @@ impl World {
             let Some(verification) = process.engine.next_verification(now) else { return };
             process.numbers += 1;
             process.verifying.insert(process.numbers, verification);
-            let length = self.chance.between(1, 60);
+            let mut length = self.chance.between(1, 60);
+            if self.plan.twin == Twin::Wandering {
+                length += RandomState::new().hash_one(()) % 2;
+            }
             self.at(self.now + length, Event::Verified { life: process.life, number: process.numbers });
         }
     }
