@@ -1,10 +1,12 @@
 //! What must hold at every moment, seen at the server's sockets.
 
+use cpd::engine::BATCHES_UNDER_WAY_MAX;
 use cpd::engine::events::{AdminRequest, AdminResult};
 use cpd::engine::port::RequestId;
 use cpd::proto::session::Closing;
 use cpd::proto::types::Millis;
 
+use super::clocks::Busy;
 use super::network::Conn;
 use super::plan::USERS;
 use super::problem::{Problem, Sort};
@@ -28,8 +30,6 @@ impl World {
     pub fn check(&mut self) {
         let counts = |violation: &&Violation| match violation.kind {
             Kind::TwoDownloads => false,
-            // Known to be taken, but not known to be durable.
-            Kind::Again if self.hasty => violation.text.contains("gone: true"),
             _ => true,
         };
         let found = self.ledger.violations().iter().find(counts);
@@ -65,7 +65,9 @@ impl World {
         if !one.honest || !timely {
             return None;
         }
-        let what = one.clocks.overdue(self.up(), &self.plan.settings.session.timeouts)?;
+        let queued = process.under_way >= BATCHES_UNDER_WAY_MAX;
+        let busy = Busy { paging: one.paging || queued, verifying: one.verifying || queued };
+        let what = one.clocks.overdue(self.up(), &self.plan.settings.session.timeouts, busy)?;
         Some(Problem::new(Sort::Overdue, format!("client {}: {what} is overdue", one.client)))
     }
 

@@ -2,7 +2,7 @@
 
 use cpd::engine::Engine;
 use cpd::engine::events::{AdminRequest, PurgeFilter};
-use cpd::engine::port::{FromStore, RequestId};
+use cpd::engine::port::{Answer, FromStore, RequestId};
 use cpd::proto::session::Closing;
 use cpd::proto::types::{Millis, Username};
 
@@ -21,7 +21,7 @@ impl World {
         let life = self.process.as_ref().map(|process| process.life);
         match event {
             Event::Start => self.start(),
-            Event::Wake(of) if life == Some(of) => self.pump(),
+            Event::Wake(of) | Event::Poll(of) if life == Some(of) => self.pump(),
             Event::Cycle(of) if life == Some(of) => self.finish_cycle(of),
             Event::Retry(of) if life == Some(of) => self.begin_cycle(of),
             Event::Result(of) if life == Some(of) => self.take_result(),
@@ -92,6 +92,16 @@ impl World {
         let Some(mut process) = self.process.take() else { return };
         let now = self.engine_now(&process);
         let done = matches!(result, FromStore::Done(..));
+        process.under_way -= usize::from(done);
+        if let FromStore::Answers(answers) = &result {
+            for answer in answers {
+                if let Answer::Page { session, .. } = answer
+                    && let Some(conn) = process.sessions.get(session)
+                {
+                    self.conns[*conn].paging = false;
+                }
+            }
+        }
         process.engine.from_store(result, now);
         self.process = Some(process);
         self.pump();
@@ -185,7 +195,6 @@ impl World {
         let Some(mut process) = self.process.take() else { return };
         let now = self.engine_now(&process);
         self.happened.handovers += 1;
-        self.hasty |= !idle;
         self.crash_in = None;
         let mut sessions = Vec::new();
         for id in process.engine.succession() {
@@ -196,6 +205,7 @@ impl World {
                 (Some(record), Some(conn)) => {
                     let one = &mut self.conns[conn];
                     (one.id, one.seen) = (None, unsent);
+                    (one.paging, one.verifying) = (false, false);
                     one.clocks.handed_over |= unsent > 0;
                     sessions.push((conn, record));
                     process.sessions.remove(&id);
@@ -216,6 +226,11 @@ impl World {
         }
         let failures = process.engine.freeze_failures(now);
         self.store.close(self.now);
+        if !idle {
+            for body in self.store.bodies_without_delete(&process.deletes) {
+                self.ledger.lost_delete(body);
+            }
+        }
         self.note("hands over", sessions.len() as u64);
         self.heritage = Some(Heritage { failures, sessions, left_at: self.now });
         let wait = self.chance.between(5, 1500);

@@ -77,6 +77,10 @@ pub struct Conn {
     pub finished: Option<bool>,
     /// A reset has come while no server was there to see it.
     pub broken: bool,
+    /// The store has a page to read for it.
+    pub paging: bool,
+    /// The store or the verifiers have a login of it.
+    pub verifying: bool,
     /// Whether its clocks are looked at.
     pub honest: bool,
     pub clocks: Clocks,
@@ -109,6 +113,8 @@ impl Conn {
             closing: false,
             finished: None,
             broken: false,
+            paging: false,
+            verifying: false,
             honest: false,
             clocks: Clocks::default(),
         }
@@ -142,6 +148,15 @@ impl Conn {
     /// What has arrived at the server.
     pub fn arrived(&mut self) -> Option<Parcel> {
         self.up.pop_front()
+    }
+
+    /// How many bytes go in or out in one call at most: often all, now and then a few.
+    pub fn mouthful(&mut self, most: usize) -> usize {
+        match self.chance.below(6) {
+            0 => self.chance.between(1, 16) as usize,
+            1 => self.chance.between(1, 1024) as usize,
+            _ => most,
+        }
     }
 
     /// Bytes that the kernel takes from the server now.

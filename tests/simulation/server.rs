@@ -2,11 +2,11 @@
 //! time. Bytes go in by turns, output goes out as far as there is room, batches go to the store, timers run out when the
 //! engine said they would.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
 use cpd::engine::events::AdminResult;
-use cpd::engine::port::{RequestId, SessionId};
+use cpd::engine::port::{Op, RequestId, SessionId};
 use cpd::engine::{Engine, Verification};
 use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES, PDU_MAX_BYTES};
 use cpd::proto::session::{Closing, NEVER};
@@ -48,6 +48,10 @@ pub struct Process {
     pub verifying: BTreeMap<u64, Verification>,
     pub numbers: u64,
     pub requests: BTreeMap<u64, &'static str>,
+    /// Messages whose delete went to the store.
+    pub deletes: BTreeSet<u64>,
+    /// Batches that the store has.
+    pub under_way: usize,
     wake_at: Millis,
 }
 
@@ -70,6 +74,8 @@ impl Process {
             verifying: BTreeMap::new(),
             numbers: 0,
             requests: BTreeMap::new(),
+            deletes: BTreeSet::new(),
+            under_way: 0,
             wake_at: NEVER,
         }
     }
@@ -130,7 +136,14 @@ impl World {
             && self.conns[conn].id.is_some()
         {
             process.ready.push_back(conn);
-            self.pump();
+            // The loop may be busy: what comes until it looks is read with this.
+            let life = process.life;
+            if self.chance.one_in(2) {
+                self.pump();
+            } else {
+                let wait = self.chance.below(4);
+                self.at(self.now + wait, Event::Poll(life));
+            }
         }
     }
 
@@ -202,7 +215,7 @@ impl World {
             }
             return;
         }
-        let count = one.inbox.len().min(TURN_BYTES);
+        let count = one.inbox.len().min(one.mouthful(TURN_BYTES));
         let bytes: Vec<u8> = one.inbox.drain(..count).collect();
         if one.honest {
             one.clocks.received(&bytes, up);
@@ -215,9 +228,25 @@ impl World {
 
     fn submit(&mut self, process: &mut Process, now: Millis) {
         while let Some(batch) = process.engine.next_batch(now) {
+            for op in &batch.ops {
+                if let Op::Delete { id, .. } | Op::Forget { id } = op {
+                    process.deletes.insert(id.0);
+                }
+                self.note_work(process, op);
+            }
+            process.under_way += 1;
             self.store.submit(batch);
         }
         self.begin_cycle(process.life);
+    }
+
+    /// What takes time for a connection is under way from now on.
+    fn note_work(&mut self, process: &Process, op: &Op) {
+        let (Op::Fetch { session, .. } | Op::Lookup { session, .. }) = op else { return };
+        if let Some(conn) = process.sessions.get(session) {
+            let one = &mut self.conns[*conn];
+            *(if matches!(op, Op::Fetch { .. }) { &mut one.paging } else { &mut one.verifying }) = true;
+        }
     }
 
     /// Sends what sessions have to say, carries out their ends, takes administrators' answers.
@@ -250,7 +279,7 @@ impl World {
         loop {
             self.observe(process, id, conn);
             let (length, room) = (process.engine.output(id).len(), self.conns[conn].room());
-            let count = length.min(room);
+            let count = length.min(room).min(self.conns[conn].mouthful(usize::MAX));
             let up = self.up();
             self.conns[conn].clocks.unsent(length - count, count, up);
             if count == 0 {
@@ -372,6 +401,9 @@ impl World {
             if let Some(Verification { session, password, hash }) = process.verifying.remove(&number) {
                 let ok = hash.is_some_and(|hash| hash.as_bytes() == password.as_bytes());
                 process.engine.verified(session, ok, None, now);
+                if let Some(conn) = process.sessions.get(&session) {
+                    self.conns[*conn].verifying = false;
+                }
             }
             self.process = Some(process);
             self.pump();

@@ -42,6 +42,8 @@ pub enum Event {
     /// A client reads.
     Read(usize),
     Wake(u32),
+    /// The loop looks at what has arrived.
+    Poll(u32),
     /// The store's round is over; it has something to say; it tries deletes again.
     Cycle(u32),
     Result(u32),
@@ -114,9 +116,6 @@ pub struct World {
     pub down: Millis,
     pub thawed_at: Millis,
     pub crash_in: Option<Moment>,
-    /// A hand-over had to leave work undone: deletes that were taken, but were not
-    /// durable, may be lost with it.
-    pub hasty: bool,
     pub calm: bool,
     /// A promise that was broken.
     pub problem: Option<Problem>,
@@ -154,7 +153,6 @@ impl World {
             down: 0,
             thawed_at: 0,
             crash_in: None,
-            hasty: false,
             calm: false,
             problem: None,
             happened: Counts::default(),
