@@ -66,7 +66,7 @@ impl World {
             return None;
         }
         let queued = process.under_way >= BATCHES_UNDER_WAY_MAX;
-        let busy = Busy { paging: one.paging || queued, verifying: one.verifying || queued };
+        let busy = Busy { paging: one.paging > 0 || queued, verifying: one.verifying > 0 || queued };
         let what = one.clocks.overdue(self.up(), &self.plan.settings.session.timeouts, busy)?;
         Some(Problem::new(Sort::Overdue, format!("client {}: {what} is overdue", one.client)))
     }

@@ -93,18 +93,21 @@ impl World {
         let now = self.engine_now(&process);
         let done = matches!(result, FromStore::Done(..));
         process.under_way -= usize::from(done);
+        let mut paged = Vec::new();
         if let FromStore::Answers(answers) = &result {
-            for answer in answers {
-                if let Answer::Page { session, .. } = answer
-                    && let Some(conn) = process.sessions.get(session)
-                {
-                    self.conns[*conn].paging = false;
-                }
-            }
+            let session = |answer: &Answer| match answer {
+                Answer::Page { session, .. } => process.sessions.get(session).copied(),
+                _ => None,
+            };
+            paged.extend(answers.iter().filter_map(session));
         }
         process.engine.from_store(result, now);
         self.process = Some(process);
         self.pump();
+        // What comes of it has come when it was looked at.
+        for conn in paged {
+            self.conns[conn].paging = self.conns[conn].paging.saturating_sub(1);
+        }
         if done && self.crash_in == Some(Moment::Reply) {
             self.crash_in = None;
             self.crash();
@@ -205,7 +208,7 @@ impl World {
                 (Some(record), Some(conn)) => {
                     let one = &mut self.conns[conn];
                     (one.id, one.seen) = (None, unsent);
-                    (one.paging, one.verifying) = (false, false);
+                    (one.paging, one.verifying) = (0, 0);
                     one.clocks.handed_over |= unsent > 0;
                     sessions.push((conn, record));
                     process.sessions.remove(&id);

@@ -77,10 +77,10 @@ pub struct Conn {
     pub finished: Option<bool>,
     /// A reset has come while no server was there to see it.
     pub broken: bool,
-    /// The store has a page to read for it.
-    pub paging: bool,
-    /// The store or the verifiers have a login of it.
-    pub verifying: bool,
+    /// Pages that the store has to read for it.
+    pub paging: u32,
+    /// Logins of it that the store or the verifiers have.
+    pub verifying: u32,
     /// Whether its clocks are looked at.
     pub honest: bool,
     pub clocks: Clocks,
@@ -113,8 +113,8 @@ impl Conn {
             closing: false,
             finished: None,
             broken: false,
-            paging: false,
-            verifying: false,
+            paging: 0,
+            verifying: 0,
             honest: false,
             clocks: Clocks::default(),
         }

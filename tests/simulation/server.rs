@@ -245,7 +245,7 @@ impl World {
         let (Op::Fetch { session, .. } | Op::Lookup { session, .. }) = op else { return };
         if let Some(conn) = process.sessions.get(session) {
             let one = &mut self.conns[*conn];
-            *(if matches!(op, Op::Fetch { .. }) { &mut one.paging } else { &mut one.verifying }) = true;
+            *(if matches!(op, Op::Fetch { .. }) { &mut one.paging } else { &mut one.verifying }) += 1;
         }
     }
 
@@ -396,17 +396,19 @@ impl World {
     }
 
     pub fn verified(&mut self, number: u64) {
-        if let Some(mut process) = self.process.take() {
-            let now = self.engine_now(&process);
-            if let Some(Verification { session, password, hash }) = process.verifying.remove(&number) {
-                let ok = hash.is_some_and(|hash| hash.as_bytes() == password.as_bytes());
-                process.engine.verified(session, ok, None, now);
-                if let Some(conn) = process.sessions.get(&session) {
-                    self.conns[*conn].verifying = false;
-                }
-            }
-            self.process = Some(process);
-            self.pump();
+        let Some(mut process) = self.process.take() else { return };
+        let now = self.engine_now(&process);
+        let mut concerned = None;
+        if let Some(Verification { session, password, hash }) = process.verifying.remove(&number) {
+            let ok = hash.is_some_and(|hash| hash.as_bytes() == password.as_bytes());
+            process.engine.verified(session, ok, None, now);
+            concerned = process.sessions.get(&session).copied();
+        }
+        self.process = Some(process);
+        self.pump();
+        // What comes of it has come when it was looked at.
+        if let Some(conn) = concerned {
+            self.conns[conn].verifying = self.conns[conn].verifying.saturating_sub(1);
         }
     }
 }

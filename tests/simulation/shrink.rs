@@ -66,7 +66,8 @@ pub struct Told {
 
 pub fn told(failure: &Failure, twin: Twin, cut: &Cut) -> Told {
     let seed = failure.seed;
-    let cut = shrink(failure, twin, cut);
+    // What was cut already is told as it is, so that it is the same when it is played again.
+    let cut = if *cut == Cut::default() { shrink(failure, twin, cut) } else { cut.clone() };
     let played = once(seed, twin, &cut, true);
     let problem = played.problem.unwrap_or_else(|| failure.problem.clone());
     let sabotage = std::env::var("CPD_SABOTAGE").ok().filter(|_| cfg!(feature = "sabotage"));
