@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::ledger::Kind;
+
 struct Aside {
     sender: &'static str,
     recipient: &'static str,
@@ -51,14 +53,17 @@ impl Bodies {
         sender: &str,
         body: &[u8],
         trusted: impl Fn(&str) -> bool,
-    ) -> Option<String> {
+    ) -> Option<(Kind, String)> {
         self.delivered += 1;
         let Some(aside) = self.aside.get(body) else {
-            return trusted(sender).then(|| format!("invented or altered: {sender}:{}", body.escape_ascii()));
+            let text = || format!("invented or altered: {sender}:{}", body.escape_ascii());
+            return trusted(sender).then(|| (Kind::Invented, text()));
         };
         if aside.sender != sender || aside.recipient != user {
-            return Some(format!("{} of {} came to {user} from {sender}", body.escape_ascii(), aside.sender));
+            let kind = if aside.recipient == user { Kind::WrongSender } else { Kind::WrongRecipient };
+            return Some((kind, format!("{} of {} came to {user} from {sender}", body.escape_ascii(), aside.sender)));
         }
-        aside.gone.then(|| format!("{} came back after its user was removed", body.escape_ascii()))
+        let text = || format!("{} came back after its user was removed", body.escape_ascii());
+        aside.gone.then(|| (Kind::FromNowhere, text()))
     }
 }

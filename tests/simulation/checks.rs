@@ -1,11 +1,15 @@
 //! What must hold at every moment, seen at the server's sockets.
 
+use cpd::engine::BATCHES_UNDER_WAY_MAX;
 use cpd::engine::events::{AdminRequest, AdminResult};
 use cpd::engine::port::RequestId;
 use cpd::proto::session::Closing;
 use cpd::proto::types::Millis;
 
+use super::clocks::Busy;
+use super::network::Conn;
 use super::plan::USERS;
+use super::problem::{Problem, Sort};
 use super::server::{Phase, Process};
 use super::trace::SERVER;
 use super::world::World;
@@ -15,7 +19,7 @@ use crate::ledger::{Kind, Violation};
 const AFTER_THAW_MS: Millis = 40;
 
 impl World {
-    pub fn report(&mut self, problem: Option<String>) {
+    pub fn report(&mut self, problem: Option<Problem>) {
         if self.problem.is_none() {
             self.problem = problem;
         }
@@ -26,12 +30,10 @@ impl World {
     pub fn check(&mut self) {
         let counts = |violation: &&Violation| match violation.kind {
             Kind::TwoDownloads => false,
-            // Known to be taken, but not known to be durable.
-            Kind::Again if self.hasty => violation.text.contains("gone: true"),
             _ => true,
         };
         let found = self.ledger.violations().iter().find(counts);
-        let problem = found.map(|violation| violation.text.clone());
+        let problem = found.map(|found| Problem::new(Sort::Promise(found.kind), &found.text));
         self.report(problem);
         self.checks += 1;
         if self.checks.is_multiple_of(64) {
@@ -51,20 +53,22 @@ impl World {
         let one = &mut self.conns[conn];
         if one.honest {
             let problem = one.clocks.closed(up, &self.plan.settings.session.timeouts);
-            let problem = problem.map(|problem| format!("client {}: {problem}", one.client));
+            let problem = problem.map(|problem| Problem::new(Sort::Early, format!("client {}: {problem}", one.client)));
             self.report(problem);
         }
     }
 
     /// What the server should have done to a client before now.
-    pub fn overdue(&self, process: &Process, conn: usize) -> Option<String> {
+    pub fn overdue(&self, process: &Process, conn: usize) -> Option<Problem> {
         let one = &self.conns[conn];
         let timely = process.phase == Phase::Serving && self.up() > self.thawed_at + AFTER_THAW_MS;
         if !one.honest || !timely {
             return None;
         }
-        let what = one.clocks.overdue(self.up(), &self.plan.settings.session.timeouts)?;
-        Some(format!("client {}: {what} is overdue", one.client))
+        let queued = process.under_way >= BATCHES_UNDER_WAY_MAX;
+        let busy = Busy { paging: one.paging > 0 || queued, verifying: one.verifying > 0 || queued };
+        let what = one.clocks.overdue(self.up(), &self.plan.settings.session.timeouts, busy)?;
+        Some(Problem::new(Sort::Overdue, format!("client {}: {what} is overdue", one.client)))
     }
 
     /// The first message of a download leaves: nobody else may hold messages of the same queue.
@@ -81,7 +85,8 @@ impl World {
         };
         if let Some(other) = process.sessions.values().find(holds) {
             let (one, other) = (self.conns[conn].client, self.conns[*other].client);
-            self.report(Some(format!("client {one} gets messages of {user} while client {other} holds some")));
+            let text = format!("client {one} gets messages of {user} while client {other} holds some");
+            self.report(Some(Problem::new(Sort::Promise(Kind::TwoDownloads), text)));
         }
     }
 
@@ -98,10 +103,11 @@ impl World {
             && let Some(what) = process.requests.values().next()
         {
             let text = format!("an administrator waits for {what}");
-            return self.report(Some(text));
+            return self.report(Some(Problem::new(Sort::Administration, text)));
         }
         let Some((_, AdminResult::Queues { rows, .. })) = result else {
-            return self.report(Some(format!("{result:?} instead of the queues")));
+            let text = format!("{result:?} instead of the queues");
+            return self.report(Some(Problem::new(Sort::Administration, text)));
         };
         for user in USERS.iter().take(self.plan.users) {
             let queued = rows.iter().find(|row| row.user.as_str() == *user).map_or(0, |row| row.messages);
@@ -109,12 +115,32 @@ impl World {
         }
     }
 
+    /// A connection that is open for its client, and for nobody else.
+    fn orphan(&self, process: &Process) -> Option<Problem> {
+        let open = self.actors.iter().filter_map(|actor| actor.conn).map(|conn| &self.conns[conn]);
+        let forgotten = |conn: &&Conn| conn.id.is_none() && !conn.is_ending();
+        let orphan = open.into_iter().find(forgotten).filter(|_| process.is_serving())?;
+        Some(Problem::new(Sort::Orphan, format!("nobody serves client {}, nor ends its connection", orphan.client)))
+    }
+
+    /// The client sees the end: after an orderly one nothing is missing of what it was told.
+    pub fn check_all_was_read(&mut self, conn: usize, orderly: bool) {
+        let Conn { told, client, .. } = &self.conns[conn];
+        let missing = orderly && !told.is_empty();
+        let text = || format!("client {client} was not given the last {} bytes that it was told", told.len());
+        let problem = missing.then(|| Problem::new(Sort::Altered, text()));
+        self.report(problem);
+    }
+
     /// Nothing is late, nothing is forgotten.
     pub fn check_everything(&mut self) {
         let Some(process) = &self.process else { return };
         if process.engine.connections() as usize != process.sessions.len() {
             let text = format!("{} sessions for {} connections", process.engine.connections(), process.sessions.len());
-            return self.report(Some(text));
+            return self.report(Some(Problem::new(Sort::Bookkeeping, text)));
+        }
+        if let Some(orphan) = self.orphan(process) {
+            return self.report(Some(orphan));
         }
         for (id, conn) in &process.sessions {
             let mut problem = None;
@@ -126,7 +152,8 @@ impl World {
             if matches!(closing, Closing::Now | Closing::Flush) {
                 problem = Some("an end that nobody was told of");
             }
-            let problem = problem.map(|problem| format!("client {}: {problem}", one.client));
+            let text = |problem| format!("client {}: {problem}", one.client);
+            let problem = problem.map(|problem| Problem::new(Sort::Bookkeeping, text(problem)));
             let overdue = (closing == Closing::Open).then(|| self.overdue(process, *conn)).flatten();
             if let Some(problem) = problem.or(overdue) {
                 return self.report(Some(problem));

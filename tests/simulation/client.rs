@@ -9,6 +9,7 @@ use cpd::proto::types::Millis;
 use super::bodies::Bodies;
 use super::chance::Chance;
 use super::plan::{HOSTILE, Plan, USERS, VICTIM};
+use super::problem::{Problem, Sort};
 use crate::ledger::{Answer, End, Ledger, Parting, SessionNo};
 
 /// What it waits for.
@@ -121,25 +122,27 @@ impl Client {
 
     /// The connection is over for it; `stopped`: as the server stops; `heard_out`: the server had read all that it sent.
     /// What is wrong with that.
-    pub fn closed(&mut self, parting: Parting, stopped: bool, heard_out: bool, ledger: &mut Ledger) -> Option<String> {
+    pub fn closed(&mut self, parting: Parting, stopped: bool, heard_out: bool, ledger: &mut Ledger) -> Option<Problem> {
         let session = self.session.take()?;
         let orderly = parting == Parting::Orderly && (self.leaving || stopped);
         ledger.closed(session, if orderly { Parting::Orderly } else { Parting::Torn });
         let answered = orderly && !stopped && heard_out;
         let missing =
             self.expects.front().filter(|e| answered && !matches!(e, Expect::Download { .. } | Expect::Late(_)));
-        missing.map(|expect| format!("client {} left in order and had no answer to {expect:?}", self.number))
+        missing.map(|expect| {
+            let text = format!("client {} left in order and had no answer to {expect:?}", self.number);
+            Problem::new(Sort::Unanswered, text)
+        })
     }
 
     /// A message leaves the server for it. That is when the ledger learns of it: this one may read it when the server
     /// has long given it to somebody else.
-    pub fn is_sent(&self, message: &[u8], ledger: &mut Ledger) -> Option<String> {
+    pub fn is_sent(&self, message: &[u8], ledger: &mut Ledger) {
         let colon = message.iter().position(|byte| *byte == b':').unwrap_or(message.len());
         let sender = String::from_utf8_lossy(&message[..colon]);
         if let Some(session) = self.session {
             ledger.received(session, &sender, message.get(colon + 1..).unwrap_or_default());
         }
-        None
     }
 
     /// What it still waits for.

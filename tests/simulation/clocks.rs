@@ -7,10 +7,19 @@ use cpd::proto::settings::Timeouts;
 use cpd::proto::types::Millis;
 use cpd::timer::TICK_MS;
 
+use super::problem::{Problem, Sort};
+
 /// Bytes of a line that are needed to know it.
 const HEAD_BYTES: usize = 8;
-/// What the store and the verifiers take at most for one thing, and more than that.
+/// What the store and the verifiers take at most for one thing, and more than that; while they have it.
 const STORE_MS: Millis = 15_000;
+
+/// What is under way for a connection, and can be answered when that is done only.
+#[derive(Clone, Copy)]
+pub struct Busy {
+    pub paging: bool,
+    pub verifying: bool,
+}
 
 #[derive(Default)]
 pub struct Clocks {
@@ -32,8 +41,8 @@ pub struct Clocks {
     rejected: Option<Millis>,
     unacknowledged: u32,
     acknowledged: Millis,
-    /// A WMSG and its end.
-    wait: Option<Millis>,
+    /// A WMSG: when it came, and for how long it waits.
+    wait: Option<(Millis, Millis)>,
     pdus_behind_wait: u32,
     output_since: Option<Millis>,
     /// So much was unsent that PDUs were not taken.
@@ -83,7 +92,7 @@ impl Clocks {
             Some(b"TER") => self.may_end = true,
             Some(b"WMS") => {
                 let text = String::from_utf8_lossy(&head[4..]).trim().to_owned();
-                self.wait = text.parse().ok().map(|seconds: Millis| now + 1000 * seconds);
+                self.wait = text.parse().ok().map(|seconds: Millis| (now, 1000 * seconds));
                 self.pdus_behind_wait = 0;
             }
             _ => {}
@@ -91,9 +100,11 @@ impl Clocks {
     }
 
     /// The server says a line. What is wrong with its time.
-    pub fn said(&mut self, line: &[u8], now: Millis, timeouts: &Timeouts) -> Option<String> {
+    pub fn said(&mut self, line: &[u8], now: Millis, timeouts: &Timeouts) -> Option<Problem> {
         self.last_said = now;
-        let early = |what: &str, time: Millis| (now < time).then(|| format!("{what} {} ms too early", time - now));
+        let early = |what: &str, time: Millis| {
+            (now < time).then(|| Problem::new(Sort::Early, format!("{what} {} ms too early", time - now)))
+        };
         if line.starts_with(b"RMSG") {
             self.wait = None;
             if self.unacknowledged == 0 {
@@ -124,15 +135,15 @@ impl Clocks {
                     return early("550 is", self.acknowledged + timeouts.ack);
                 }
                 if !self.failed && !self.was_full {
-                    return Some("550 without a message to acknowledge".to_owned());
+                    return Some(Problem::new(Sort::Reply, "550 without a message to acknowledge"));
                 }
             }
             Some(b"256") => {
                 let wait = self.wait.take();
                 if self.pdus_behind_wait == 0
-                    && let Some(end) = wait
+                    && let Some((came, length)) = wait
                 {
-                    return early("the end of WMSG is", end);
+                    return early("the end of WMSG is", came + length);
                 }
             }
             _ => {}
@@ -176,7 +187,8 @@ impl Clocks {
     }
 
     /// What should have happened a tick before `now`.
-    pub fn overdue(&self, now: Millis, timeouts: &Timeouts) -> Option<&'static str> {
+    pub fn overdue(&self, now: Millis, timeouts: &Timeouts, busy: Busy) -> Option<&'static str> {
+        let more = |busy: bool| if busy { STORE_MS } else { 0 };
         let quiet = self.wait.is_none() && self.last_said >= self.last_pdu;
         let due = [
             ("the login", (!self.logged_in).then_some(self.opened + timeouts.login)),
@@ -189,22 +201,27 @@ impl Clocks {
                 "the end of a line",
                 self.begun
                     .filter(|_| self.stalling && !self.was_full)
-                    .map(|begun| begun + timeouts.pdu + self.penance()),
+                    .map(|begun| begun + timeouts.pdu + more(busy.verifying && self.is_password())),
             ),
             ("an idle client", (self.logged_in && quiet).then_some(self.last_pdu.max(self.last_said) + timeouts.idle)),
             (
                 "a client that does not read",
                 self.output_since.filter(|_| !self.handed_over).map(|since| since + timeouts.write),
             ),
-            // It may have ended, with a page on its way from a store that is busy.
-            ("the end of WMSG", self.wait.filter(|_| self.pdus_behind_wait == 0).map(|end| end + STORE_MS)),
+            // It begins when what came before it is answered; and there may be a page on its way.
+            (
+                "the end of WMSG",
+                self.wait
+                    .filter(|_| self.pdus_behind_wait == 0 && !self.was_full)
+                    .map(|(came, length)| came.max(self.last_said) + length + more(busy.paging)),
+            ),
         ];
         let late = |time: Option<Millis>| time.is_some_and(|time| now > time + TICK_MS);
         due.into_iter().find(|(_, time)| late(*time)).map(|(what, _)| what)
     }
 
     /// A password that is late is answered when the work of a wrong one was done.
-    fn penance(&self) -> Millis {
-        if self.head.starts_with(b"PASS") { STORE_MS } else { 0 }
+    fn is_password(&self) -> bool {
+        self.head.starts_with(b"PASS")
     }
 }

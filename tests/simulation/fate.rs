@@ -2,11 +2,12 @@
 
 use cpd::engine::Engine;
 use cpd::engine::events::{AdminRequest, PurgeFilter};
-use cpd::engine::port::{FromStore, RequestId};
+use cpd::engine::port::{Answer, FromStore, RequestId};
 use cpd::proto::session::Closing;
 use cpd::proto::types::{Millis, Username};
 
-use super::plan::VICTIM;
+use super::plan::{Twin, VICTIM};
+use super::problem::{Problem, Sort};
 use super::server::{Heritage, Phase, Process};
 use super::trace::STORE;
 use super::world::{Event, Moment, World};
@@ -20,7 +21,7 @@ impl World {
         let life = self.process.as_ref().map(|process| process.life);
         match event {
             Event::Start => self.start(),
-            Event::Wake(of) if life == Some(of) => self.pump(),
+            Event::Wake(of) | Event::Poll(of) if life == Some(of) => self.pump(),
             Event::Cycle(of) if life == Some(of) => self.finish_cycle(of),
             Event::Retry(of) if life == Some(of) => self.begin_cycle(of),
             Event::Result(of) if life == Some(of) => self.take_result(),
@@ -91,9 +92,22 @@ impl World {
         let Some(mut process) = self.process.take() else { return };
         let now = self.engine_now(&process);
         let done = matches!(result, FromStore::Done(..));
+        process.under_way -= usize::from(done);
+        let mut paged = Vec::new();
+        if let FromStore::Answers(answers) = &result {
+            let session = |answer: &Answer| match answer {
+                Answer::Page { session, .. } => process.sessions.get(session).copied(),
+                _ => None,
+            };
+            paged.extend(answers.iter().filter_map(session));
+        }
         process.engine.from_store(result, now);
         self.process = Some(process);
         self.pump();
+        // What comes of it has come when it was looked at.
+        for conn in paged {
+            self.conns[conn].paging = self.conns[conn].paging.saturating_sub(1);
+        }
         if done && self.crash_in == Some(Moment::Reply) {
             self.crash_in = None;
             self.crash();
@@ -126,20 +140,24 @@ impl World {
         let now = self.engine_now(process);
         self.thawed_at = self.up();
         if process.engine.thaw_failures(&heritage.failures, now).is_none() {
-            self.report(Some("the record of failed logins cannot be read".to_owned()));
+            self.report(Some(Problem::new(Sort::Handover, "the record of failed logins cannot be read")));
         }
         for (conn, record) in heritage.sessions {
             let (client, honest) = (self.conns[conn].client, self.conns[conn].honest);
+            if self.plan.twin == Twin::Careless && self.chance.one_in(4) {
+                continue;
+            }
             self.trace.note(self.now, client, "is taken up", &record);
             match process.engine.thaw(&record, self.conns[conn].from, now) {
                 Some(id) => {
                     self.conns[conn].id = Some(id);
                     process.sessions.insert(id, conn);
                     process.ready.push_back(conn);
-                    self.counts.handed_over += 1;
+                    self.happened.handed_over += 1;
                 }
                 None => {
-                    self.report(honest.then(|| format!("client {client}: its session is not taken up")));
+                    let text = || format!("client {client}: its session is not taken up");
+                    self.report(honest.then(|| Problem::new(Sort::Handover, text())));
                     let parcel = super::network::Parcel::End { orderly: false };
                     let at = self.conns[conn].say_parcel(parcel, self.now);
                     self.at(at, Event::Down(conn));
@@ -179,8 +197,7 @@ impl World {
     fn hand_over(&mut self, idle: bool) {
         let Some(mut process) = self.process.take() else { return };
         let now = self.engine_now(&process);
-        self.counts.handovers += 1;
-        self.hasty |= !idle;
+        self.happened.handovers += 1;
         self.crash_in = None;
         let mut sessions = Vec::new();
         for id in process.engine.succession() {
@@ -191,6 +208,7 @@ impl World {
                 (Some(record), Some(conn)) => {
                     let one = &mut self.conns[conn];
                     (one.id, one.seen) = (None, unsent);
+                    (one.paging, one.verifying) = (0, 0);
                     one.clocks.handed_over |= unsent > 0;
                     sessions.push((conn, record));
                     process.sessions.remove(&id);
@@ -200,15 +218,22 @@ impl World {
                     let text = || {
                         format!("client {} is not handed over, though nothing is under way", self.conns[conn].client)
                     };
-                    let problem = wrong.then(text);
+                    let problem = wrong.then(|| Problem::new(Sort::Handover, text()));
                     self.report(problem);
                     self.drop_session(&mut process, id, false);
                 }
-                (_, None) => self.report(Some("a session without a connection".to_owned())),
+                (_, None) => {
+                    self.report(Some(Problem::new(Sort::Bookkeeping, "a session without a connection")));
+                }
             }
         }
         let failures = process.engine.freeze_failures(now);
         self.store.close(self.now);
+        if !idle {
+            for body in self.store.bodies_without_delete(&process.deletes) {
+                self.ledger.lost_delete(body);
+            }
+        }
         self.note("hands over", sessions.len() as u64);
         self.heritage = Some(Heritage { failures, sessions, left_at: self.now });
         let wait = self.chance.between(5, 1500);
@@ -217,12 +242,12 @@ impl World {
 
     fn stopped(&mut self) {
         let Some(process) = self.process.take() else { return };
-        self.counts.stops += 1;
+        self.happened.stops += 1;
         let written = process.engine.is_idle() && !self.store.is_busy();
         let clean = written && process.sessions.is_empty();
         let silent = process.sessions.iter().find(|(id, _)| written && process.engine.output(**id).is_empty());
-        let problem =
-            silent.map(|(_, conn)| format!("client {} is still there after a stop", self.conns[*conn].client));
+        let text = |conn: usize| format!("client {} is still there after a stop", self.conns[conn].client);
+        let problem = silent.map(|(_, conn)| Problem::new(Sort::Unanswered, text(*conn)));
         self.report(problem);
         self.note("has stopped", u64::from(clean));
         self.store.close(self.now);
@@ -235,11 +260,11 @@ impl World {
         if self.process.take().is_none() {
             return;
         }
-        self.counts.crashes += 1;
+        self.happened.crashes += 1;
         self.crash_in = None;
         self.ledger.ending();
         let lost = self.store.crash();
-        self.counts.lost_transactions += lost as u64;
+        self.happened.lost_transactions += lost as u64;
         self.note("crashes; transactions lost", lost as u64);
         self.part(false);
         self.ledger.next_life(Parting::Torn);

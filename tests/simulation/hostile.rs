@@ -8,6 +8,7 @@ use super::bodies::Bodies;
 use super::chance::Chance;
 use super::client::{Act, Leave};
 use super::plan::{HOSTILE, USERS, VICTIM};
+use super::problem::{Problem, Sort};
 
 /// Telnet's commands, some of them cut short, and bytes that nobody should send.
 const NOISE: [&[u8]; 9] = [
@@ -66,12 +67,12 @@ impl Hostile {
     }
 
     /// A message leaves the server for it. What is wrong with that.
-    pub fn is_sent(&self, message: &[u8], bodies: &mut Bodies) -> Option<String> {
+    pub fn is_sent(&self, message: &[u8], bodies: &mut Bodies) -> Option<Problem> {
         let colon = message.iter().position(|byte| *byte == b':').unwrap_or(message.len());
         let sender = String::from_utf8_lossy(&message[..colon]);
         let trusted = |name: &str| USERS.contains(&name);
         let problem = bodies.delivered(self.user, &sender, message.get(colon + 1..).unwrap_or_default(), trusted);
-        problem.map(|problem| format!("client {}: {problem}", self.number))
+        problem.map(|(kind, problem)| Problem::new(Sort::Promise(kind), format!("client {}: {problem}", self.number)))
     }
 
     fn hear_line(line: &[u8]) -> Result<(), String> {

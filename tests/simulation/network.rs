@@ -67,6 +67,8 @@ pub struct Conn {
     occupied: usize,
     /// The client is gone without a word, or has closed: nothing that comes is read.
     pub vanished: bool,
+    /// What its sessions have said and it has not read: not a byte of it may change, wherever it lies meanwhile.
+    pub told: VecDeque<u8>,
     /// Bytes of the session's output that were looked at.
     pub seen: usize,
     /// The engine has begun to close it.
@@ -75,6 +77,10 @@ pub struct Conn {
     pub finished: Option<bool>,
     /// A reset has come while no server was there to see it.
     pub broken: bool,
+    /// Pages that the store has to read for it.
+    pub paging: u32,
+    /// Logins of it that the store or the verifiers have.
+    pub verifying: u32,
     /// Whether its clocks are looked at.
     pub honest: bool,
     pub clocks: Clocks,
@@ -102,10 +108,13 @@ impl Conn {
             room: ROOM_BYTES,
             occupied: 0,
             vanished: false,
+            told: VecDeque::new(),
             seen: 0,
             closing: false,
             finished: None,
             broken: false,
+            paging: 0,
+            verifying: 0,
             honest: false,
             clocks: Clocks::default(),
         }
@@ -141,6 +150,15 @@ impl Conn {
         self.up.pop_front()
     }
 
+    /// How many bytes go in or out in one call at most: often all, now and then a few.
+    pub fn mouthful(&mut self, most: usize) -> usize {
+        match self.chance.below(6) {
+            0 => self.chance.between(1, 16) as usize,
+            1 => self.chance.between(1, 1024) as usize,
+            _ => most,
+        }
+    }
+
     /// Bytes that the kernel takes from the server now.
     pub fn room(&self) -> usize {
         self.room.saturating_sub(self.occupied)
@@ -168,6 +186,24 @@ impl Conn {
         let count = most.min(self.unread.len());
         self.occupied -= count;
         self.unread.drain(..count).collect()
+    }
+
+    /// The client has read `bytes`. What is wrong with them.
+    pub fn compare(&mut self, bytes: &[u8]) -> Option<String> {
+        let same = |(read, said): &(&u8, &u8)| read == said;
+        let matching = bytes.iter().zip(&self.told).take_while(same).count();
+        if matching == bytes.len() {
+            self.told.drain(..matching);
+            return None;
+        }
+        let said: Vec<u8> = self.told.range(matching..).take(40).copied().collect();
+        let read = &bytes[matching..bytes.len().min(matching + 40)];
+        Some(format!("client {} was told {} and reads {}", self.client, said.escape_ascii(), read.escape_ascii()))
+    }
+
+    /// The end is on its way to the client, or there.
+    pub fn is_ending(&self) -> bool {
+        self.finished.is_some() || self.down.iter().any(|parcel| !matches!(parcel, Parcel::Bytes(_)))
     }
 
     /// The server is gone. What was under way to the client comes, if it must, or is lost.

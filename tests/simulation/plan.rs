@@ -10,6 +10,9 @@ use super::store::Faults;
 
 /// Acts of all clients together, about.
 const ACTS: u64 = 600;
+/// One seed in so many has hundreds of clients of which each acts about so often.
+const CROWDED_ONE_IN: u64 = 50;
+const CROWDED_ACTS: u64 = 20;
 /// Users whose every message is in the ledger.
 pub const USERS: [&str; 6] = ["u0", "u1", "u.2", "U1", "a", "ten_bytes1"];
 /// Users whose clients send whatever comes to their mind.
@@ -29,6 +32,14 @@ pub enum Twin {
     Mixing,
     /// The loop sleeps for a tenth of a second too long.
     Sleepy,
+    /// Now and then a byte is another one when it arrives at its client.
+    Flipping,
+    /// Now and then a piece of output is taken twice.
+    Stuttering,
+    /// A hand-over forgets a connection's record, and keeps the connection.
+    Careless,
+    /// How long things take does not depend on the seed alone.
+    Wandering,
 }
 
 /// What a run leaves out, to find out what a failure needs.
@@ -69,7 +80,9 @@ pub struct Plan {
 impl Plan {
     pub fn new(seed: u64, twin: Twin, cut: &Cut) -> Plan {
         let mut chance = Chance::new(seed, u64::MAX);
+        let crowded = seed % CROWDED_ONE_IN == 7;
         let count = match chance.below(40) {
+            _ if crowded => chance.between(100, 400),
             0 => chance.between(100, 400),
             1..6 => chance.between(30, 100),
             _ => chance.between(3, 30),
@@ -104,7 +117,7 @@ impl Plan {
             clients: (0..count as usize).collect(),
             users: chance.between(2, USERS.len() as u64) as usize,
             until,
-            pause: (until * count / ACTS).clamp(5, 300_000),
+            pause: (until * count / if crowded { CROWDED_ACTS * count } else { ACTS }).clamp(5, 300_000),
             settings: settings(&mut chance),
             weather,
             store: faults,

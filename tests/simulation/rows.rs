@@ -103,8 +103,7 @@ impl State {
                     return AdminAnswer::Missing;
                 }
                 writes.push(Write::User(*name, None));
-                let queued = self.messages.iter().filter(|(id, m)| m.recipient == *name && !ids.contains(id));
-                writes.extend(queued.map(|(id, _)| Write::Delete(*id)));
+                // What the engine forgets to name stays, as it would on the disk.
                 writes.extend(ids.iter().map(|id| Write::Delete(*id)));
                 AdminAnswer::Done
             }
@@ -148,9 +147,40 @@ fn row((name, user): (&Username, &User)) -> UserRow {
     UserRow { name: *name, locked: user.locked, created: 0, last_login: user.last_login }
 }
 
-pub fn writes_in(batches: &[Batch]) -> bool {
-    let reads = |op: &Op| matches!(op, Op::Fetch { .. } | Op::Lookup { .. });
-    batches.iter().flat_map(|batch| &batch.ops).any(|op| !reads(op))
+pub fn is_write(op: &Op) -> bool {
+    match op {
+        Op::Insert { .. } | Op::Delete { .. } | Op::Forget { .. } | Op::LoggedIn { .. } => true,
+        Op::Admin { op, .. } => is_change(op),
+        Op::Fetch { .. } | Op::Lookup { .. } => false,
+    }
+}
+
+/// Whether a login behind it has to see what it does.
+pub fn changes_users(op: &Op) -> bool {
+    matches!(op, Op::LoggedIn { .. }) || matches!(op, Op::Admin { op, .. } if is_change(op))
+}
+
+/// Whether it changes users or messages.
+pub fn is_change(op: &AdminOp) -> bool {
+    match op {
+        AdminOp::UserAdd { .. }
+        | AdminOp::UserPasswd { .. }
+        | AdminOp::UserLock { .. }
+        | AdminOp::UserRemove { .. }
+        | AdminOp::Purge { .. } => true,
+        AdminOp::Users { .. }
+        | AdminOp::User { .. }
+        | AdminOp::Messages { .. }
+        | AdminOp::BackupBegin
+        | AdminOp::BackupRead { .. }
+        | AdminOp::BackupEnd { .. }
+        | AdminOp::Check { .. }
+        | AdminOp::Size => false,
+    }
+}
+
+pub fn inserts_in(batch: &Batch) -> bool {
+    batch.ops.iter().any(|op| matches!(op, Op::Insert { .. }))
 }
 
 pub fn deletes_in(batch: &Batch) -> bool {

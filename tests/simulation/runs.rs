@@ -1,5 +1,6 @@
 //! Many seeds, on all cores, and what came of them.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::plan::{Cut, Plan, Twin};
+use super::problem::{Problem, Sort};
 use super::world::{Counts, World};
 
 /// What came of one seed.
@@ -15,7 +17,7 @@ pub struct Played {
     pub events: u64,
     pub virtual_ms: u64,
     pub counts: Total,
-    pub problem: Option<String>,
+    pub problem: Option<Problem>,
     /// What led to the problem, in words.
     pub story: String,
 }
@@ -45,36 +47,39 @@ pub fn once(seed: u64, twin: Twin, cut: &Cut, words: bool) -> Played {
         Ok(result) => result.err(),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().cloned();
-            Some(format!("panic: {}", text.unwrap_or_else(|| "see above".to_owned())))
+            Some(Problem::new(Sort::Panic, text.unwrap_or_else(|| "see above".to_owned())))
         }
     };
     let ledger = world.ledger.counts();
-    let counts = Total { sent: ledger.sent, kept: ledger.kept, delivered: ledger.delivered, happened: world.counts };
-    let story = problem.as_ref().map_or_else(String::new, |problem| world.trace.shortened(problem));
+    let counts = Total { sent: ledger.sent, kept: ledger.kept, delivered: ledger.delivered, happened: world.counts() };
+    let story = problem.as_ref().map_or_else(String::new, |problem| world.trace.shortened(&problem.text));
     Played { hash: world.trace.hash(), events: world.trace.events, virtual_ms: world.now, counts, problem, story }
 }
 
+#[derive(Clone)]
 pub struct Failure {
     pub seed: u64,
-    pub text: String,
+    pub problem: Problem,
+    pub events: u64,
 }
 
 #[derive(Default)]
 pub struct Runs {
     pub counts: Total,
-    /// The one with the lowest seed of those that were found.
-    pub failure: Option<Failure>,
+    /// Of each sort of failure how often it was found, and the one with the lowest seed of those.
+    pub found: BTreeMap<Sort, (u64, Failure)>,
+    pub took: Duration,
+    pub virtual_ms: u64,
     played: u64,
     events: u64,
-    virtual_ms: u64,
     hash: u64,
-    took: Duration,
     slowest: (Duration, u64),
 }
 
 impl Runs {
-    /// Plays seeds until all are played or one has failed.
-    pub fn play(seeds: Range<u64>, twin: Twin, cut: &Cut) -> Runs {
+    /// Plays seeds until all are played or one has failed; with `wanted`, until one has failed in the first of these
+    /// ways, or in one that is not among them.
+    pub fn play(seeds: Range<u64>, twin: Twin, cut: &Cut, wanted: &[Sort]) -> Runs {
         let began = Instant::now();
         let next = AtomicU64::new(seeds.start);
         let runs = Mutex::new(Runs::default());
@@ -89,10 +94,12 @@ impl Runs {
                         }
                         let began = Instant::now();
                         let played = once(seed, twin, cut, false);
-                        if played.problem.is_some() {
+                        let goes_on = |problem: &Problem| wanted.iter().skip(1).any(|sort| *sort == problem.sort);
+                        if played.problem.as_ref().is_some_and(|problem| !goes_on(problem)) {
                             next.fetch_max(seeds.end, Ordering::Relaxed);
                         }
-                        runs.lock().expect("no thread has failed").add(seed, played, began.elapsed());
+                        let place = seed - seeds.start;
+                        runs.lock().expect("no thread has failed").add(seed, place, played, began.elapsed());
                     }
                 });
             }
@@ -102,30 +109,58 @@ impl Runs {
         runs
     }
 
-    fn add(&mut self, seed: u64, played: Played, took: Duration) {
+    fn add(&mut self, seed: u64, place: u64, played: Played, took: Duration) {
         self.played += 1;
         self.events += played.events;
         self.virtual_ms += played.virtual_ms;
         self.counts.add(&played.counts);
         self.slowest = self.slowest.max((took, seed));
-        // In any order: threads end when they end.
-        self.hash ^= played.hash.wrapping_mul(2 * seed + 1);
-        if let Some(text) = played.problem
-            && self.failure.as_ref().is_none_or(|failure| seed < failure.seed)
-        {
-            self.failure = Some(Failure { seed, text });
+        // In any order, since threads end when they end; of a single seed it is its own.
+        self.hash ^= played.hash.wrapping_mul(2 * place + 1);
+        if let Some(problem) = played.problem {
+            let failure = Failure { seed, problem, events: played.events };
+            let (count, lowest) = self.found.entry(failure.problem.sort).or_insert((0, failure.clone()));
+            *count += 1;
+            if seed < lowest.seed {
+                *lowest = failure;
+            }
         }
+    }
+
+    /// The failure with the lowest seed of those that were found.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.found.values().map(|(_, failure)| failure).min_by_key(|failure| failure.seed)
+    }
+
+    /// What was wrong on purpose was found, as the first of the sorts in `wanted`, and nothing else than these.
+    pub fn caught(&self, wanted: &[Sort]) -> Result<&Failure, String> {
+        let other = self.found.iter().find(|(sort, _)| !wanted.contains(sort));
+        if let Some((_, (_, Failure { seed, problem, .. }))) = other {
+            return Err(format!("not for what is wrong with it, at seed {seed}: {problem}"));
+        }
+        let first = wanted.first().and_then(|sort| self.found.get(sort));
+        first.map(|(_, failure)| failure).ok_or_else(|| format!("not caught: {}", self.told()))
+    }
+
+    /// What was found, without words.
+    pub fn sorts(&self) -> String {
+        let told: Vec<String> = self.found.iter().map(|(sort, (count, _))| format!("{sort} {count}")).collect();
+        told.join(", ")
+    }
+
+    /// How many times faster than the clock on the wall.
+    pub fn speed(&self) -> u64 {
+        self.virtual_ms / self.took.as_millis().max(1) as u64
     }
 
     pub fn told(&self) -> String {
         let Total { sent, kept, delivered, happened } = self.counts;
-        let Counts { connections, crashes, lost_transactions, handovers, handed_over, stops } = happened;
-        let real = self.took.as_millis().max(1) as u64;
+        let Counts { connections, crashes, lost_transactions, handovers, handed_over, stops, crowds } = happened;
         format!(
             "{} seeds in {:.1} s ({:.1} ms each, slowest {} ms at seed {}), {} events, {} h of virtual time, {} times faster \
-             than real; {connections} connections, {sent} messages, {kept} kept, {delivered} delivered; {crashes} crashes with \
-             {lost_transactions} transactions lost, {handovers} hand-overs of {handed_over} connections, {stops} stops; \
-             {} violations; traces {:016x}",
+             than real; {connections} connections, {crowds} busy crowds of hundreds, {sent} messages, {kept} kept, \
+             {delivered} delivered; {crashes} crashes with {lost_transactions} transactions lost, {handovers} hand-overs of \
+             {handed_over} connections, {stops} stops; {} violations; trace {:016x}",
             self.played,
             self.took.as_secs_f64(),
             self.took.as_secs_f64() * 1000.0 / self.played.max(1) as f64,
@@ -133,8 +168,8 @@ impl Runs {
             self.slowest.1,
             self.events,
             self.virtual_ms / 3_600_000,
-            self.virtual_ms / real,
-            u64::from(self.failure.is_some()),
+            self.speed(),
+            self.found.values().map(|(count, _)| count).sum::<u64>(),
             self.hash,
         )
     }

@@ -2,10 +2,11 @@
 //! time. Bytes go in by turns, output goes out as far as there is room, batches go to the store, timers run out when the
 //! engine said they would.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 
 use cpd::engine::events::AdminResult;
-use cpd::engine::port::{RequestId, SessionId};
+use cpd::engine::port::{Op, RequestId, SessionId};
 use cpd::engine::{Engine, Verification};
 use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES, PDU_MAX_BYTES};
 use cpd::proto::session::{Closing, NEVER};
@@ -13,6 +14,7 @@ use cpd::proto::types::Millis;
 
 use super::network::Parcel;
 use super::plan::Twin;
+use super::problem::{Problem, Sort};
 use super::world::{Event, Who, World};
 
 /// Bytes read of one connection in one turn.
@@ -46,6 +48,10 @@ pub struct Process {
     pub verifying: BTreeMap<u64, Verification>,
     pub numbers: u64,
     pub requests: BTreeMap<u64, &'static str>,
+    /// Messages whose delete went to the store.
+    pub deletes: BTreeSet<u64>,
+    /// Batches that the store has.
+    pub under_way: usize,
     wake_at: Millis,
 }
 
@@ -68,6 +74,8 @@ impl Process {
             verifying: BTreeMap::new(),
             numbers: 0,
             requests: BTreeMap::new(),
+            deletes: BTreeSet::new(),
+            under_way: 0,
             wake_at: NEVER,
         }
     }
@@ -107,7 +115,10 @@ impl World {
                 self.conns[conn].clocks.opened = up;
                 process.sessions.insert(id, conn);
             }
-            Err(limit) => self.report(Some(format!("{limit:?} is reached by {} clients", process.sessions.len()))),
+            Err(limit) => {
+                let text = format!("{limit:?} is reached by {} clients", process.sessions.len());
+                self.report(Some(Problem::new(Sort::Bound, text)));
+            }
         }
         self.process = Some(process);
         self.pump();
@@ -125,7 +136,14 @@ impl World {
             && self.conns[conn].id.is_some()
         {
             process.ready.push_back(conn);
-            self.pump();
+            // The loop may be busy: what comes until it looks is read with this.
+            let life = process.life;
+            if self.chance.one_in(2) {
+                self.pump();
+            } else {
+                let wait = self.chance.below(4);
+                self.at(self.now + wait, Event::Poll(life));
+            }
         }
     }
 
@@ -197,7 +215,7 @@ impl World {
             }
             return;
         }
-        let count = one.inbox.len().min(TURN_BYTES);
+        let count = one.inbox.len().min(one.mouthful(TURN_BYTES));
         let bytes: Vec<u8> = one.inbox.drain(..count).collect();
         if one.honest {
             one.clocks.received(&bytes, up);
@@ -210,9 +228,25 @@ impl World {
 
     fn submit(&mut self, process: &mut Process, now: Millis) {
         while let Some(batch) = process.engine.next_batch(now) {
+            for op in &batch.ops {
+                if let Op::Delete { id, .. } | Op::Forget { id } = op {
+                    process.deletes.insert(id.0);
+                }
+                self.note_work(process, op);
+            }
+            process.under_way += 1;
             self.store.submit(batch);
         }
         self.begin_cycle(process.life);
+    }
+
+    /// What takes time for a connection is under way from now on.
+    fn note_work(&mut self, process: &Process, op: &Op) {
+        let (Op::Fetch { session, .. } | Op::Lookup { session, .. }) = op else { return };
+        if let Some(conn) = process.sessions.get(session) {
+            let one = &mut self.conns[*conn];
+            *(if matches!(op, Op::Fetch { .. }) { &mut one.paging } else { &mut one.verifying }) += 1;
+        }
     }
 
     /// Sends what sessions have to say, carries out their ends, takes administrators' answers.
@@ -226,9 +260,11 @@ impl World {
             match result {
                 AdminResult::Gone { .. } if what == "remove" => self.bodies.removed(super::plan::VICTIM),
                 AdminResult::Failed(cause) if self.plan.store.commit == 0 => {
-                    self.report(Some(format!("{what}: {cause}")));
+                    self.report(Some(Problem::new(Sort::Administration, format!("{what}: {cause}"))));
                 }
-                _ if what == "nothing" => self.report(Some("an answer without a question".to_owned())),
+                _ if what == "nothing" => {
+                    self.report(Some(Problem::new(Sort::Administration, "an answer without a question")));
+                }
                 _ => {}
             }
         }
@@ -243,19 +279,24 @@ impl World {
         loop {
             self.observe(process, id, conn);
             let (length, room) = (process.engine.output(id).len(), self.conns[conn].room());
-            let count = length.min(room);
+            let count = length.min(room).min(self.conns[conn].mouthful(usize::MAX));
             let up = self.up();
             self.conns[conn].clocks.unsent(length - count, count, up);
             if count == 0 {
                 break;
             }
-            let bytes = process.engine.output(id)[..count].to_vec();
+            let mut bytes = process.engine.output(id)[..count].to_vec();
+            if self.plan.twin == Twin::Flipping && self.chance.one_in(100) {
+                bytes[count / 2] ^= 1;
+            }
             let at = self.conns[conn].say(&bytes, self.now);
             if !self.conns[conn].vanished {
                 self.at(at, Event::Down(conn));
             }
-            process.engine.sent(id, count, now);
-            self.conns[conn].seen -= count;
+            let stutters = self.plan.twin == Twin::Stuttering && self.chance.one_in(100);
+            let taken = count - usize::from(stutters);
+            process.engine.sent(id, taken, now);
+            self.conns[conn].seen -= taken;
         }
         let closing = process.engine.closing(id);
         let ends = !matches!(closing, Closing::Open | Closing::Paused);
@@ -286,10 +327,11 @@ impl World {
         }
         if output.len() > OUTPUT_MAX_BYTES {
             let text = format!("client {} has {} bytes of output", one.client, output.len());
-            return self.report(Some(text));
+            return self.report(Some(Problem::new(Sort::Bound, text)));
         }
         let fresh = fresh.to_vec();
         one.seen = output.len();
+        one.told.extend(&fresh);
         let (client, honest, up) = (one.client, one.honest, self.up());
         self.trace.note(self.now, client, "is told", &fresh);
         let timeouts = self.plan.settings.session.timeouts;
@@ -304,7 +346,9 @@ impl World {
                 let overdue = self.overdue(process, conn);
                 self.report(overdue);
                 let problem = self.conns[conn].clocks.said(line, up, &timeouts);
-                self.report(problem.map(|problem| format!("client {client}: {problem}: {}", line.escape_ascii())));
+                self.report(problem.map(|Problem { sort, text }| {
+                    Problem::new(sort, format!("client {client}: {text}: {}", line.escape_ascii()))
+                }));
                 if holds {
                     self.check_holder(process, conn);
                 }
@@ -318,7 +362,10 @@ impl World {
     fn message_leaves(&mut self, conn: usize, message: &[u8]) {
         let Some(actor) = self.actor_of(conn) else { return };
         let problem = match &self.actors[actor].who {
-            Who::Honest(client) => client.is_sent(message, &mut self.ledger),
+            Who::Honest(client) => {
+                client.is_sent(message, &mut self.ledger);
+                None
+            }
             Who::Hostile(hostile) => hostile.is_sent(message, &mut self.bodies),
         };
         self.report(problem);
@@ -340,20 +387,28 @@ impl World {
             let Some(verification) = process.engine.next_verification(now) else { return };
             process.numbers += 1;
             process.verifying.insert(process.numbers, verification);
-            let length = self.chance.between(1, 60);
+            let mut length = self.chance.between(1, 60);
+            if self.plan.twin == Twin::Wandering {
+                length += RandomState::new().hash_one(()) % 2;
+            }
             self.at(self.now + length, Event::Verified { life: process.life, number: process.numbers });
         }
     }
 
     pub fn verified(&mut self, number: u64) {
-        if let Some(mut process) = self.process.take() {
-            let now = self.engine_now(&process);
-            if let Some(Verification { session, password, hash }) = process.verifying.remove(&number) {
-                let ok = hash.is_some_and(|hash| hash.as_bytes() == password.as_bytes());
-                process.engine.verified(session, ok, None, now);
-            }
-            self.process = Some(process);
-            self.pump();
+        let Some(mut process) = self.process.take() else { return };
+        let now = self.engine_now(&process);
+        let mut concerned = None;
+        if let Some(Verification { session, password, hash }) = process.verifying.remove(&number) {
+            let ok = hash.is_some_and(|hash| hash.as_bytes() == password.as_bytes());
+            process.engine.verified(session, ok, None, now);
+            concerned = process.sessions.get(&session).copied();
+        }
+        self.process = Some(process);
+        self.pump();
+        // What comes of it has come when it was looked at.
+        if let Some(conn) = concerned {
+            self.conns[conn].verifying = self.conns[conn].verifying.saturating_sub(1);
         }
     }
 }

@@ -43,6 +43,8 @@ enum Fate {
 struct Cycle {
     batches: Vec<Batch>,
     accepted: Vec<bool>,
+    /// It has inserts that were accepted.
+    inserting: bool,
     answers: Vec<Answer>,
     fate: Fate,
 }
@@ -61,6 +63,8 @@ pub struct Store {
     cycle: Option<Cycle>,
     epoch: u32,
     pending: BTreeSet<u64>,
+    /// When those are tried again if nothing else comes.
+    retry_at: Option<Millis>,
     /// On the way to the engine, each from its time on.
     results: VecDeque<(Millis, FromStore)>,
     announced: usize,
@@ -82,6 +86,7 @@ impl Store {
             cycle: None,
             epoch: 0,
             pending: BTreeSet::new(),
+            retry_at: None,
             results: VecDeque::new(),
             announced: 0,
             failed: Vec::new(),
@@ -143,9 +148,11 @@ impl Store {
 
     /// Begins a round if it can. When it will be over.
     pub fn begin(&mut self, now: Millis) -> Option<Millis> {
-        if self.cycle.is_some() || (self.waiting.is_empty() && self.pending.is_empty()) {
+        let again = self.retry_at.is_some_and(|at| now >= at);
+        if self.cycle.is_some() || (self.waiting.is_empty() && !again) {
             return None;
         }
+        self.retry_at = None;
         let mut batches: Vec<Batch> = self.waiting.drain(..).collect();
         if batches.len() > 1 && self.chance.one_in(4) {
             let rest = batches.split_off(batches.len() - 1);
@@ -153,9 +160,14 @@ impl Store {
         }
         self.read(&batches, now);
         let accepted: Vec<bool> = batches.iter().map(|batch| batch.epoch >= self.epoch).collect();
-        let writes = rows::writes_in(&batches) || !self.pending.is_empty();
-        let fate = if writes { self.draw_fate() } else { Fate::Stored };
-        let mut cycle = Cycle { batches, accepted, answers: Vec::new(), fate };
+        let writes = batches.iter().flat_map(|batch| &batch.ops).any(rows::is_write) || !self.pending.is_empty();
+        let inserting = batches.iter().zip(&accepted).any(|(batch, accepted)| *accepted && rows::inserts_in(batch));
+        let fate = match if writes { self.draw_fate() } else { Fate::Stored } {
+            // Nothing is left to try without.
+            Fate::Refused if !inserting => Fate::NothingWritten,
+            fate => fate,
+        };
+        let mut cycle = Cycle { batches, accepted, inserting, answers: Vec::new(), fate };
         if writes && matches!(fate, Fate::Stored | Fate::Unknown | Fate::Broken) {
             self.write(&mut cycle);
         }
@@ -193,8 +205,11 @@ impl Store {
                     self.log.pop();
                     self.rebuild();
                 }
-                cycle.accepted.iter_mut().for_each(|accepted| *accepted = false);
-                self.epoch += 1;
+                // A failure counts if it took inserts with it.
+                if cycle.inserting {
+                    cycle.accepted.iter_mut().for_each(|accepted| *accepted = false);
+                    self.epoch += 1;
+                }
                 if cycle.fate == Fate::NothingWritten {
                     self.postpone(&mut cycle);
                 } else {
@@ -211,8 +226,9 @@ impl Store {
     }
 
     /// When deletes that have failed are to be tried again.
-    pub fn retry_at(&self, now: Millis) -> Option<Millis> {
-        (!self.pending.is_empty()).then_some(now + RETRY_MS)
+    pub fn retry_at(&mut self, now: Millis) -> Option<Millis> {
+        self.retry_at = (!self.pending.is_empty()).then_some(now + RETRY_MS);
+        self.retry_at
     }
 
     /// The power goes, or the process: what is left is what a successor finds. How many transactions were lost.
@@ -232,6 +248,7 @@ impl Store {
         self.results.clear();
         self.announced = 0;
         self.pending.clear();
+        self.retry_at = None;
         self.failed.clear();
         self.cycle = None;
         self.epoch = 0;
@@ -242,7 +259,11 @@ impl Store {
     pub fn close(&mut self, now: Millis) {
         let faults = std::mem::take(&mut self.faults);
         self.finish(now);
-        while self.begin(now).is_some() {
+        loop {
+            self.retry_at(now);
+            if self.begin(now + RETRY_MS).is_none() {
+                break;
+            }
             self.finish(now);
         }
         self.sync();
@@ -250,6 +271,11 @@ impl Store {
         self.announced = 0;
         self.failed.clear();
         (self.epoch, self.faults) = (0, faults);
+    }
+
+    /// Messages that are there and whose delete is not among these.
+    pub fn bodies_without_delete<'a>(&'a self, deletes: &'a BTreeSet<u64>) -> impl Iterator<Item = &'a [u8]> {
+        self.visible.messages.iter().filter(|(id, _)| !deletes.contains(id)).map(|(_, message)| &*message.body)
     }
 
     fn sync(&mut self) {
@@ -266,7 +292,7 @@ impl Store {
     /// Answers what does not depend on the writes of this round. (Others are answered behind them.)
     fn read(&mut self, batches: &[Batch], now: Millis) {
         let mut answers = Vec::new();
-        let mut users_change = false;
+        let (mut users_change, mut anything_changes) = (false, false);
         for batch in batches {
             for op in &batch.ops {
                 match op {
@@ -292,9 +318,15 @@ impl Store {
                         }
                         answers.push(Answer::Login { session: *session, record });
                     }
-                    Op::LoggedIn { .. } | Op::Admin { .. } => users_change = true,
+                    Op::Admin { request, op } if !rows::is_change(op) && !anything_changes => {
+                        answers
+                            .push(Answer::Admin { request: *request, answer: self.visible.admin(op, &mut Vec::new()) });
+                    }
+                    Op::LoggedIn { .. } | Op::Admin { .. } => {}
                     Op::Lookup { .. } | Op::Insert { .. } | Op::Delete { .. } | Op::Forget { .. } => {}
                 }
+                users_change |= rows::changes_users(op);
+                anything_changes |= rows::is_write(op);
             }
         }
         if !answers.is_empty() {
@@ -321,11 +353,11 @@ impl Store {
                     }
                     Op::Delete { id, .. } | Op::Forget { id } => writes.push(Write::Delete(id.0)),
                     Op::LoggedIn { name, from, at, .. } => writes.extend(self.visible.logged_in(*name, *from, *at)),
-                    Op::Admin { request, op } => {
+                    Op::Admin { request, op } if rows::is_change(op) => {
                         let answer = self.visible.admin(op, &mut writes);
                         cycle.answers.push(Answer::Admin { request: *request, answer });
                     }
-                    Op::Insert { .. } | Op::Fetch { .. } | Op::Lookup { .. } => {}
+                    Op::Insert { .. } | Op::Fetch { .. } | Op::Lookup { .. } | Op::Admin { .. } => {}
                 }
                 writes[first..].iter().for_each(|write| self.visible.apply(write));
             }
@@ -343,11 +375,15 @@ impl Store {
                         self.pending.insert(id.0);
                     }
                     Op::Forget { id } => drop(self.pending.insert(id.0)),
-                    Op::Admin { request, .. } => {
+                    Op::Admin { request, op } if rows::is_change(op) => {
                         let answer = AdminAnswer::Failed("no room".to_owned());
                         cycle.answers.push(Answer::Admin { request: *request, answer });
                     }
-                    Op::Insert { .. } | Op::Fetch { .. } | Op::Lookup { .. } | Op::LoggedIn { .. } => {}
+                    Op::Insert { .. }
+                    | Op::Fetch { .. }
+                    | Op::Lookup { .. }
+                    | Op::LoggedIn { .. }
+                    | Op::Admin { .. } => {}
                 }
             }
         }
@@ -355,7 +391,7 @@ impl Store {
 
     /// What waited for the writes, then the batches in their order.
     fn answer(&mut self, cycle: Cycle, now: Millis) {
-        let Cycle { batches, accepted, mut answers, fate } = cycle;
+        let Cycle { batches, accepted, mut answers, fate, .. } = cycle;
         answers.extend(self.deferred(&batches));
         let now = now + if self.chance.one_in(3) { self.chance.between(0, 3) } else { 0 };
         if !answers.is_empty() {
@@ -363,24 +399,33 @@ impl Store {
         }
         for (batch, accepted) in batches.into_iter().zip(accepted) {
             let deletes = fate != Fate::NothingWritten || !rows::deletes_in(&batch);
-            let outcome = Outcome { inserts: accepted, deletes, epoch: self.epoch };
+            let inserts = accepted || !rows::inserts_in(&batch);
+            let outcome = Outcome { inserts, deletes, epoch: self.epoch };
             self.send(now, FromStore::Done(batch, outcome));
         }
     }
 
-    /// Logins that were looked up behind a change of users.
-    fn deferred(&self, batches: &[Batch]) -> Vec<Answer> {
-        let mut users_change = false;
+    /// Logins that were looked up behind a change of users, and what administrators read behind any change.
+    fn deferred(&mut self, batches: &[Batch]) -> Vec<Answer> {
+        let (mut users_change, mut anything_changes) = (false, false);
         let mut answers = Vec::new();
         for op in batches.iter().flat_map(|batch| &batch.ops) {
             match op {
                 Op::Lookup { session, name, from } if users_change => {
-                    let record = Ok(self.visible.login(*name, *from));
+                    let mut record = Ok(self.visible.login(*name, *from));
+                    if self.chance.one_in(self.faults.read) {
+                        self.failed.push(*session);
+                        record = Err(());
+                    }
                     answers.push(Answer::Login { session: *session, record });
                 }
-                Op::LoggedIn { .. } | Op::Admin { .. } => users_change = true,
+                Op::Admin { request, op } if anything_changes && !rows::is_change(op) => {
+                    answers.push(Answer::Admin { request: *request, answer: self.visible.admin(op, &mut Vec::new()) });
+                }
                 _ => {}
             }
+            users_change |= rows::changes_users(op);
+            anything_changes |= rows::is_write(op);
         }
         answers
     }

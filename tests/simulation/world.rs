@@ -14,6 +14,7 @@ use super::client::{Act, Client, Leave, Shared};
 use super::hostile::Hostile;
 use super::network::{Conn, Parcel, Reading};
 use super::plan::{HOSTILE, Plan, USERS, VICTIM};
+use super::problem::{Problem, Sort};
 use super::server::{Heritage, Process};
 use super::store::Store;
 use super::trace::Trace;
@@ -23,6 +24,10 @@ use crate::ledger::{Ledger, Parting};
 const HOME_MS: Millis = 4 * 3_600_000;
 /// Events of one run at most: beyond, something goes round in circles.
 const EVENTS_MAX: u64 = 3_000_000;
+
+/// So many clients are a crowd, if each of them does so much.
+const CROWD: u64 = 100;
+const CROWD_ACTS: u64 = 10;
 
 /// Something that happens at its time. Numbers of connections, clients, lives of the server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -37,6 +42,8 @@ pub enum Event {
     /// A client reads.
     Read(usize),
     Wake(u32),
+    /// The loop looks at what has arrived.
+    Poll(u32),
     /// The store's round is over; it has something to say; it tries deletes again.
     Cycle(u32),
     Result(u32),
@@ -85,6 +92,8 @@ pub struct Counts {
     pub handovers: u64,
     pub handed_over: u64,
     pub stops: u64,
+    /// Worlds in which hundreds of clients did more than a little.
+    pub crowds: u64,
 }
 
 pub struct World {
@@ -107,13 +116,12 @@ pub struct World {
     pub down: Millis,
     pub thawed_at: Millis,
     pub crash_in: Option<Moment>,
-    /// A hand-over had to leave work undone: deletes that were taken, but were not
-    /// durable, may be lost with it.
-    pub hasty: bool,
     pub calm: bool,
     /// A promise that was broken.
-    pub problem: Option<String>,
-    pub counts: Counts,
+    pub problem: Option<Problem>,
+    pub happened: Counts,
+    /// Of all clients.
+    acts: u64,
     pub checks: u32,
 }
 
@@ -145,10 +153,10 @@ impl World {
             down: 0,
             thawed_at: 0,
             crash_in: None,
-            hasty: false,
             calm: false,
             problem: None,
-            counts: Counts::default(),
+            happened: Counts::default(),
+            acts: 0,
             checks: 0,
             plan,
         };
@@ -183,7 +191,7 @@ impl World {
     }
 
     /// Plays everything. `Err`: the promise that was broken.
-    pub fn run(&mut self) -> Result<(), String> {
+    pub fn run(&mut self) -> Result<(), Problem> {
         self.run_until(self.plan.until + HOME_MS, |world| world.calm && world.is_empty())?;
         self.check_everything();
         self.count_queues();
@@ -197,7 +205,13 @@ impl World {
         self.problem.take().map_or(Ok(()), Err)
     }
 
-    fn run_until(&mut self, end: Millis, over: impl Fn(&World) -> bool) -> Result<(), String> {
+    pub fn counts(&self) -> Counts {
+        let clients = self.plan.clients.len() as u64;
+        let crowd = clients >= CROWD && self.acts >= CROWD_ACTS * clients;
+        Counts { crowds: u64::from(crowd), ..self.happened }
+    }
+
+    fn run_until(&mut self, end: Millis, over: impl Fn(&World) -> bool) -> Result<(), Problem> {
         while !over(self) {
             let Some(Reverse((at, _, event))) = self.events.pop() else { return Err(self.stuck()) };
             if at > end || self.trace.events > EVENTS_MAX {
@@ -213,14 +227,14 @@ impl World {
         Ok(())
     }
 
-    fn stuck(&self) -> String {
+    fn stuck(&self) -> Problem {
         let waits = |actor: &Actor| match &actor.who {
             Who::Honest(client) => format!("{}: {:?}", client.user, client.waits_for()),
             Who::Hostile(hostile) => hostile.user.to_owned(),
         };
         let open: Vec<String> = self.actors.iter().filter(|actor| actor.conn.is_some()).map(waits).collect();
         let sessions = self.process.as_ref().map(|process| process.sessions.len());
-        format!("nothing comes to an end: sessions {sessions:?}, clients {open:?}")
+        Problem::new(Sort::Stuck, format!("sessions {sessions:?}, clients {open:?}"))
     }
 
     fn is_empty(&self) -> bool {
@@ -280,6 +294,7 @@ impl World {
             Who::Honest(client) => client.act(&mut Shared { plan, ledger, bodies, calm: *calm }),
             Who::Hostile(hostile) => hostile.act(plan.pause, bodies),
         };
+        self.acts += 1;
         let Act { bytes, leave, stalls, deaf, pause } = act;
         if !bytes.is_empty() {
             self.trace.note(self.now, self.conns[conn].client, "sends", &bytes);
@@ -313,7 +328,7 @@ impl World {
         }
         let one = &mut self.actors[actor];
         one.connections += 1;
-        self.counts.connections += 1;
+        self.happened.connections += 1;
         let place = self.conns.len();
         let (number, honest, dialect, chance) = match &mut one.who {
             Who::Honest(client) => (client.number(), true, Dialect::Cp, &mut client.chance),
@@ -429,6 +444,7 @@ impl World {
             && let Some(orderly) = self.conns[conn].finished
         {
             self.conns[conn].vanished = true;
+            self.check_all_was_read(conn, orderly);
             self.trace.note_number(self.now, self.conns[conn].client, "reads the end", u64::from(orderly));
             self.over(actor, if orderly { Parting::Orderly } else { Parting::Torn }, self.is_stopping());
         }
@@ -436,13 +452,16 @@ impl World {
 
     pub fn hear(&mut self, actor: usize, conn: usize, bytes: &[u8]) {
         self.trace.note(self.now, self.conns[conn].client, "reads", bytes);
+        if let Some(text) = self.conns[conn].compare(bytes) {
+            return self.report(Some(Problem::new(Sort::Altered, text)));
+        }
         let failed = self.conns[conn].clocks.failed;
         let World { plan, ledger, bodies, calm, .. } = self;
         let heard = match &mut self.actors[actor].who {
             Who::Honest(client) => client.hear(bytes, failed, &mut Shared { plan, ledger, bodies, calm: *calm }),
             Who::Hostile(hostile) => hostile.hear(bytes),
         };
-        self.report(heard.err());
+        self.report(heard.err().map(|text| Problem::new(Sort::Reply, text)));
         let at = self.actors[actor].asleep_until.max(self.now + self.chance.between(1, 40));
         if self.actors[actor].next_act > at {
             self.act_at(actor, at);
@@ -458,6 +477,7 @@ impl Counts {
         self.handovers += other.handovers;
         self.handed_over += other.handed_over;
         self.stops += other.stops;
+        self.crowds += other.crowds;
     }
 }
 

@@ -84,7 +84,7 @@ impl Ledger {
             Fate::Absent => broken.push(Kind::FromNowhere),
             Fate::Kept | Fate::Unanswered | Fate::Unknown => {}
         }
-        if message.gone || message.taken == Some(self.life) {
+        if message.gone || (message.taken == Some(self.life) && !message.delete_lost) {
             broken.push(Kind::Again);
         }
         if download.first.is_some_and(|first| message.sent > first) {
@@ -149,7 +149,7 @@ impl Ledger {
         message.deliveries += 1;
         message.present.get_or_insert(now);
         // It is in the queue, so that its earlier 250, if there was one, was not taken or is forgotten.
-        (message.acknowledged, message.taken, message.gone) = (None, None, false);
+        (message.acknowledged, message.taken, message.delete_lost, message.gone) = (None, None, false, false);
         let queue = &mut self.queues[message.recipient];
         queue.unknown.remove(&number);
         queue.acknowledged.remove(&number);
