@@ -28,10 +28,7 @@ impl World {
     /// What the ledger has found. It cannot know for how long the server held a queue for one who was too late; that only
     /// one downloads is seen at the server instead.
     pub fn check(&mut self) {
-        let counts = |violation: &&Violation| match violation.kind {
-            Kind::TwoDownloads => false,
-            _ => true,
-        };
+        let counts = |violation: &&Violation| violation.kind != Kind::TwoDownloads;
         let found = self.ledger.violations().iter().find(counts);
         let problem = found.map(|found| Problem::new(Sort::Promise(found.kind), &found.text));
         self.report(problem);
