@@ -7,6 +7,7 @@ pub mod cpd;
 pub mod load;
 pub mod random;
 pub mod sabotage;
+#[allow(clippy::duplicate_mod, reason = "tests/rounds has it, and so has tests/support/sabotaged.rs")]
 #[path = "../support/sabotaged_program.rs"]
 pub mod sabotaged_program;
 pub mod strace;

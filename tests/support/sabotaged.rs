@@ -6,6 +6,7 @@ use cpd::sabotage::Fault;
 
 use crate::running::Daemon;
 
+#[allow(clippy::duplicate_mod, reason = "tests/rounds has it, and so has tests/support/sabotaged.rs")]
 #[path = "sabotaged_program.rs"]
 mod sabotaged_program;
 
