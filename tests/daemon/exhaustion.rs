@@ -52,10 +52,6 @@ fn without_descriptors_accepting_pauses_and_goes_on() {
     daemon.waits_for_log(" warn accepting paused cause=");
     all[0].logs_in("bob", "hunter2");
     all[0].asks("SMSG bob:still here", "240 ");
-    // At a reload it is said again: the configuration is not what is in force.
-    daemon.configure("limits.connections = 5000\n");
-    daemon.signal(rustix::process::Signal::HUP);
-    daemon.waits_for_log("limits.connections lowered to=32 configured=5000");
     // Whoever waits is accepted as others leave, and the last one is served.
     let mut last = all.pop().expect("many");
     drop(all);
@@ -67,6 +63,10 @@ fn without_descriptors_accepting_pauses_and_goes_on() {
         client.send("USER bob");
         client.line().starts_with("220 ").then_some(())
     });
+    // At a reload it is said again that what is configured is not what is in force.
+    daemon.configure("limits.connections = 5000\n");
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.waits_for_log("limits.connections lowered to=32 configured=5000");
     daemon.connect().logs_in("bob", "hunter2");
     daemon.stop();
 }
