@@ -5,7 +5,6 @@
 //! 250 had not come is there, as it was sent and in order, and nothing else.
 //!
 //! ```sh
-//! cargo build --features sabotage --target-dir target/sabotage
 //! STATES=20000 cargo test --test crash_states -- --nocapture
 //! ```
 //!
@@ -28,6 +27,7 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use cpd::sabotage::Fault;
 use crash::disk::{Bytes, Disk, Kept};
 use crash::judge::{judge, lay};
 use crash::recording::{self, Event, File};
@@ -230,22 +230,23 @@ fn what_the_judge_is_worth(recording: &Recording) {
 
 // ---- twins ----
 
-fn is_caught(fault: &'static str) {
+fn is_caught(fault: Fault) {
     let recording = record(Recipe::sabotaged(fault));
     let moments = Moments::of(&recording);
     let mut random = Random::new(recording.seed, 1);
     let plan = moments.plan(STATES, &mut random);
     let findings = play(&recording, &plan, &mut random);
-    assert!(findings.has(Kind::Lost), "{fault}: not caught in {} states: {:?}", findings.states, findings.wrong);
-    println!("proof: crash states: twin {fault}: caught in state {}, {}", findings.states, findings.wrong[0].1);
+    let name = fault.name();
+    assert!(findings.has(Kind::Lost), "{name}: not caught in {} states: {:?}", findings.states, findings.wrong);
+    println!("proof: crash states: twin {name}: caught in state {}, {}", findings.states, findings.wrong[0].1);
 }
 
 #[test]
 fn a_store_that_does_not_sync_is_caught() {
-    is_caught("weak-sync");
+    is_caught(Fault::WeakSync);
 }
 
 #[test]
 fn a_240_before_the_commit_is_caught() {
-    is_caught("early-reply");
+    is_caught(Fault::EarlyReply);
 }
