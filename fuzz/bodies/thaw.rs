@@ -16,6 +16,8 @@ use super::program::{FAILURES, SESSION};
 use super::{Twin, shown};
 
 const NOW: Millis = 1_000_000;
+/// In front of the failed logins: a version, the time that is believed, and for how long another one is doubted.
+const COMMON_BYTES: usize = 2 + 8 + 8;
 
 pub fn check(data: &[u8], twin: Twin) -> Result<(), String> {
     let Some((kind, record)) = data.split_first() else { return Ok(()) };
@@ -102,6 +104,9 @@ fn failures(record: &[u8], twin: Twin) -> Result<(), String> {
         return Ok(());
     }
     let again = first.freeze_failures(NOW);
+    if record.get(..COMMON_BYTES) != again.get(..COMMON_BYTES) {
+        return Err(format!("frozen again it begins otherwise: {}", shown(&again)));
+    }
     let mut second = engine();
     second.thaw_failures(&again, NOW).ok_or("what was frozen again is refused")?;
     // Their order is not kept, and who has nothing left to answer for is not written.
@@ -115,7 +120,7 @@ fn failures(record: &[u8], twin: Twin) -> Result<(), String> {
     }
     let expired = record.len().saturating_sub(again.len());
     // The shortest entry: a kind and a time.
-    let entries = |bytes: &[u8]| bytes.get(2..6).and_then(|count| count.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let entries = |bytes: &[u8]| bytes.get(COMMON_BYTES..COMMON_BYTES + 4).and_then(|count| count.try_into().ok()).map_or(0, u32::from_le_bytes);
     match (entries(record).checked_sub(entries(&again)), expired) {
         (Some(0), 0) => Ok(()),
         (Some(gone), bytes) if gone > 0 && bytes >= 9 * gone as usize => Ok(()),
