@@ -120,7 +120,9 @@ fn failures(record: &[u8], twin: Twin) -> Result<(), String> {
     }
     let expired = record.len().saturating_sub(again.len());
     // The shortest entry: a kind and a time.
-    let entries = |bytes: &[u8]| bytes.get(COMMON_BYTES..COMMON_BYTES + 4).and_then(|count| count.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let entries = |bytes: &[u8]| {
+        bytes.get(COMMON_BYTES..COMMON_BYTES + 4).and_then(|count| count.try_into().ok()).map_or(0, u32::from_le_bytes)
+    };
     match (entries(record).checked_sub(entries(&again)), expired) {
         (Some(0), 0) => Ok(()),
         (Some(gone), bytes) if gone > 0 && bytes >= 9 * gone as usize => Ok(()),

@@ -321,7 +321,8 @@ fn a_flood_is_one_whatever_it_is_made_of() {
 
 #[test]
 fn what_was_erased_counts_once() {
-    let erased = [&[b'a', IAC, 247].repeat(65_000)[..], b"TERM\n"].concat();
+    // Three bytes in two characters, 60,000 bytes in all.
+    let erased = [&[&b"a\xc3\xa9"[..], &[IAC, 247, IAC, 247]].concat().repeat(20_000)[..], b"TERM\n"].concat();
     assert_eq!(lines_of(&erased), whole(&["TERM"]));
     // Other commands than subnegotiations keep a connection alive and are no part of a line.
     let kept_alive = [&[IAC, 241].repeat(70_000)[..], b"TERM\n"].concat();
