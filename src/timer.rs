@@ -118,8 +118,9 @@ impl<T: Copy> Wheel<T> {
 
     /// The first tick that is not before `deadline` and still to come.
     fn tick_of(&self, deadline: Millis) -> u64 {
-        let tick = deadline.div_ceil(TICK_MS).max(self.tick + 1);
-        if sabotage::is(Fault::EarlyTimer) { tick.midpoint(self.tick + 1) } else { tick }
+        let first = self.tick + 1;
+        let tick = deadline.div_ceil(TICK_MS).max(first);
+        if sabotage::is(Fault::EarlyTimer) { tick.midpoint(first) } else { tick }
     }
 
     fn find(&self, key: Key) -> Option<u32> {

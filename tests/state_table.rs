@@ -6,7 +6,7 @@ use std::fs;
 
 use cpd::proto::dfa::{Dialect, Say, State};
 use cpd::proto::reply::Reply;
-use cpd::proto::table::{Cell, KINDS, SITUATIONS, Situation, contract_rows, dot, matrix, reachable};
+use cpd::proto::table::{Cell, KINDS, Kind, SITUATIONS, Situation, contract_rows, dot, matrix, reachable};
 
 const STATES: [&str; 7] = [
     "Idle",
@@ -109,6 +109,24 @@ fn acknowledgements_are_ignored_from_process_command_on() {
         let ignores = [Situation::ProcessCommand, Situation::Waiting, Situation::ErrorProcessing];
         assert!(ignores.contains(&cell.situation), "{cell:?}");
     }
+    let code = [Kind::Acknowledge, Kind::Reject];
+    let waiting = |cell: &&Cell| cell.situation == Situation::Waiting && code.contains(&cell.kind);
+    let cells = matrix(Dialect::Cp);
+    assert!(cells.iter().filter(waiting).all(Cell::is_ignored_acknowledgement), "while WMSG waits");
+}
+
+#[test]
+fn what_is_printed_tells_everything_apart() {
+    let names: BTreeSet<String> = KINDS.iter().map(|kind| kind.name()).collect();
+    assert_eq!(names.len(), KINDS.len());
+    let situations: BTreeSet<_> = SITUATIONS.iter().map(|s| (s.state_name(), s.detail())).collect();
+    assert_eq!(situations.len(), SITUATIONS.len());
+    for situation in SITUATIONS {
+        let alone = SITUATIONS.iter().filter(|s| s.state_name() == situation.state_name()).count() == 1;
+        assert_eq!(situation.detail().is_empty(), alone, "{situation:?}");
+    }
+    // The keys of `[listen]`.
+    assert_eq!(DIALECTS.map(Dialect::name), ["cp", "classic"]);
 }
 
 #[test]
@@ -143,6 +161,11 @@ fn the_picture_shows_every_state_and_every_edge() {
                 assert!(line.contains(&cell.kind.name()) && line.contains(&cell.drawn()), "{cell:?}\n{line}");
             }
         }
+        let logs_out = picture.lines().find(|line| line.starts_with("  \"Process Command\" -> \"Idle\""));
+        assert_eq!(logs_out, Some("  \"Process Command\" -> \"Idle\" [label=\"TERM / closes\"];"));
+        // A 500 that leads nowhere would be in every state.
+        assert!(!picture.contains("500"), "{picture}");
+        assert!(!picture.contains("\"Idle\" -> \"Process Command\""), "{picture}");
         assert_eq!(picture.matches('{').count(), picture.matches('}').count());
     }
 }

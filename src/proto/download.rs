@@ -110,3 +110,6 @@ impl Download {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ pub const WAIT_MAX_SECONDS: u16 = 300;
 /// Failed logins of one connection after which it is closed.
 pub const LOGIN_FAILURES_MAX: u8 = 3;
 
-/// Stores of one session that may be under way at once (pipelined SMSGs).
+/// Stores of one session that may be under way behind the one that is answered next (pipelined SMSGs).
 pub const OVERLAP_MAX_STORES: u16 = 64;
 /// Unsent output of one session, in bytes, at which its input is no longer taken.
 pub const OUTPUT_HIGH_WATER_BYTES: usize = 16 * 1024;
@@ -32,5 +32,6 @@ const _: () = assert!(VERB_BYTES + USERNAME_MAX_BYTES + 1 + MESSAGE_MAX_BYTES ==
 const _: () = assert!(VERB_BYTES + PASSWORD_MAX_BYTES <= PDU_MAX_BYTES);
 const _: () = assert!(PDU_MAX_BYTES < UNTERMINATED_MAX_BYTES);
 const _: () = assert!(PAGE_MAX_MESSAGES >= WINDOW_MAX_MESSAGES as usize);
-const _: () = assert!(PAGE_MAX_BYTES >= MESSAGE_MAX_BYTES);
+// One page is enough to fill a session's output.
+const _: () = assert!(PAGE_MAX_BYTES >= OUTPUT_HIGH_WATER_BYTES && PAGE_MAX_BYTES >= MESSAGE_MAX_BYTES);
 const _: () = assert!(OUTPUT_HIGH_WATER_BYTES >= 2 * (PDU_MAX_BYTES + 2));

@@ -9,6 +9,8 @@ use super::telnet::{Nvt, Telnet};
 
 const LF: u8 = b'\n';
 const CR: u8 = b'\r';
+/// Bytes of a line that tell what becomes of it: no more of an over-long one are copied.
+const TELLING_BYTES: usize = PDU_MAX_BYTES + VERB_BYTES;
 
 /// What [`Decoder::peek`] finds next in the stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -199,7 +201,7 @@ impl Decoder {
         match &mut self.mode {
             Mode::Overlong { total, .. } | Mode::Skip { total } => *total = total.saturating_add(more),
             Mode::Collect => {
-                let room = (PDU_MAX_BYTES + VERB_BYTES).saturating_sub(self.held.len());
+                let room = TELLING_BYTES.saturating_sub(self.held.len());
                 let length = self.held.len() + bytes.len();
                 self.held.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
                 if length > PDU_MAX_BYTES + 1 || (length == PDU_MAX_BYTES + 1 && self.held.last() != Some(&CR)) {

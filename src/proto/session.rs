@@ -273,3 +273,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

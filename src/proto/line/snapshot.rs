@@ -45,7 +45,8 @@ impl Decoder {
         let kind = from.u8()?;
         let verb: [u8; VERB_BYTES] = from.bytes(VERB_BYTES)?.try_into().ok()?;
         let total = from.u32().filter(|total| *total as usize <= UNTERMINATED_MAX_BYTES)?;
-        let held = from.bytes(PDU_MAX_BYTES + 2)?.to_vec();
+        // A line, and the CR of its end.
+        let held = from.bytes(PDU_MAX_BYTES + 1)?.to_vec();
         let mode = match kind {
             0 => Mode::Collect,
             1 => Mode::Overlong { verb, total },

@@ -8,7 +8,8 @@ use crate::proto::codec::{Reader, Writer};
 use crate::proto::dfa::{Dialect, State};
 use crate::proto::download::{Download, MessageId};
 use crate::proto::limits::{
-    LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, PDU_MAX_BYTES, USERNAME_MAX_BYTES, WINDOW_MAX_MESSAGES,
+    LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES, PDU_MAX_BYTES, USERNAME_MAX_BYTES,
+    WINDOW_MAX_MESSAGES,
 };
 use crate::proto::line::Decoder;
 use crate::proto::reply::Reply;
@@ -17,7 +18,11 @@ use crate::proto::types::{Millis, Password, Username};
 /// Unread input that a session may bring along: one read, and a PASS that goes back to it.
 pub const INPUT_MAX_BYTES: usize = 64 * 1024;
 /// Unsent output that a session may bring along.
-pub const OUTPUT_MAX_BYTES: usize = 2 * OUTPUT_HIGH_WATER_BYTES + 2 * PDU_MAX_BYTES;
+pub const OUTPUT_MAX_BYTES: usize = 2 * OUTPUT_HIGH_WATER_BYTES;
+const _: () = assert!(
+    // The PDU that reaches the mark, and the answers to what is under way then.
+    OUTPUT_MAX_BYTES >= OUTPUT_HIGH_WATER_BYTES + PDU_MAX_BYTES + 2 + 80 * (OVERLAP_MAX_STORES as usize + 4)
+);
 
 /// The states that a session can be in when nothing is under way.
 mod kind {
@@ -52,7 +57,8 @@ impl Session {
     /// Writes what [`Session::thaw`] reads. `None`: the session cannot be handed over, it has work under way or is at
     /// its end.
     pub fn freeze(&self, now: Millis, out: &mut Writer) -> Option<()> {
-        let busy = self.penance || self.ahead > 0 || self.void > 0 || self.undeleted > 0;
+        // SMSGs sent ahead are behind a Sending Message.
+        let busy = self.penance || self.void > 0 || self.undeleted > 0;
         if busy || self.input.len() > INPUT_MAX_BYTES || matches!(self.closing, Closing::Now) {
             return None;
         }
@@ -189,6 +195,7 @@ fn thaw_download(from: &mut Reader<'_>) -> Option<Download> {
     let ids: Option<VecDeque<MessageId>> = (0..count).map(|_| from.u64().map(MessageId)).collect();
     download.unacknowledged = ids?;
     let ascending = download.unacknowledged.iter().is_sorted();
-    let fits = !(download.waiting && (download.delivered || count > 0)) && (download.delivered || count == 0);
+    // Who waits was sent nothing, and what is not acknowledged was sent.
+    let fits = if download.delivered { !download.waiting } else { count == 0 };
     (ascending && fits).then_some(download)
 }

@@ -105,6 +105,17 @@ fn messages() {
     }
 }
 
+#[test]
+fn names_spread_over_a_table() {
+    let hash = |name: &str| {
+        let mut hasher = std::hash::DefaultHasher::new();
+        std::hash::Hash::hash(&Username::parse(name.as_bytes()).expect("a name"), &mut hasher);
+        std::hash::Hasher::finish(&hasher)
+    };
+    assert_eq!(hash("bob"), hash("bob"));
+    assert!(hash("bob") != hash("bobs") && hash("bob") != hash("Bob"));
+}
+
 proptest! {
     #[test]
     fn messages_are_text_without_control_characters(bytes in prop_oneof![

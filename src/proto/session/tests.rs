@@ -1,0 +1,385 @@
+//! A session on its own, with a world that does only what a test tells it to: what the order of outcomes, a full
+//! output, the end of input and a hand-over must not change.
+
+mod handover;
+
+use super::*;
+use crate::proto::dfa::Refusal;
+use crate::proto::download::PageMessage;
+use crate::proto::services::{Admission, Opening};
+use crate::proto::types::{Password, Username};
+
+/// What was asked of the world.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// Whether there was a password.
+    Verify(bool),
+    Store(String),
+    Read(u32),
+    Delete(u64),
+    Hurry,
+    Close,
+}
+
+struct World {
+    now: Millis,
+    settings: SessionSettings,
+    asked: Vec<Asked>,
+    admission: Admission,
+    opening: Opening,
+}
+
+impl Services for World {
+    fn verify(&mut self, _: Username, password: Option<Password>) {
+        self.asked.push(Asked::Verify(password.is_some()));
+    }
+
+    fn store(&mut self, _: Username, _: Username, body: &[u8]) -> Admission {
+        if self.admission == Admission::Admitted {
+            self.asked.push(Asked::Store(String::from_utf8_lossy(body).into_owned()));
+        }
+        self.admission
+    }
+
+    fn open_download(&mut self, _: Username, _: bool) -> Opening {
+        self.opening
+    }
+
+    fn read_queue(&mut self, _: Username, serial: u32) -> Option<bool> {
+        self.asked.push(Asked::Read(serial));
+        Some(false)
+    }
+
+    fn delete(&mut self, _: Username, id: MessageId) -> bool {
+        self.asked.push(Asked::Delete(id.0));
+        true
+    }
+
+    fn hurry(&mut self) {
+        self.asked.push(Asked::Hurry);
+    }
+
+    fn replied(&mut self, _: Reply) {}
+
+    fn close_download(&mut self, _: Username) {
+        self.asked.push(Asked::Close);
+    }
+}
+
+/// A session and its world.
+struct Scene {
+    session: Session,
+    world: World,
+}
+
+/// A call of the session with the context of the world.
+macro_rules! call {
+    ($scene:expr, $method:ident $(, $argument:expr)*) => {{
+        let Scene { session, world } = &mut $scene;
+        let (now, settings) = (world.now, world.settings);
+        session.$method($($argument,)* &mut Context { now, settings: &settings, services: world })
+    }};
+}
+use call;
+
+impl Scene {
+    fn new(dialect: Dialect) -> Scene {
+        let settings = SessionSettings::default();
+        let world =
+            World { now: 0, settings, asked: Vec::new(), admission: Admission::Admitted, opening: Opening::Opened };
+        Scene { session: Session::new(dialect, 0, &settings), world }
+    }
+
+    fn logged_in() -> Scene {
+        let mut scene = Scene::new(Dialect::Cp);
+        scene.receive(b"USERbob\r\nPASSsecret\r\n");
+        call!(scene, verified, true);
+        assert_eq!(scene.codes(), "220 230");
+        scene.world.asked.clear();
+        scene
+    }
+
+    /// Messages of `bytes` each are read for an RMSG with a window of `window`.
+    fn downloading(window: u16, ids: std::ops::RangeInclusive<u64>, bytes: usize) -> Scene {
+        let mut scene = Scene::logged_in();
+        scene.receive(format!("RMSG{window}\r\n").as_bytes());
+        call!(scene, page, 1, Some(messages(ids, bytes)));
+        scene.world.asked.clear();
+        scene
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        call!(*self, receive, bytes);
+    }
+
+    /// Everything that is to be sent, sent.
+    fn taken(&mut self) -> String {
+        let output = String::from_utf8_lossy(self.session.output()).into_owned();
+        call!(*self, output_sent, output.len());
+        output
+    }
+
+    /// The codes of what is to be sent, sent.
+    fn codes(&mut self) -> String {
+        let output = self.taken();
+        output.lines().map(|line| line.split(' ').next().unwrap_or_default()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Time passes, and what is due is done.
+    fn wait(&mut self, millis: Millis) {
+        self.world.now += millis;
+        call!(*self, expire);
+    }
+
+    fn stores(&self) -> usize {
+        self.world.asked.iter().filter(|asked| matches!(asked, Asked::Store(_))).count()
+    }
+}
+
+fn messages(ids: std::ops::RangeInclusive<u64>, bytes: usize) -> Page {
+    let sender = Username::parse(b"bob").expect("a name");
+    let body = 0..u32::try_from(bytes).expect("a length");
+    let messages = ids.map(|id| PageMessage { id: MessageId(id), sender, body: body.clone() }).collect();
+    Page { messages, bytes: vec![b'x'; bytes] }
+}
+
+#[test]
+fn a_malformed_password_is_answered_only_behind_the_same_work() {
+    let mut scene = Scene::new(Dialect::Cp);
+    for attempt in 1..=3 {
+        scene.receive(b"USERbob\r\nPASS\r\nUSERalice\r\n");
+        assert_eq!(scene.codes(), "220", "section 7: nothing before the work is done");
+        assert_eq!(scene.world.asked.pop(), Some(Asked::Verify(false)));
+        assert_eq!(scene.session.closing(), Closing::Open);
+        call!(scene, verified, false);
+        if attempt == 3 {
+            break;
+        }
+        assert_eq!(scene.codes(), "565 220");
+        scene.receive(b"PASSsecret\r\n");
+        call!(scene, verified, true);
+        assert_eq!(scene.codes(), "230");
+        scene = Scene { session: Session { state: State::Idle, ..scene.session }, ..scene };
+    }
+    assert_eq!(scene.session.output(), b"565 error authenticating user\r\n");
+    assert_eq!(scene.session.closing(), Closing::Stopping, "three failures: closed when that is sent");
+    scene.taken();
+    assert_eq!(scene.session.closing(), Closing::Flush);
+}
+
+#[test]
+fn outcomes_behind_a_refused_message_never_answer_a_later_one() {
+    let mut scene = Scene::logged_in();
+    scene.receive(b"SMSGbob:a\r\nSMSGbob:b\r\nSMSGbob:c\r\n");
+    assert_eq!(scene.stores(), 3);
+    call!(scene, stored, false);
+    assert_eq!(scene.codes(), "540 500 500");
+    scene.receive(b"201\r\nSMSGbob:d\r\n");
+    assert_eq!((scene.codes().as_str(), scene.stores()), ("201", 4));
+    call!(scene, stored, true);
+    call!(scene, stored, true);
+    assert_eq!(scene.codes(), "", "a 240 for what is not stored yet");
+    call!(scene, stored, true);
+    assert_eq!(scene.codes(), "240");
+}
+
+#[test]
+fn messages_under_way_at_once_are_bounded() {
+    let mut scene = Scene::logged_in();
+    scene.receive(&b"SMSGbob:a\r\n".repeat(200));
+    assert_eq!(scene.stores(), usize::from(OVERLAP_MAX_STORES) + 1);
+    for _ in 0..200 {
+        call!(scene, stored, true);
+    }
+    assert_eq!((scene.codes(), scene.stores()), (["240"; 200].join(" "), 200));
+}
+
+#[test]
+fn who_does_not_read_is_not_read_from() {
+    let mut scene = Scene::logged_in();
+    assert!(scene.session.wants_input());
+    scene.receive(&b"X\r\n".repeat(3000));
+    let full = scene.session.output().len();
+    assert!((OUTPUT_HIGH_WATER_BYTES..OUTPUT_HIGH_WATER_BYTES + 20).contains(&full), "{full} bytes");
+    assert!(!scene.session.wants_input());
+    let mut replies = 0;
+    while !scene.session.output().is_empty() {
+        assert!(scene.session.output().len() < OUTPUT_HIGH_WATER_BYTES + 20);
+        replies += scene.codes().split(' ').filter(|code| *code == "500").count();
+    }
+    assert_eq!(replies, 3000, "what was full goes on when there is room");
+    assert!(scene.session.wants_input());
+
+    // Each of these alone is enough.
+    scene.world.admission = Admission::Full;
+    scene.receive(b"SMSGbob:a\r\n");
+    assert!(!scene.session.wants_input(), "a PDU waits");
+    scene.world.admission = Admission::Admitted;
+    call!(scene, resume);
+    assert!(scene.session.wants_input());
+    scene.session.output = vec![b'x'; OUTPUT_HIGH_WATER_BYTES];
+    assert!(!scene.session.wants_input(), "the output is full");
+    scene.session.output = Vec::new();
+    scene.session.stop();
+    assert!(!scene.session.wants_input(), "it stops");
+    let mut ended = Scene::logged_in();
+    ended.receive(b"SMSGbob:a\r\n");
+    call!(ended, end_of_input);
+    assert!(ended.session.closing() == Closing::Open && !ended.session.wants_input(), "nothing more comes");
+}
+
+#[test]
+fn messages_stop_where_the_output_is_full() {
+    // 512 bytes each with sender and line end: 32 of them are exactly the mark.
+    let mut scene = Scene::downloading(40, 1..=40, 502);
+    assert_eq!(scene.session.output().len(), OUTPUT_HIGH_WATER_BYTES);
+    assert_eq!(scene.taken().len() + scene.taken().len(), 40 * 512);
+}
+
+#[test]
+fn only_bytes_that_were_taken_prolong_the_time_to_take_them() {
+    let mut scene = Scene::logged_in();
+    scene.receive(b"X\r\n");
+    let limit = scene.world.settings.timeouts.write;
+    assert_eq!(scene.session.write_deadline, limit);
+    scene.wait(1000);
+    call!(scene, output_sent, 0);
+    assert_eq!(scene.session.write_deadline, limit, "none taken");
+    call!(scene, output_sent, 1);
+    assert_eq!(scene.session.write_deadline, 1000 + limit, "one taken");
+    call!(scene, output_sent, 2);
+    assert_eq!(scene.session.write_deadline, 1000 + limit, "two taken");
+    assert_eq!(scene.session.output(), b" bad command\r\n");
+    scene.taken();
+    assert_eq!(scene.session.write_deadline, NEVER);
+}
+
+#[test]
+fn the_next_deadline_is_the_first_of_all() {
+    let mut scene = Scene::new(Dialect::Classic);
+    assert_eq!(scene.session.dialect(), Dialect::Classic);
+    assert_eq!(scene.session.deadline(), 60_000, "a login");
+    scene.receive(b"US");
+    assert_eq!(scene.session.deadline(), 50, "silence");
+    let mut scene = Scene::logged_in();
+    assert_eq!(scene.session.deadline(), 30 * 60_000, "idle");
+    scene.world.now = 5;
+    scene.receive(b"US");
+    assert_eq!(scene.session.deadline(), 30_005, "a PDU");
+    assert_eq!(scene.session.idle_for(1005), 1005, "half a PDU is not one");
+    scene.receive(b"ER\r\n");
+    assert_eq!((scene.session.idle_for(1005), scene.session.idle_for(0)), (1000, 0));
+}
+
+#[test]
+fn a_deadline_ends_with_what_it_was_for() {
+    let mut scene = Scene::logged_in();
+    scene.receive(b"SMSGbob\r\n");
+    assert_eq!(scene.codes(), "540");
+    assert_eq!(scene.session.state_deadline, 60_000);
+    scene.wait(59_000);
+    scene.receive(b"201\r\nRMSG\r\n");
+    scene.wait(2000);
+    assert_eq!(scene.codes(), "201", "a queue that is being read is not late because a recovery would be");
+    call!(scene, page, 1, Some(messages(1..=1, 1)));
+    scene.taken();
+    assert_eq!(scene.session.state_deadline, 61_000 + 30_000);
+    scene.receive(b"250\r\n");
+    assert_eq!(scene.world.asked.pop(), Some(Asked::Hurry));
+    scene.wait(40_000);
+    assert_eq!(scene.codes(), "", "all is acknowledged: a slow store is not the client's time");
+    call!(scene, deleted, true);
+    assert_eq!(scene.codes(), "255");
+}
+
+#[test]
+fn a_pdu_that_is_late_while_wmsg_waits_ends_the_wait_first() {
+    let mut scene = Scene::logged_in();
+    scene.world.opening = Opening::Waiting;
+    scene.receive(b"WMSG300\r\nSMSGbob:");
+    scene.wait(30_000);
+    assert_eq!(scene.codes(), "256 540");
+    assert_eq!(scene.session.state().name(), "Error Processing");
+}
+
+#[test]
+fn what_was_purged_is_not_sent_and_the_download_ends() {
+    let mut scene = Scene::downloading(1, 1..=3, 1);
+    assert_eq!(scene.taken(), "RMSGbob:x\r\n");
+    call!(scene, purged, |id| id.0 > 1);
+    scene.receive(b"250\r\n");
+    call!(scene, deleted, true);
+    assert_eq!(scene.codes(), "255");
+    // Also when nothing was sent that could be acknowledged.
+    let mut scene = Scene::logged_in();
+    scene.receive(b"RMSG\r\n");
+    scene.session.output = vec![b'x'; OUTPUT_HIGH_WATER_BYTES];
+    call!(scene, page, 1, Some(messages(1..=3, 1)));
+    call!(scene, purged, |_| true);
+    assert!(scene.session.output().ends_with(b"256 no new messages\r\n"));
+}
+
+#[test]
+fn after_the_end_of_input_everything_under_way_is_still_answered() {
+    let ended = |mut scene: Scene| {
+        call!(scene, end_of_input);
+        assert_eq!(scene.session.closing(), Closing::Open, "too early");
+        scene
+    };
+    let over = |scene: &mut Scene, said: &str| {
+        assert_eq!(scene.codes(), said);
+        assert_eq!(scene.session.closing(), Closing::Flush);
+    };
+    let mut idle = Scene::logged_in();
+    call!(idle, end_of_input);
+    over(&mut idle, "");
+
+    let mut login = Scene::new(Dialect::Cp);
+    login.receive(b"USERbob\r\nPASS\r\n");
+    login.codes();
+    let mut login = ended(login);
+    call!(login, verified, false);
+    over(&mut login, "565");
+
+    let mut waiting = Scene::logged_in();
+    waiting.world.admission = Admission::Full;
+    waiting.receive(b"SMSGbob:a\r\n");
+    let mut waiting = ended(waiting);
+    waiting.world.admission = Admission::Refused(Refusal::NoSuchUser);
+    call!(waiting, resume);
+    over(&mut waiting, "545");
+
+    let mut deleting = Scene::downloading(1, 1..=1, 1);
+    deleting.receive(b"250\r\n");
+    deleting.taken();
+    let mut deleting = ended(deleting);
+    call!(deleting, deleted, true);
+    over(&mut deleting, "255");
+
+    // The whole window is sent, as far as it is read.
+    let mut full = ended(Scene::downloading(20, 1..=20, 1000));
+    assert_eq!(full.taken().len() + full.taken().len(), 20 * 1010);
+    over(&mut full, "");
+}
+
+#[test]
+fn stopping_takes_nothing_more_and_answers_what_is_under_way() {
+    let mut scene = Scene::logged_in();
+    scene.receive(b"SMSGbob:a\r\nX\r\n");
+    scene.session.stop();
+    assert_eq!(scene.session.closing(), Closing::Stopping);
+    call!(scene, stored, true);
+    assert_eq!(scene.codes(), "240", "and not the PDU behind it");
+    assert_eq!(scene.session.closing(), Closing::Flush);
+    // A delete that was acknowledged is under way as well.
+    let mut scene = Scene::downloading(1, 1..=1, 1);
+    scene.receive(b"250\r\n");
+    scene.taken();
+    assert!(scene.session.is_storing());
+    scene.session.stop();
+    assert_eq!(scene.session.closing(), Closing::Stopping);
+    call!(scene, deleted, true);
+    assert_eq!(scene.codes(), "255");
+    assert!(!scene.session.is_storing());
+    assert_eq!(scene.session.closing(), Closing::Flush);
+}
