@@ -279,7 +279,7 @@ fn what_a_successor_finds_unread_is_stamped_with_its_own_time() {
 /// As a crash in the middle of a stop leaves it: nobody is given the session of somebody else.
 #[test]
 fn what_is_left_twice_or_by_halves_is_closed_and_never_mixed() {
-    for (number, order) in ["leftover", "half", "swapped"].into_iter().enumerate() {
+    for (number, order) in ["leftover", "half", "swapped", "partial"].into_iter().enumerate() {
         let mut manager = Manager::start(&format!("127.91.8.{}", 10 + number));
         manager.add_user("bob");
         let mut bob = manager.logged_in("bob");
@@ -295,7 +295,9 @@ fn what_is_left_twice_or_by_halves_is_closed_and_never_mixed() {
         manager.order(order);
         let mut said = Vec::new();
         let _ = stranger.stream.write_all(b"RMSG\r\n");
-        let _ = stranger.reader.read_to_end(&mut said);
+        if let Err(error) = stranger.reader.read_to_end(&mut said) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{order}: the connection is open");
+        }
         assert_eq!(said.escape_ascii().to_string(), "", "{order}: the connection is closed");
         // And the next restart finds nothing of it.
         let mut bob = manager.logged_in("bob");

@@ -49,8 +49,6 @@ pub struct Estate {
     pub failures: Vec<u8>,
     /// Connections with their sessions' records, in the order in which they are to be taken up.
     pub sessions: Vec<(TcpStream, Vec<u8>)>,
-    /// Connections that came without a record, or records without one; they are closed.
-    pub unmatched: usize,
 }
 
 /// The memory file, read.
@@ -94,8 +92,12 @@ pub fn read(heritage: Heritage) -> io::Result<Estate> {
     forget();
     let Records { failures, sessions: records, .. } = records?;
     let streams = streams.unwrap_or_else(|| Ok(Vec::new()))?;
-    let unmatched = streams.len().abs_diff(records.len());
-    Ok(Estate { failures, sessions: streams.into_iter().zip(records).collect(), unmatched })
+    // The queue is one for everybody who holds it: a successor that was killed may have taken the first ones out.
+    if streams.len() != records.len() {
+        let text = format!("{} connections for {} records", streams.len(), records.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(Estate { failures, sessions: streams.into_iter().zip(records).collect() })
 }
 
 /// Leaves connections and records to a successor; how many connections went. The manager has them when this returns.

@@ -4,8 +4,9 @@ the newest first, until that name is removed.
 
 usage: manager.py CPD DATA CONFIG ADDRESS PORT. Each line on standard input is one order: `restart` (TERM, then a new
 cpd), `kill` (KILL, then a new one), or, behind a `restart` that kept its records, `leftover` (the successor finds those
-beside the new ones), `half` (no connections beside the records) or `swapped` (those in the place of the new ones). Each is
-answered by one line when the new cpd is ready; the end of input ends all.
+beside the new ones), `half` (no connections beside the records), `swapped` (those in the place of the new ones) or `partial`
+(the first message of connections is gone). Each is answered by one line when the new cpd is ready; the end of input ends
+all.
 """
 
 import array
@@ -89,7 +90,14 @@ def spoil(order):
         kept = os.dup(records[0])
     if order in ("half", "swapped"):
         unwanted = "cpd-clients" if order == "half" else RECORDS
-        stored[:] = [entry for entry in stored if entry[0] != unwanted]
+        for entry in [entry for entry in stored if entry[0] == unwanted]:
+            stored.remove(entry)
+            os.close(entry[1])
+    if order == "partial":
+        # As a successor that is killed while it takes connections up.
+        queue = socket.socket(fileno=os.dup(dict(stored)["cpd-clients"]))
+        for fd in socket.recv_fds(queue, 16, 256)[1]:
+            os.close(fd)
     if order in ("leftover", "swapped"):
         stored.append((RECORDS, kept))
 

@@ -15,8 +15,8 @@ use super::{path_of, wrong_kind};
 use crate::daemon::exit::{ExitCode, Fatal};
 use crate::daemon::logging::{Level, Line};
 
-/// Where an administrator allows what the sandbox forbids.
-const DROP_IN: &str = "/etc/systemd/system/cpd.service.d/control.conf";
+/// Where an administrator gives the control socket another path.
+const DROP_IN: &str = "/etc/systemd/system/cpd-control.socket.d/path.conf";
 /// Administrators that the kernel keeps until they are accepted.
 const BACKLOG: u16 = 128;
 
@@ -169,10 +169,9 @@ fn refused(path: &Path, error: Errno) -> Fatal {
 }
 
 fn drop_in_hint(path: &Path) -> String {
-    let folder = path.parent().unwrap_or(path).display();
     format!(
-        "; if the sandbox of cpd.service forbids it, allow it in {DROP_IN} with [Service] ReadWritePaths={folder}, \
-         or let cpd-control.socket make it with ListenStream={}",
+        "; inside the sandbox of cpd.service only cpd-control.socket can make it: name it there, in {DROP_IN} with \
+         [Socket] ListenStream= and ListenStream={}",
         path.display()
     )
 }
@@ -296,7 +295,7 @@ mod tests {
             let fatal = refused(path, error);
             assert_eq!(fatal.code, ExitCode::NotPermitted);
             let says = |text: &str| assert!(fatal.message.contains(text), "{text}: {fatal}");
-            [DROP_IN, "ReadWritePaths=/run/cpd", "ListenStream=/run/cpd/control.sock"].into_iter().for_each(says);
+            [DROP_IN, "ListenStream=/run/cpd/control.sock"].into_iter().for_each(says);
         }
         assert!(!refused(path, Errno::EADDRINUSE).message.contains(DROP_IN));
     }

@@ -27,7 +27,7 @@ impl Reactor {
                 return self.parts.logger.error(line);
             }
         };
-        let (mut taken, mut gone, mut closed) = (0, 0, estate.unmatched);
+        let (mut taken, mut gone, mut closed) = (0, 0, 0);
         if self.parts.engine.thaw_failures(&estate.failures, now).is_none() {
             self.parts.logger.warn(Line::new("failed logins of the predecessor forgotten"));
         }

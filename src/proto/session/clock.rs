@@ -29,7 +29,10 @@ impl Session {
         }
         if self.quiet_deadline <= cx.now {
             self.quiet_deadline = NEVER;
-            self.decoder.end_by_silence();
+            // What has come and could not be taken yet was no silence.
+            if self.input.is_empty() {
+                self.decoder.end_by_silence();
+            }
             self.resume(cx);
         }
         if self.pdu_deadline <= cx.now {
