@@ -28,7 +28,7 @@ mod conversation {
 mod program;
 
 use conversation::parser::{Action, Listener, Script, parse};
-use program::{ALLOW_COLON, CLASSIC, CLIENTS, FAILURES, FILE, MARK, SESSION, SHORT, TIGHT, TIMES};
+use program::{ALLOW_COLON, CLASSIC, CLIENTS, COMMON, FILE, MARK, SESSION, SHORT, TIGHT, TIMES};
 
 fn main() -> ExitCode {
     let Some(folder) = std::env::args_os().nth(1).map(PathBuf::from) else {
@@ -162,16 +162,16 @@ fn records(script: &Script) -> Vec<Vec<u8>> {
             }
         }
         engine.pause();
-        let failures = engine.freeze_failures(20);
+        let common = engine.freeze_common(20);
         if let Some(record) = engine.freeze(id, 20) {
             records.push([&[SESSION], record.as_slice()].concat());
             if until == 1 {
                 records.push([&[SESSION], record.as_slice(), b"!"].concat());
             }
-            let file = write_records(&failures, [record.as_slice()].into_iter());
+            let file = write_records(&common, [record.as_slice()].into_iter());
             records.push([&[FILE], file.as_slice()].concat());
         }
-        records.push([&[FAILURES], failures.as_slice()].concat());
+        records.push([&[COMMON], common.as_slice()].concat());
     }
     records
 }

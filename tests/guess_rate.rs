@@ -130,11 +130,11 @@ impl Arena {
     /// Another process takes over: what it knows is in the store, and what its predecessor left.
     fn restart(&mut self) {
         self.pass(20);
-        let failures = self.engine.freeze_failures(self.now);
+        let common = self.engine.freeze_common(self.now);
         self.engine = Engine::new(self.settings, 1, 0);
         self.store.load(&mut self.engine);
         self.now = 1000;
-        self.engine.thaw_failures(&failures, self.now).expect("a record of this version");
+        self.engine.thaw_common(&common, self.now).expect("a record of this version");
     }
 }
 

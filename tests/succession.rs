@@ -117,6 +117,15 @@ impl Client {
         self.reader.read_line(&mut line).unwrap();
         assert!(line.starts_with(beginning), "expected {beginning}, got {line:?}");
     }
+
+    fn is_closed_without_a_word(mut self, order: &str) {
+        let mut said = Vec::new();
+        let _ = self.stream.write_all(b"RMSG\r\n");
+        if let Err(error) = self.reader.read_to_end(&mut said) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{order}: the connection is open");
+        }
+        assert_eq!(said.escape_ascii().to_string(), "", "{order}: the connection is closed");
+    }
 }
 
 #[test]
@@ -293,12 +302,7 @@ fn what_is_left_twice_or_by_halves_is_closed_and_never_mixed() {
         stranger.says("NOOP\r\n");
         stranger.hears("500");
         manager.order(order);
-        let mut said = Vec::new();
-        let _ = stranger.stream.write_all(b"RMSG\r\n");
-        if let Err(error) = stranger.reader.read_to_end(&mut said) {
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{order}: the connection is open");
-        }
-        assert_eq!(said.escape_ascii().to_string(), "", "{order}: the connection is closed");
+        stranger.is_closed_without_a_word(order);
         // And the next restart finds nothing of it.
         let mut bob = manager.logged_in("bob");
         manager.order("restart");
@@ -306,4 +310,21 @@ fn what_is_left_twice_or_by_halves_is_closed_and_never_mixed() {
         bob.hears("RMSGbob:for bob alone");
         bob.hears("255");
     }
+}
+
+/// A limit lowered between two starts: who cannot be taken up hears so at once, and the next client is served.
+#[test]
+fn more_connections_than_descriptors_are_closed_not_kept_by_nobody() {
+    let mut manager = Manager::start("127.91.8.20");
+    manager.add_user("bob");
+    let mut strangers: Vec<Client> = (0..100).map(|_| manager.client()).collect();
+    // They are accepted in the order in which they came.
+    let last = strangers.last_mut().unwrap();
+    last.says("NOOP\r\n");
+    last.hears("500");
+    manager.order("fewer");
+    for stranger in strangers {
+        stranger.is_closed_without_a_word("fewer");
+    }
+    manager.logged_in("bob");
 }

@@ -74,9 +74,9 @@ fn a_record_that_says_more_than_a_session_has_is_refused() {
 
 #[test]
 fn failed_logins_with_anything_behind_them_are_refused() {
-    let good = engine().freeze_failures(0);
-    assert!(engine().thaw_failures(&good, 0).is_some());
-    assert!(engine().thaw_failures(&[good.as_slice(), b"x"].concat(), 0).is_none());
+    let good = engine().freeze_common(0);
+    assert!(engine().thaw_common(&good, 0).is_some());
+    assert!(engine().thaw_common(&[good.as_slice(), b"x"].concat(), 0).is_none());
 }
 
 #[test]
@@ -94,7 +94,7 @@ proptest! {
     #[test]
     fn no_bytes_make_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         engine().thaw(&bytes, from(), 0);
-        engine().thaw_failures(&bytes, 0);
+        engine().thaw_common(&bytes, 0);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use cpd::proto::session::Session;
 use cpd::proto::types::{Millis, Username};
 
 use super::memory_store::MemoryStore;
-use super::program::{FAILURES, SESSION};
+use super::program::{COMMON, SESSION};
 use super::{Twin, shown};
 
 const NOW: Millis = 1_000_000;
@@ -23,7 +23,7 @@ pub fn check(data: &[u8], twin: Twin) -> Result<(), String> {
     let Some((kind, record)) = data.split_first() else { return Ok(()) };
     match kind % 3 {
         SESSION => session(record, twin),
-        FAILURES => failures(record, twin),
+        COMMON => common(record, twin),
         _ => file(record, twin),
     }
 }
@@ -98,24 +98,24 @@ fn goes_on(engine: &mut Engine, id: SessionId) -> Result<(), String> {
     }
 }
 
-fn failures(record: &[u8], twin: Twin) -> Result<(), String> {
+fn common(record: &[u8], twin: Twin) -> Result<(), String> {
     let mut first = engine();
-    if first.thaw_failures(taken(record, twin), NOW).is_none() {
+    if first.thaw_common(taken(record, twin), NOW).is_none() {
         return Ok(());
     }
-    let again = first.freeze_failures(NOW);
+    let again = first.freeze_common(NOW);
     if record.get(..COMMON_BYTES) != again.get(..COMMON_BYTES) {
         return Err(format!("frozen again it begins otherwise: {}", shown(&again)));
     }
     let mut second = engine();
-    second.thaw_failures(&again, NOW).ok_or("what was frozen again is refused")?;
+    second.thaw_common(&again, NOW).ok_or("what was frozen again is refused")?;
     // Their order is not kept, and who has nothing left to answer for is not written.
     let sorted = |bytes: &[u8]| {
         let mut bytes = bytes.to_vec();
         bytes.sort_unstable();
         bytes
     };
-    if sorted(&second.freeze_failures(NOW)) != sorted(&again) {
+    if sorted(&second.freeze_common(NOW)) != sorted(&again) {
         return Err(format!("frozen again it is another: {}", shown(&again)));
     }
     let expired = record.len().saturating_sub(again.len());
@@ -131,8 +131,8 @@ fn failures(record: &[u8], twin: Twin) -> Result<(), String> {
 }
 
 fn file(record: &[u8], twin: Twin) -> Result<(), String> {
-    let Some((failures, sessions)) = parse_records(taken(record, twin)) else { return Ok(()) };
-    let again = write_records(&failures, sessions.iter().map(Vec::as_slice));
+    let Some((common, sessions)) = parse_records(taken(record, twin)) else { return Ok(()) };
+    let again = write_records(&common, sessions.iter().map(Vec::as_slice));
     match again == record {
         true => Ok(()),
         false => Err(format!("written again it is another: {}", shown(&again))),

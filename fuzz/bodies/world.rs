@@ -357,8 +357,8 @@ impl<'p> World<'p> {
             self.lives[life].id = Some(successor.ok_or(format!("connection {life} could not be thawed"))?);
             self.lives[life].lose_next = self.twin == Twin::LostByte;
         }
-        let failures = self.engine.freeze_failures(self.now);
-        next.thaw_failures(&failures, self.now).ok_or("the failed logins could not be thawed")?;
+        let common = self.engine.freeze_common(self.now);
+        next.thaw_common(&common, self.now).ok_or("what is not any connection's could not be thawed")?;
         next.succeeded(self.now);
         self.engine = next;
         self.pump()

@@ -9,7 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::libc;
+use nix::sys::socket::{MsgFlags, recvmsg};
 
 /// A descriptor and the name it was given (`FileDescriptorName=`, or FDNAME of a stored one).
 #[derive(Debug)]
@@ -44,25 +45,30 @@ pub fn take_inherited() -> io::Result<Vec<Inherited>> {
 }
 
 /// Takes the next message out of `queue`, its bytes into `text` (the rest of which becomes 0), with the descriptors that
-/// lie in it, at most `max`; `None`: no message is left. Errors: the kernel's.
+/// lie in it, at most `max`; `None`: no message is left. Errors: the kernel's, and more descriptors than `max` or than
+/// this process may have, all of which are closed.
 pub fn receive(queue: BorrowedFd<'_>, text: &mut [u8], max: usize) -> io::Result<Option<Vec<OwnedFd>>> {
     text.fill(0);
     let mut into = [IoSliceMut::new(text)];
     let mut space = vec![0; nix::sys::socket::cmsg_space::<RawFd>() + max * size_of::<RawFd>()];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let message = match recvmsg::<()>(queue.as_raw_fd(), &mut into, Some(&mut space), flags) {
-        Ok(message) if message.bytes > 0 => message,
+    let whole = match recvmsg::<()>(queue.as_raw_fd(), &mut into, Some(&mut space), flags) {
+        Ok(message) if message.bytes > 0 => !message.flags.contains(MsgFlags::MSG_CTRUNC),
         Ok(_) | Err(Errno::EAGAIN) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let mut fds = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(numbers) = control {
-            // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows them.
-            fds.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
-        }
-    }
-    Ok(Some(fds))
+    // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows them.
+    let fds = rights(&space).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect();
+    if whole { Ok(Some(fds)) } else { Err(io::Error::other("more descriptors than LimitNOFILE= allows")) }
+}
+
+/// The numbers in a control message of SCM_RIGHTS, cmsg(3), which is the only one that a queue without options has. nix
+/// gives none out of a message that was cut off, though the kernel has made those that found room.
+fn rights(space: &[u8]) -> impl Iterator<Item = RawFd> {
+    const HEAD: usize = size_of::<libc::cmsghdr>();
+    let end = space.first_chunk().map_or(0, |length| usize::from_ne_bytes(*length));
+    let numbers = space.get(HEAD..end).unwrap_or_default();
+    numbers.chunks_exact(size_of::<RawFd>()).filter_map(|number| number.try_into().ok().map(RawFd::from_ne_bytes))
 }
 
 /// Only if the kernel says so.
@@ -73,6 +79,12 @@ fn is_single_threaded() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_rights_are_found_where_none_are() {
+        let none = |space: &[u8]| rights(space).next().is_none();
+        assert!(none(&[]) && none(&[0; 7]) && none(&[0; 64]) && none(&[0xff; 64]));
+    }
 
     #[test]
     fn nothing_is_inherited_by_a_test_and_never_twice() {

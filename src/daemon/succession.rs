@@ -45,8 +45,8 @@ pub struct Heritage {
 
 /// What a predecessor left, read.
 pub struct Estate {
-    /// The engine's record of failed logins.
-    pub failures: Vec<u8>,
+    /// The engine's record of what is not any connection's.
+    pub common: Vec<u8>,
     /// Connections with their sessions' records, in the order in which they are to be taken up.
     pub sessions: Vec<(TcpStream, Vec<u8>)>,
 }
@@ -54,7 +54,7 @@ pub struct Estate {
 /// The memory file, read.
 struct Records {
     seal: [u8; SEAL_BYTES],
-    failures: Vec<u8>,
+    common: Vec<u8>,
     sessions: Vec<Vec<u8>>,
 }
 
@@ -87,24 +87,27 @@ pub fn find(inherited: Vec<Inherited>) -> (Vec<Inherited>, io::Result<Option<Her
 /// # Errors
 /// The records cannot be read, are another version's, or belong to other connections; all are closed with the error.
 pub fn read(heritage: Heritage) -> io::Result<Estate> {
-    let records = read_records(heritage.records);
-    let streams = records.as_ref().ok().map(|records| receive(&heritage.clients, records.seal));
+    let estate = put_together(heritage);
     forget();
-    let Records { failures, sessions: records, .. } = records?;
-    let streams = streams.unwrap_or_else(|| Ok(Vec::new()))?;
+    estate
+}
+
+fn put_together(heritage: Heritage) -> io::Result<Estate> {
+    let Records { seal, common, sessions: records } = read_records(heritage.records)?;
+    let streams = receive(&heritage.clients, seal)?;
     // The queue is one for everybody who holds it: a successor that was killed may have taken the first ones out.
     if streams.len() != records.len() {
         let text = format!("{} connections for {} records", streams.len(), records.len());
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
-    Ok(Estate { failures, sessions: streams.into_iter().zip(records).collect() })
+    Ok(Estate { common, sessions: streams.into_iter().zip(records).collect() })
 }
 
 /// Leaves connections and records to a successor; how many connections went. The manager has them when this returns.
 ///
 /// # Errors
-/// Nothing was stored.
-pub fn leave(failures: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<usize> {
+/// Nothing was stored, or the manager does not say whether it was: the error's text tells.
+pub fn leave(common: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<usize> {
     let (here, there) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
     let mut seal = [0; SEAL_BYTES];
@@ -122,7 +125,7 @@ pub fn leave(failures: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<u
     }
     let mut memory = File::from(memfd_create(c"cpd-records", MFdFlags::MFD_CLOEXEC)?);
     memory.write_all(&seal)?;
-    memory.write_all(&write_records(failures, sessions.iter().take(went).map(|(_, record)| record.as_slice())))?;
+    memory.write_all(&write_records(common, sessions.iter().take(went).map(|(_, record)| record.as_slice())))?;
     // Two of one name would be one too many for the successor.
     forget();
     store(RECORDS, memory.as_fd())?;
@@ -143,7 +146,7 @@ fn barrier() -> io::Result<()> {
     drop(writer);
     let timeout = PollTimeout::try_from(BARRIER).unwrap_or(PollTimeout::NONE);
     match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::empty())], timeout)? {
-        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "the service manager does not answer")),
+        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "the service manager does not say whether it has them")),
         _ => Ok(()),
     }
 }
@@ -175,27 +178,27 @@ fn read_records(records: OwnedFd) -> io::Result<Records> {
     file.take(FILE_MAX_BYTES).read_to_end(&mut bytes)?;
     let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "they were left by another version");
     let (seal, rest) = bytes.split_first_chunk().ok_or_else(unreadable)?;
-    let (failures, sessions) = parse_records(rest).ok_or_else(unreadable)?;
-    Ok(Records { seal: *seal, failures, sessions })
+    let (common, sessions) = parse_records(rest).ok_or_else(unreadable)?;
+    Ok(Records { seal: *seal, common, sessions })
 }
 
 /// What [`parse_records`] reads.
-pub fn write_records<'a>(failures: &[u8], records: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<u8> {
+pub fn write_records<'a>(common: &[u8], records: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut file = Writer::default();
-    file.bytes(failures);
+    file.bytes(common);
     file.u32(u32::try_from(records.len()).unwrap_or(u32::MAX));
     records.for_each(|record| file.bytes(record));
     [MAGIC, &file.finish()].concat()
 }
 
-/// The engine's record of failed logins and the sessions' records out of the memory file's bytes; `None`: they are not
+/// The engine's record of what is not any connection's, and the sessions' records, out of the memory file's bytes; `None`: they are not
 /// what this version writes.
 pub fn parse_records(bytes: &[u8]) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
     let mut reader = Reader::new(bytes.strip_prefix(MAGIC)?);
-    let failures = reader.bytes(FILE_MAX_BYTES as usize)?.to_vec();
+    let common = reader.bytes(FILE_MAX_BYTES as usize)?.to_vec();
     let count = reader.u32().filter(|count| *count <= RECORDS_MAX)?;
     let records: Option<Vec<Vec<u8>>> =
         (0..count).map(|_| reader.bytes(RECORD_MAX_BYTES).map(<[u8]>::to_vec)).collect();
     reader.end()?;
-    Some((failures, records?))
+    Some((common, records?))
 }

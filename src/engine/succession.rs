@@ -97,7 +97,7 @@ impl Engine {
     }
 
     /// What is not any connection's: which time is believed, and the failed logins of the last minute.
-    pub fn freeze_failures(&self, now: Millis) -> Vec<u8> {
+    pub fn freeze_common(&self, now: Millis) -> Vec<u8> {
         let mut record = Writer::default();
         record.u16(COMMON_VERSION);
         self.calendar.freeze(now, &mut record);
@@ -106,7 +106,7 @@ impl Engine {
     }
 
     /// Takes it up. `None`: it is of another version or unsound, and nothing is taken up.
-    pub fn thaw_failures(&mut self, record: &[u8], now: Millis) -> Option<()> {
+    pub fn thaw_common(&mut self, record: &[u8], now: Millis) -> Option<()> {
         let mut reader = Reader::new(record);
         if reader.u16()? != COMMON_VERSION {
             return None;

@@ -111,7 +111,7 @@ impl Pure {
         for connection in self.connections.values_mut() {
             connection.id = connection.id.and_then(|id| successors.get(&id).copied());
         }
-        next.thaw_failures(&self.engine.freeze_failures(self.now), self.now).ok_or("no failures could be thawed")?;
+        next.thaw_common(&self.engine.freeze_common(self.now), self.now).ok_or("no failures could be thawed")?;
         next.succeeded(self.now);
         self.engine = next;
         self.pump();

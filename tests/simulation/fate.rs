@@ -139,7 +139,7 @@ impl World {
     fn take_up(&mut self, process: &mut Process, heritage: Heritage) {
         let now = self.engine_now(process);
         self.thawed_at = self.up();
-        if process.engine.thaw_failures(&heritage.failures, now).is_none() {
+        if process.engine.thaw_common(&heritage.common, now).is_none() {
             self.report(Some(Problem::new(Sort::Handover, "the record of failed logins cannot be read")));
         }
         for (conn, record) in heritage.sessions {
@@ -227,7 +227,7 @@ impl World {
                 }
             }
         }
-        let failures = process.engine.freeze_failures(now);
+        let common = process.engine.freeze_common(now);
         self.store.close(self.now);
         if !idle {
             for body in self.store.bodies_without_delete(&process.deletes) {
@@ -235,7 +235,7 @@ impl World {
             }
         }
         self.note("hands over", sessions.len() as u64);
-        self.heritage = Some(Heritage { failures, sessions, left_at: self.now });
+        self.heritage = Some(Heritage { common, sessions, left_at: self.now });
         let wait = self.chance.between(5, 1500);
         self.at(self.now + wait, Event::Start);
     }

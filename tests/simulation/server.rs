@@ -57,7 +57,7 @@ pub struct Process {
 
 /// What a process leaves to its successor.
 pub struct Heritage {
-    pub failures: Vec<u8>,
+    pub common: Vec<u8>,
     pub sessions: Vec<(usize, Vec<u8>)>,
     pub left_at: Millis,
 }

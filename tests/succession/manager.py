@@ -5,13 +5,15 @@ the newest first, until that name is removed.
 usage: manager.py CPD DATA CONFIG ADDRESS PORT. Each line on standard input is one order: `restart` (TERM, then a new
 cpd), `kill` (KILL, then a new one), or, behind a `restart` that kept its records, `leftover` (the successor finds those
 beside the new ones), `half` (no connections beside the records), `swapped` (those in the place of the new ones) or `partial`
-(the first message of connections is gone). Each is answered by one line when the new cpd is ready; the end of input ends
+(the first message of connections is gone), or `fewer` (the successor may open less than there are connections). Each is
+answered by one line when the new cpd is ready; the end of input ends
 all.
 """
 
 import array
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -26,10 +28,11 @@ notify.settimeout(30)
 stored = []
 polled = set()
 RECORDS = "cpd-records"
+FEWER = 64
 kept = None
 
 
-def start():
+def start(order=None):
     child = os.fork()
     if child:
         return child
@@ -40,6 +43,8 @@ def start():
         os.dup2(fd, 3 + number, inheritable=True)
     environment = dict(os.environ, LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)))
     environment.update(LISTEN_FDNAMES=":".join(name for name, _ in fds), NOTIFY_SOCKET=notify_path)
+    if order == "fewer":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FEWER, FEWER))
     os.execve(cpd, [cpd, "--data", data, "--config", config], environment)
 
 
@@ -129,7 +134,7 @@ try:
         until_ended(child)
         drop_hung_up()
         spoil(order.strip())
-        child = start()
+        child = start(order.strip())
         until_ready()
         print("ready", len(stored), flush=True)
 finally:

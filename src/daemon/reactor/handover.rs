@@ -28,8 +28,8 @@ impl Reactor {
             }
         };
         let (mut taken, mut gone, mut closed) = (0, 0, 0);
-        if self.parts.engine.thaw_failures(&estate.failures, now).is_none() {
-            self.parts.logger.warn(Line::new("failed logins of the predecessor forgotten"));
+        if self.parts.engine.thaw_common(&estate.common, now).is_none() {
+            self.parts.logger.warn(Line::new("failed logins and clock of the predecessor forgotten"));
         }
         for (stream, record) in estate.sessions {
             match self.take_up_one(stream, &record, now) {
@@ -74,7 +74,7 @@ impl Reactor {
                 None => closed += 1,
             }
         }
-        let line = match succession::leave(&self.parts.engine.freeze_failures(now), &sessions) {
+        let line = match succession::leave(&self.parts.engine.freeze_common(now), &sessions) {
             Ok(left) => {
                 Line::new("connections left").field("left", left).field("closed", closed + sessions.len() - left)
             }
