@@ -118,7 +118,7 @@ impl Client {
         assert!(line.starts_with(beginning), "expected {beginning}, got {line:?}");
     }
 
-    fn is_closed_without_a_word(mut self, order: &str) {
+    fn hears_nothing_but_the_end(mut self, order: &str) {
         let mut said = Vec::new();
         let _ = self.stream.write_all(b"RMSG\r\n");
         if let Err(error) = self.reader.read_to_end(&mut said) {
@@ -302,7 +302,7 @@ fn what_is_left_twice_or_by_halves_is_closed_and_never_mixed() {
         stranger.says("NOOP\r\n");
         stranger.hears("500");
         manager.order(order);
-        stranger.is_closed_without_a_word(order);
+        stranger.hears_nothing_but_the_end(order);
         // And the next restart finds nothing of it.
         let mut bob = manager.logged_in("bob");
         manager.order("restart");
@@ -324,7 +324,7 @@ fn more_connections_than_descriptors_are_closed_not_kept_by_nobody() {
     last.hears("500");
     manager.order("fewer");
     for stranger in strangers {
-        stranger.is_closed_without_a_word("fewer");
+        stranger.hears_nothing_but_the_end("fewer");
     }
     manager.logged_in("bob");
 }

@@ -10,7 +10,7 @@ use super::backup::Held;
 use super::files::Place;
 use super::row::{self, RESERVE_IDS, RowError};
 use super::sqlite::{self, Faults, Hot, NewMessage, Point};
-use super::writer::Progress;
+use super::writer::{self, Progress};
 use super::{StoreEvent, admin, room, users};
 use crate::engine::port::{
     AdminAnswer, AdminOp, Answer, Batch, FromStore, MessageId, Op, Outcome, Page, PageMessage, RequestId,
@@ -164,16 +164,22 @@ impl Cycle {
         if is_damage(&cause) {
             return Verdict::Broken(sqlite::text(&cause));
         }
+        let full = cause.sqlite_error_code() == Some(ErrorCode::DiskFull);
         if self.inserting {
             core.event(StoreEvent::CommitFailed(sqlite::text(&cause)));
             self.refuse_inserts(core);
-            match self.attempt(core, connection) {
-                Ok(()) => return Verdict::Decided,
-                Err(Trouble::Unknown(error)) => return Verdict::Unknown(sqlite::text(&error)),
-                Err(Trouble::Refused(error)) => return self.postpone(core, &error),
-            }
+        } else if !full {
+            return self.postpone(core, &cause);
         }
-        self.postpone(core, &cause)
+        if full {
+            // A log that is moved as a whole is begun anew, and has room inside for deletes.
+            writer::checkpoint(core, connection);
+        }
+        match self.attempt(core, connection) {
+            Ok(()) => Verdict::Decided,
+            Err(Trouble::Unknown(error)) => Verdict::Unknown(sqlite::text(&error)),
+            Err(Trouble::Refused(error)) => self.postpone(core, &error),
+        }
     }
 
     /// Counts a failure and drops every insert of the cycle.

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::schema::{APPLICATION_ID, VERSION};
@@ -13,6 +14,8 @@ use crate::sabotage;
 
 /// Bytes of a SQLite file's header.
 const HEADER_BYTES: usize = 100;
+/// What the log has of the disk before anything is in it.
+const LOG_RESERVED_BYTES: i64 = 1024 * 1024;
 /// The name of a copy that is being made or served, after the store's own.
 pub const BACKUP_SUFFIX: &str = "-backup";
 /// The name of a store that is being made.
@@ -61,6 +64,16 @@ impl Place {
     /// What the log occupies in bytes.
     pub fn log_bytes(&self) -> u64 {
         self.length("-wal")
+    }
+
+    /// Gives the log blocks of its own for its first bytes, in which deletes find room when others fill the disk. It stays
+    /// as long as it is. To be called anew whenever it was cut to nothing. A file system that cannot, or has no room,
+    /// leaves it to chance.
+    pub fn reserve_log(&self) {
+        let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+        if let Ok(log) = OpenOptions::new().write(true).custom_flags(nofollow).open(self.beside("-wal")) {
+            let _ = fallocate(&log, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, LOG_RESERVED_BYTES);
+        }
     }
 
     /// Bytes that a file here may still grow by.

@@ -203,6 +203,7 @@ impl Store {
     fn settle(&self) -> Result<(), OpenError> {
         let file = self.place.file();
         sqlite::settle(&self.connection).map_err(|e| OpenError::sql(file, "cannot sync the store", &e))?;
+        self.place.reserve_log();
         self.place.sync_folder()
     }
 

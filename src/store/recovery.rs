@@ -49,6 +49,7 @@ fn reopen(core: &mut Core, cycle: &Cycle) -> Result<(Connection, Written), Strin
     core.faults.at(Point::Reopen).map_err(text)?;
     let connection = sqlite::connect(core.place.file()).map_err(text)?;
     sqlite::settle(&connection).map_err(text)?;
+    core.place.reserve_log();
     core.log_bytes = 0;
     core.reserved = row::reserved(&connection).map_err(|e| e.text())?;
     let late = cycle::transaction(core, &connection, |core, hot| redo(core, &connection, hot, cycle))

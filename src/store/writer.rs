@@ -338,7 +338,7 @@ fn next(core: &mut Core, connection: &Connection, batches: &Receiver<Batch>, cop
 }
 
 /// Moves the log into the file. It failing loses nothing: the log has it all, and grows.
-fn checkpoint(core: &mut Core, connection: &Connection) {
+pub fn checkpoint(core: &mut Core, connection: &Connection) {
     core.progress.step();
     match core.faults.at(Point::Checkpoint).and_then(|()| sqlite::checkpoint(connection)) {
         Ok(frames) => {

@@ -1,8 +1,8 @@
 //! Errors in the middle of things: each is said with its cause, harms nothing beside it, and is over when it is over.
 
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rusqlite::ffi::{SQLITE_CORRUPT, SQLITE_FULL, SQLITE_IOERR_FSYNC, SQLITE_IOERR_WRITE};
 
@@ -107,6 +107,25 @@ fn deletes_are_tried_again_in_silence() {
 }
 
 #[test]
+fn deletes_that_find_no_room_have_it_in_a_log_begun_anew() {
+    let (full, points) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let (fails, seen) = (Arc::clone(&full), Arc::clone(&points));
+    let mut rig = Rig::faulty(move |at| {
+        if matches!(at, Point::Writes | Point::Checkpoint) {
+            seen.lock().expect("no panic").push(at);
+        }
+        (at == Point::Writes && fails.swap(false, Ordering::SeqCst)).then_some(SQLITE_FULL)
+    });
+    rig.go(Build::new(0).insert(1, "bob", "one").insert(2, "bob", "two"));
+    full.store(true, Ordering::SeqCst);
+    assert!(rig.go(Build::new(0).delete(1)).outcome().deletes);
+    assert_eq!(rig.events(), []);
+    let points = points.lock().expect("no panic").clone();
+    assert!(points.windows(3).any(|three| three == [Point::Writes, Point::Checkpoint, Point::Writes]), "{points:?}");
+    assert_eq!(rig.reopen().ids(), [2]);
+}
+
+#[test]
 fn deletes_that_wait_are_not_forgotten_by_a_recovery() {
     let (switches, mut rig) = Switches::rig(CODES);
     rig.go(Build::new(0).insert(1, "bob", "one").insert(2, "bob", "two"));
@@ -133,8 +152,8 @@ fn deletes_that_fail_at_the_end_are_said_and_their_messages_stay() {
             let on = seen.load(Ordering::SeqCst);
             writes += u32::from(on && at == Point::Writes);
             match at {
-                Point::Writes if on && writes == 1 => Some(SQLITE_FULL),
-                _ => (on && at == point && writes > 1).then_some(code),
+                Point::Writes if on && writes <= 2 => Some(SQLITE_FULL),
+                _ => (on && at == point && writes > 2).then_some(code),
             }
         });
         rig.go(Build::new(0).insert(1, "bob", "one").insert(2, "bob", "two"));
