@@ -268,6 +268,7 @@ fn spawn_store(store: Store, waker: Arc<Waker>, logger: Logger) -> Result<Box<dy
 fn level_of(event: &StoreEvent) -> logging::Level {
     match event {
         StoreEvent::Recovered | StoreEvent::DiskOk => logging::Level::Info,
+        StoreEvent::NoReserve(_) => logging::Level::Warn,
         StoreEvent::CommitFailed(_)
         | StoreEvent::DiskLow { .. }
         | StoreEvent::DeletesPending { .. }

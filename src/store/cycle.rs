@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-use rusqlite::{Connection, ErrorCode, ffi};
+use rusqlite::{Connection, ffi};
 
 use super::backup::Held;
 use super::files::Place;
@@ -161,17 +161,19 @@ impl Cycle {
             Err(Trouble::Unknown(error)) => return Verdict::Unknown(sqlite::text(&error)),
             Err(Trouble::Refused(error)) => error,
         };
-        if is_damage(&cause) {
+        if sqlite::is_damage(&cause) {
             return Verdict::Broken(sqlite::text(&cause));
         }
-        let full = cause.sqlite_error_code() == Some(ErrorCode::DiskFull);
-        if self.inserting {
-            core.event(StoreEvent::CommitFailed(sqlite::text(&cause)));
-            self.refuse_inserts(core);
-        } else if !full {
+        if !self.inserting && !sqlite::is_full(&cause) {
             return self.postpone(core, &cause);
         }
-        if full {
+        if !self.batches.is_empty() {
+            core.event(StoreEvent::CommitFailed(sqlite::text(&cause)));
+        }
+        if self.inserting {
+            self.refuse_inserts(core);
+        }
+        if sqlite::is_full(&cause) {
             // A log that is moved as a whole is begun anew, and has room inside for deletes.
             writer::checkpoint(core, connection);
         }
@@ -249,7 +251,7 @@ impl Cycle {
     /// Nothing can be written: the deletes are kept for later, the rest is refused.
     fn postpone(&mut self, core: &mut Core, cause: &rusqlite::Error) -> Verdict {
         let text = sqlite::text(cause);
-        if is_damage(cause) {
+        if sqlite::is_damage(cause) {
             return Verdict::Broken(text);
         }
         // Said when there is news, not at each attempt to write what is pending.
@@ -340,7 +342,7 @@ pub fn transaction<T>(
     match committed.and_then(|_| core.faults.at(Point::Committed)) {
         Ok(()) => Ok(found),
         // The write of a frame found no room, and the frame that makes a commit is the last: this one is not there.
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => Err(undo(core, error)),
+        Err(error) if sqlite::is_full(&error) => Err(undo(core, error)),
         Err(error) => Err(Trouble::Unknown(error)),
     }
 }
@@ -492,9 +494,4 @@ fn page(connection: &Connection, batch: &Batch, start: u32, end: u32) -> Result<
 
 fn slice<T>(all: &[T], start: u32, end: u32) -> Option<&[T]> {
     all.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
-}
-
-/// Whether the file itself is at fault: going on would make it worse.
-fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -67,12 +68,14 @@ impl Place {
     }
 
     /// Gives the log blocks of its own for its first bytes, in which deletes find room when others fill the disk. It stays
-    /// as long as it is. To be called anew whenever it was cut to nothing. A file system that cannot, or has no room,
-    /// leaves it to chance.
-    pub fn reserve_log(&self) {
+    /// as long as it is. To be called anew whenever it was cut to nothing. On a file system that cannot do such a thing it
+    /// does nothing.
+    pub fn reserve_log(&self) -> io::Result<()> {
         let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
-        if let Ok(log) = OpenOptions::new().write(true).custom_flags(nofollow).open(self.beside("-wal")) {
-            let _ = fallocate(&log, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, LOG_RESERVED_BYTES);
+        let log = OpenOptions::new().write(true).custom_flags(nofollow).open(self.beside("-wal"))?;
+        match fallocate(&log, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, LOG_RESERVED_BYTES) {
+            Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 

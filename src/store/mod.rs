@@ -113,6 +113,8 @@ pub enum StoreEvent {
     DamagedRow(String),
     /// The write-ahead log could not be moved into the store's file; it grows until that succeeds.
     CheckpointFailed(String),
+    /// Deletes have no room of their own on a full disk.
+    NoReserve(String),
     /// A read failed.
     ReadFailed(String),
 }
@@ -129,6 +131,7 @@ impl fmt::Display for StoreEvent {
             StoreEvent::DeletesPending { count } => write!(f, "{count} deletes wait for room on the disk"),
             StoreEvent::DamagedRow(what) => write!(f, "damaged: {what}"),
             StoreEvent::CheckpointFailed(cause) => write!(f, "cannot checkpoint: {cause}"),
+            StoreEvent::NoReserve(cause) => write!(f, "no room was set apart for deletes on a full disk: {cause}"),
             StoreEvent::ReadFailed(cause) => write!(f, "cannot read: {cause}"),
         }
     }
@@ -203,12 +206,11 @@ impl Store {
     fn settle(&self) -> Result<(), OpenError> {
         let file = self.place.file();
         sqlite::settle(&self.connection).map_err(|e| OpenError::sql(file, "cannot sync the store", &e))?;
-        self.place.reserve_log();
         self.place.sync_folder()
     }
 
     /// Starts the thread that owns the store. `wake` is called when results wait in [`Writer::try_recv`], `on_event`
-    /// with what belongs into the log; both on that thread.
+    /// with what belongs into the log; both on that thread, and `on_event` before it starts as well.
     pub fn spawn(
         mut self,
         wake: impl Fn() + Send + 'static,

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 use super::cycle::{self, Core, Cycle, Trouble, Written};
 use super::sqlite::{self, Hot, Point};
-use super::{StoreEvent, admin, row, users};
+use super::{StoreEvent, admin, row, users, writer};
 use crate::engine::port::Op;
 
 /// Attempts before the store gives up; the daemon then ends, and the next start reads what is there.
@@ -49,7 +49,7 @@ fn reopen(core: &mut Core, cycle: &Cycle) -> Result<(Connection, Written), Strin
     core.faults.at(Point::Reopen).map_err(text)?;
     let connection = sqlite::connect(core.place.file()).map_err(text)?;
     sqlite::settle(&connection).map_err(text)?;
-    core.place.reserve_log();
+    writer::reserve(core);
     core.log_bytes = 0;
     core.reserved = row::reserved(&connection).map_err(|e| e.text())?;
     let late = cycle::transaction(core, &connection, |core, hot| redo(core, &connection, hot, cycle))

@@ -101,6 +101,16 @@ pub fn kind(error: &Error) -> OpenErrorKind {
     }
 }
 
+/// Whether the file itself is at fault: going on would make it worse.
+pub fn is_damage(error: &Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Whether the disk, or the limit of file sizes, is.
+pub fn is_full(error: &Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
+
 /// The error for people, with SQLite's number: its texts alone do not tell a failed sync from a failed write.
 pub fn text(error: &Error) -> String {
     match error {

@@ -169,6 +169,7 @@ pub fn spawn(
         on_event,
         faults,
     };
+    reserve(&core);
     let ended = Ended(Arc::clone(&progress));
     let thread = thread::Builder::new().name("store".to_owned()).spawn(move || {
         let _ended = ended;
@@ -334,6 +335,13 @@ fn next(core: &mut Core, connection: &Connection, batches: &Receiver<Batch>, cop
             checkpoint(core, connection);
             Next::Quiet
         }
+    }
+}
+
+/// Sets room apart for deletes on a full disk, in a log that was cut to nothing.
+pub fn reserve(core: &Core) {
+    if let Err(error) = core.place.reserve_log() {
+        core.event(StoreEvent::NoReserve(error.to_string()));
     }
 }
 

@@ -129,6 +129,8 @@ impl<'a> Reader<'a> {
         let event = match (call.name, file, socket) {
             ("pwrite64", Some(file), _) => Event::Wrote { file, at: call.number(3), bytes: call.bytes(1) },
             ("ftruncate", Some(file), _) => Event::Cut { file, length: call.number(1) },
+            // Blocks are set apart; what is in the file and how long it is stay as they are.
+            ("fallocate", Some(_), _) if call.arguments.get(1) == Some(&"FALLOC_FL_KEEP_SIZE") => return None,
             ("sendto", _, Some(socket)) => Event::Sent { socket, bytes: call.bytes(1) },
             ("shutdown" | "close", _, Some(socket)) => Event::Left { socket },
             ("fdatasync" | "fsync" | "close", Some(_), _) | ("recvfrom", _, Some(_)) => return None,

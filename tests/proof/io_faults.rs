@@ -86,6 +86,7 @@ const STARTING: &[Fault] = &[
     Fault { calls: SYNC, error: "EIO", files: BOTH },
     Fault { calls: SYNC, error: "EIO", files: &["."] },
     Fault { calls: &["ftruncate"], error: "EIO", files: BOTH },
+    Fault { calls: &["fallocate"], error: "ENOSPC", files: LOG },
 ];
 
 /// While cpd makes a store: its tables come by the same steps as a migration's.
