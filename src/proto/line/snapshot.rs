@@ -5,6 +5,8 @@ use crate::proto::codec::{Reader, Writer};
 use crate::proto::limits::{PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
 use crate::proto::telnet::Telnet;
 
+const UNTERMINATED_MAX: u32 = UNTERMINATED_MAX_BYTES as u32;
+
 impl Decoder {
     /// Writes what [`Decoder::thaw`] reads.
     pub fn freeze(&self, out: &mut Writer) {
@@ -26,7 +28,8 @@ impl Decoder {
         };
         out.u8(kind);
         out.bytes(&verb);
-        out.u32(total);
+        // With more than that the session is at its end, and only sends what it still owes.
+        out.u32(total.min(UNTERMINATED_MAX));
         out.bytes(&self.held);
         out.u32(self.swallowed);
         out.bool(self.data_cr);
@@ -44,7 +47,7 @@ impl Decoder {
         };
         let kind = from.u8()?;
         let verb: [u8; VERB_BYTES] = from.bytes(VERB_BYTES)?.try_into().ok()?;
-        let total = from.u32().filter(|total| *total as usize <= UNTERMINATED_MAX_BYTES)?;
+        let total = from.u32().filter(|total| *total <= UNTERMINATED_MAX)?;
         // A line, and the CR of its end.
         let held = from.bytes(PDU_MAX_BYTES + 1)?.to_vec();
         let mode = match kind {

@@ -74,6 +74,16 @@ fn a_session_with_work_under_way_is_not_handed_over() {
     assert!(thawed(&record(&scene.session, 0).expect("as much as that"), 0).is_some());
 }
 
+/// After a flood there is only what the client has not taken yet.
+#[test]
+fn a_flood_does_not_take_away_what_was_owed_before_it() {
+    let mut scene = Scene::logged_in();
+    scene.receive(b"NOOP\r\n");
+    scene.receive(&b"X".repeat(UNTERMINATED_MAX_BYTES + 1000));
+    let mut scene = succeeded(scene, 1000);
+    assert_eq!((scene.codes().as_str(), scene.session.closing()), ("500", Closing::Flush));
+}
+
 #[test]
 fn output_that_was_not_sent_is_sent_by_the_successor() {
     let mut scene = Scene::logged_in();
