@@ -193,7 +193,6 @@ impl Session {
 
     /// The queue that WMSG waits for is this session's.
     pub fn granted<S: Services>(&mut self, cx: &mut Context<'_, S>) {
-        self.idle_deadline = cx.now.saturating_add(cx.settings.timeouts.idle);
         self.apply(Event::Granted, cx);
         self.resume(cx);
     }

@@ -77,6 +77,7 @@ impl Session {
         if matches!(self.closing, Closing::Flush | Closing::Now) {
             return;
         }
+        let was_waiting = self.is_waiting();
         let before = mem::replace(&mut self.state, State::Idle);
         let (was_logged_in, was_in_error) = (before.user(), matches!(before, State::ErrorProcessing { .. }));
         if matches!(event, Event::Receive { .. } | Event::Wait { .. }) {
@@ -94,6 +95,10 @@ impl Session {
             }
             (State::ProcessCommand { .. } | State::SendingMessage { .. }, Some(_)) => self.state_deadline = NEVER,
             _ => {}
+        }
+        // Idle time stands still in WMSG, and goes on however that ends.
+        if was_waiting && !self.is_waiting() {
+            self.idle_deadline = cx.now.saturating_add(cx.settings.timeouts.idle);
         }
         match say {
             Say::Reply(Reply::AuthError) if matches!(action, Action::VerifyNothing { .. }) => self.penance = true,
@@ -150,7 +155,6 @@ impl Session {
     }
 
     pub(super) fn end_wait<S: Services>(&mut self, cx: &mut Context<'_, S>) {
-        self.idle_deadline = cx.now.saturating_add(cx.settings.timeouts.idle);
         self.apply(Event::Nothing, cx);
     }
 

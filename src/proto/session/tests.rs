@@ -302,6 +302,22 @@ fn a_pdu_that_is_late_while_wmsg_waits_ends_the_wait_first() {
     assert_eq!(scene.session.state().name(), "Error Processing");
 }
 
+/// Idle time stands still in WMSG (section 6), and not behind it.
+#[test]
+fn a_wait_that_a_failing_delete_ends_lets_idle_time_go_on() {
+    let mut scene = Scene::downloading(1, 1..=2, 1);
+    scene.world.opening = Opening::Waiting;
+    scene.receive(b"250\r\n550\r\n201\r\nWMSG300\r\n");
+    assert_eq!((scene.codes().as_str(), scene.session.idle_deadline), ("RMSGbob:x RMSGbob:x 201", NEVER));
+    scene.world.now = 1000;
+    call!(scene, deleted, false);
+    assert_eq!((scene.codes().as_str(), scene.session.idle_deadline), ("550", 1000 + 30 * 60_000));
+    scene.receive(b"201\r\n");
+    assert_eq!((scene.codes().as_str(), scene.session.closing()), ("201", Closing::Open));
+    scene.wait(30 * 60_000);
+    assert_eq!((scene.codes().as_str(), scene.session.closing()), ("", Closing::Flush));
+}
+
 #[test]
 fn what_was_purged_is_not_sent_and_the_download_ends() {
     let mut scene = Scene::downloading(1, 1..=3, 1);
