@@ -210,8 +210,13 @@ impl<'a> Client<'a> {
                 self.book().recovered(self.session);
                 return Ok(());
             }
-            // The server's own 550 may have been under way already: then this one was out of order, which is 500.
-            if self.site.failing && (line.starts_with(b"550") || line.starts_with(b"500")) {
+            // The server's own 550 may have been under way already: then this one was out of order, which is 500, and
+            // nobody knows which 250s came before it.
+            if self.site.failing && line.starts_with(b"550") {
+                self.book().ended(self.session, End::Failed);
+                continue;
+            }
+            if self.site.failing && line.starts_with(b"500") {
                 continue;
             }
             assert!(line.starts_with(b"RMSG"), "{:?} after 550", String::from_utf8_lossy(&line));
