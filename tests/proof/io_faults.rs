@@ -37,6 +37,8 @@ const MOVE_MAX: Duration = Duration::from_secs(20);
 const MOVE: Duration = Duration::from_millis(100);
 /// How long after a fault that has passed a message may be refused, on a busy machine.
 const RECOVERY_MAX: Duration = Duration::from_secs(20);
+/// How long strace may take to tell of a call on a busy machine.
+const TOLD_MAX: Duration = Duration::from_secs(20);
 /// How long cpd may take to end on a busy machine.
 const END_MAX: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(5);
@@ -303,7 +305,7 @@ fn live(trial: &mut Trial, phase: Phase, watch: &Watch, on: bool) -> Course {
             let user = if phase == Phase::Making { "late" } else { "ann" };
             trial.cpd.recipe.wrapper = watch.wrapper();
             status = trial.cpd.start().err();
-            seen = Some(watch.text());
+            seen = Some(told_of_start(trial, phase, watch));
             if status.is_none() && !on {
                 if phase == Phase::Making {
                     trial.cpd.cpctl(&["user", "add", "late", "--password-stdin"], "late\n");
@@ -323,6 +325,20 @@ fn live(trial: &mut Trial, phase: Phase, watch: &Watch, on: bool) -> Course {
     let status = status.unwrap_or_else(|| panic!("{phase:?}: it does not end: {}", trial.cpd.log()));
     trial.book().next_life(Parting::Torn);
     Course { status, by_itself, kept, seen: seen.unwrap_or_else(|| watch.text()) }
+}
+
+/// What strace has written of a start. It may write of a call when cpd has gone on already: where every call is watched, each
+/// kind is waited for.
+fn told_of_start(trial: &Trial, phase: Phase, watch: &Watch) -> String {
+    let begun = Instant::now();
+    loop {
+        let text = watch.text();
+        let told = |fault: &Fault| !count(&text, fault, &trial.cpd.data()).is_empty();
+        if !watch.counts || phase.faults().iter().all(told) || begun.elapsed() > TOLD_MAX {
+            return text;
+        }
+        sleep(STEP);
+    }
 }
 
 /// Whether messages are taken, unless it has ended or does then.

@@ -37,6 +37,8 @@ pub type Calls = BTreeMap<&'static str, u64>;
 
 /// What is watched for, and where it is written.
 pub struct Watch {
+    /// Nothing fails.
+    pub counts: bool,
     words: Vec<String>,
     output: PathBuf,
 }
@@ -45,7 +47,8 @@ impl Watch {
     /// Every call of `faults`, none of which fails.
     pub fn counting(faults: &[Fault], output: PathBuf) -> Watch {
         let calls: Vec<&str> = faults.iter().flat_map(|fault| fault.calls).copied().collect();
-        Watch::new(&["-y", "-s", "0", "-e", &format!("trace={}", calls.join(","))], output)
+        let words = ["-y", "-s", "0", "-e", &format!("trace={}", calls.join(","))];
+        Watch { counts: true, ..Watch::new(&words, output) }
     }
 
     /// One call, which fails.
@@ -65,7 +68,7 @@ impl Watch {
         // What an earlier one wrote; there may be none.
         let _ = fs::remove_file(&output);
         let own = ["-f", "-qq", "-o"].map(String::from).into_iter().chain([output.display().to_string()]);
-        Watch { words: own.chain(words.iter().map(|word| (*word).to_owned())).collect(), output }
+        Watch { counts: false, words: own.chain(words.iter().map(|word| (*word).to_owned())).collect(), output }
     }
 
     /// The words before those of a command that is to be watched from its beginning. It stays the child of this test.
