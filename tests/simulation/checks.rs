@@ -77,7 +77,7 @@ impl World {
                 && one.honest
                 && !one.closing
                 && !one.clocks.may_end
-                && one.clocks.holds_messages()
+                && one.clocks.surely_holds_messages()
                 && self.plan.user_of(one.client) == user
         };
         if let Some(other) = process.sessions.values().find(holds) {

@@ -155,6 +155,11 @@ impl Clocks {
         self.unacknowledged > 0
     }
 
+    /// Where a 550 has come, what is said then may have been said before it was taken.
+    pub fn surely_holds_messages(&self) -> bool {
+        self.holds_messages() && self.rejected.is_none()
+    }
+
     /// So much is unsent, after `taken` bytes were taken.
     pub fn unsent(&mut self, bytes: usize, taken: usize, now: Millis) {
         self.was_full |= bytes + taken >= OUTPUT_HIGH_WATER_BYTES;
@@ -195,7 +200,7 @@ impl Clocks {
             ("the way out of Error Processing", self.in_error.map(|since| since + timeouts.recover)),
             (
                 "the acknowledgement",
-                (self.unacknowledged > 0 && !self.was_full).then_some(self.acknowledged + timeouts.ack),
+                (self.surely_holds_messages() && !self.was_full).then_some(self.acknowledged + timeouts.ack),
             ),
             (
                 "the end of a line",
