@@ -302,6 +302,14 @@ fn a_pdu_that_is_late_while_wmsg_waits_ends_the_wait_first() {
     assert_eq!(scene.session.state().name(), "Error Processing");
 }
 
+#[test]
+fn what_the_server_says_does_not_prolong_idle_time() {
+    let mut scene = Scene::downloading(1, 1..=1, 1);
+    assert_eq!(scene.codes(), "RMSGbob:x");
+    scene.wait(30_000);
+    assert_eq!((scene.codes().as_str(), scene.session.idle_deadline), ("550", 30 * 60_000));
+}
+
 /// Idle time stands still in WMSG (section 6), and not behind it.
 #[test]
 fn a_wait_that_a_failing_delete_ends_lets_idle_time_go_on() {
