@@ -21,7 +21,12 @@ impl Session {
             self.closing = Closing::Now;
         }
         if self.idle_deadline <= cx.now {
-            self.close(cx);
+            // Who has sent what could not be taken yet is not idle.
+            if self.has_pdu() {
+                self.idle_deadline = cx.now.saturating_add(cx.settings.timeouts.idle);
+            } else {
+                self.close(cx);
+            }
         }
         if self.state_deadline <= cx.now {
             self.state_deadline = NEVER;

@@ -303,6 +303,22 @@ fn a_pdu_that_is_late_while_wmsg_waits_ends_the_wait_first() {
 }
 
 #[test]
+fn a_pdu_that_waits_for_the_store_is_no_idleness() {
+    let mut scene = Scene::logged_in();
+    scene.world.admission = Admission::Full;
+    scene.wait(29 * 60_000);
+    scene.receive(b"SMSGbob:a\r\n");
+    scene.wait(31 * 60_000);
+    assert_eq!(scene.session.closing(), Closing::Open);
+    scene.world.admission = Admission::Admitted;
+    call!(scene, resume);
+    call!(scene, stored, true);
+    assert_eq!(scene.codes(), "240");
+    scene.wait(91 * 60_000);
+    assert_eq!(scene.session.closing(), Closing::Flush);
+}
+
+#[test]
 fn what_the_server_says_does_not_prolong_idle_time() {
     let mut scene = Scene::downloading(1, 1..=1, 1);
     assert_eq!(scene.codes(), "RMSGbob:x");
