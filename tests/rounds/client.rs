@@ -145,6 +145,9 @@ impl<'a> Client<'a> {
             if !line.starts_with(b"RMSG") {
                 return self.end(&line).map(Some);
             }
+            if self.site.failing && self.is_ended_already() {
+                self.book().stopping(self.session);
+            }
             self.note_message(&line);
             owed += 1;
             if manner.drop_one_in > 0 && random.one_in(manner.drop_one_in) {
@@ -262,6 +265,18 @@ impl<'a> Client<'a> {
                 Err(self.close(Parting::Torn))
             }
         }
+    }
+
+    /// Whether the server's own 550, which a failing store can bring about at any time, has come already behind what was
+    /// read: then that left earlier, and somebody else may have had the queue since.
+    fn is_ended_already(&mut self) -> bool {
+        let mut buffer = [0; 16 * 1024];
+        self.stream.set_nonblocking(true).expect("a socket");
+        while let Ok(count @ 1..) = self.stream.read(&mut buffer) {
+            self.unread.extend_from_slice(&buffer[..count]);
+        }
+        self.stream.set_nonblocking(false).expect("a socket");
+        self.unread.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"550 "))
     }
 
     /// The next line without its end.
