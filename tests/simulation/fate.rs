@@ -140,7 +140,10 @@ impl World {
         let now = self.engine_now(process);
         self.thawed_at = self.up();
         if process.engine.thaw_common(&heritage.common, now).is_none() {
-            self.report(Some(Problem::new(Sort::Handover, "the record of failed logins cannot be read")));
+            self.report(Some(Problem::new(
+                Sort::Handover,
+                "the record of what is not any connection's cannot be read",
+            )));
         }
         for (conn, record) in heritage.sessions {
             let (client, honest) = (self.conns[conn].client, self.conns[conn].honest);

@@ -5,9 +5,8 @@ the newest first, until that name is removed.
 usage: manager.py CPD DATA CONFIG ADDRESS PORT. Each line on standard input is one order: `restart` (TERM, then a new
 cpd), `kill` (KILL, then a new one), or, behind a `restart` that kept its records, `leftover` (the successor finds those
 beside the new ones), `half` (no connections beside the records), `swapped` (those in the place of the new ones) or `partial`
-(the first message of connections is gone), or `fewer` (the successor may open less than there are connections). Each is
-answered by one line when the new cpd is ready; the end of input ends
-all.
+(the first message of connections is gone), or `fewer` (as `restart`, but the successor may open less than there are
+connections). Each is answered by one line when the new cpd is ready; the end of input ends all.
 """
 
 import array
