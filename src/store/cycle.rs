@@ -165,10 +165,11 @@ impl Cycle {
             return Verdict::Broken(sqlite::text(&cause));
         }
         if !self.inserting && !sqlite::is_full(&cause) {
-            return self.postpone(core, &cause);
+            return self.postpone(core, &cause, "");
         }
+        let said = sqlite::text(&cause);
         if !self.batches.is_empty() {
-            core.event(StoreEvent::CommitFailed(sqlite::text(&cause)));
+            core.event(StoreEvent::CommitFailed(said.clone()));
         }
         if self.inserting {
             self.refuse_inserts(core);
@@ -180,7 +181,7 @@ impl Cycle {
         match self.attempt(core, connection) {
             Ok(()) => Verdict::Decided,
             Err(Trouble::Unknown(error)) => Verdict::Unknown(sqlite::text(&error)),
-            Err(Trouble::Refused(error)) => self.postpone(core, &error),
+            Err(Trouble::Refused(error)) => self.postpone(core, &error, &said),
         }
     }
 
@@ -248,14 +249,14 @@ impl Cycle {
         Ok(())
     }
 
-    /// Nothing can be written: the deletes are kept for later, the rest is refused.
-    fn postpone(&mut self, core: &mut Core, cause: &rusqlite::Error) -> Verdict {
+    /// Nothing can be written: the deletes are kept for later, the rest is refused. `said`: what this round has told.
+    fn postpone(&mut self, core: &mut Core, cause: &rusqlite::Error, said: &str) -> Verdict {
         let text = sqlite::text(cause);
         if sqlite::is_damage(cause) {
             return Verdict::Broken(text);
         }
         // Said when there is news, not at each attempt to write what is pending.
-        if !self.batches.is_empty() {
+        if !self.batches.is_empty() && text != said {
             core.event(StoreEvent::CommitFailed(text.clone()));
         }
         for taken in &mut self.batches {

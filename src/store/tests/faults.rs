@@ -229,6 +229,18 @@ fn deletes_that_fail_are_tried_at_the_end() {
 }
 
 #[test]
+fn a_cause_is_told_once_a_round() {
+    for (second, told) in [(SQLITE_FULL, 1), (SQLITE_IOERR_READ, 2)] {
+        let mut codes = [SQLITE_FULL, second].into_iter().cycle();
+        let mut rig = Rig::faulty(move |point| if point == Point::Writes { codes.next() } else { None });
+        assert!(!rig.go(Build::new(0).delete(1)).outcome().deletes);
+        let events = rig.events();
+        let failures = events.iter().filter(|event| matches!(event, StoreEvent::CommitFailed(_)));
+        assert_eq!(failures.count(), told, "{events:?}");
+    }
+}
+
+#[test]
 fn too_many_deletes_that_fail_end_it() {
     let (full, fault) = switched(Point::Writes, SQLITE_FULL);
     let mut rig = Rig::faulty(fault);
