@@ -94,6 +94,11 @@ impl Download {
         self.more && !self.reading && !self.waiting && self.ahead.is_none()
     }
 
+    /// Whether the window has room for messages that are being read.
+    pub fn starved(&self) -> bool {
+        self.reading && !self.has_next() && self.unacknowledged.len() < usize::from(self.window)
+    }
+
     /// Whether every message of this download was sent and acknowledged.
     pub fn exhausted(&self) -> bool {
         self.unacknowledged.is_empty() && !self.waiting && !self.reading && !self.more && !self.has_next()

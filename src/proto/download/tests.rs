@@ -42,3 +42,19 @@ fn what_is_purged_is_not_sent_whichever_page_it_is_in() {
     download.drop_unsent(|id| [1, 2, 4, 5].contains(&id.0));
     assert_eq!([take(&mut download), take(&mut download), take(&mut download)], [Some(3), Some(6), None]);
 }
+
+#[test]
+fn it_is_starved_while_its_window_waits_for_a_page() {
+    let mut download = Download::new(1, 2, false);
+    assert!(!download.starved(), "nothing is being read");
+    download.reading = true;
+    assert!(download.starved());
+    download.unacknowledged.push_back(MessageId(1));
+    assert!(download.starved(), "one more may be sent");
+    download.unacknowledged.push_back(MessageId(2));
+    assert!(!download.starved(), "the window is full");
+    download.unacknowledged.pop_front();
+    download.add(page(&[3]));
+    download.reading = true;
+    assert!(!download.starved(), "the next message is here");
+}

@@ -272,6 +272,8 @@ impl State {
                 Next::Event(event_of(command, downloads))
             }
             _ if waiting => Next::EndWait,
+            // Its reply comes behind the messages that the window allows already, however pages are cut.
+            (State::ReceivingMessage { download, .. }, _) if download.starved() => Next::Later,
             (_, command) => Next::Event(event_of(command, downloads)),
         }
     }
