@@ -40,13 +40,17 @@ pub fn flat(pid: u32, server: SocketAddrV4, count: u64, patience: Duration) -> V
     found.or(|| figures)
 }
 
-/// How many descriptors are open when there are `open` again, or the time is over.
+/// The first count of descriptors that is `open` again, or the last one when the time is over. It is not counted once
+/// more: a connection that was still to be accepted may be open by then.
 fn settles(pid: u32, open: usize, patience: Duration) -> usize {
     let begun = Instant::now();
-    while descriptors(pid) > open && begun.elapsed() < patience {
+    loop {
+        let now = descriptors(pid);
+        if now <= open || begun.elapsed() >= patience {
+            return now;
+        }
         thread::sleep(Duration::from_millis(20));
     }
-    descriptors(pid)
 }
 
 fn churn(server: SocketAddrV4, from: u64, to: u64) {
