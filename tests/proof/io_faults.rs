@@ -454,8 +454,8 @@ fn all_fail(phase: Phase) {
         _ => trial.figures(1),
     };
     println!(
-        "proof: I/O faults {}: {} kinds of calls, each of which failed ({whole} at every n), {cases} lives, {injected} calls \
-         failed ({idle} lives had none), {ends:?}: {figures}",
+        "proof: I/O faults {}: {} kinds of calls, each of which failed ({whole} at every n), {cases} lives ({idle} without a \
+         failure), {injected} calls failed, {ends:?}: {figures}",
         phase.name(),
         kinds.len(),
     );
