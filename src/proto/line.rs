@@ -142,7 +142,7 @@ impl Decoder {
             return None;
         }
         let end = plain_length(input);
-        if input.get(end) != Some(&LF) || end > UNTERMINATED_MAX_BYTES {
+        if input.get(end) != Some(&LF) || end + self.swallowed as usize > UNTERMINATED_MAX_BYTES {
             return None;
         }
         let line = without_cr(input.get(..end)?);

@@ -331,6 +331,15 @@ fn what_was_erased_counts_once() {
 }
 
 #[test]
+fn what_was_erased_counts_for_a_line_that_arrives_whole_too() {
+    let erased = [&[b'a'; 65_529][..], &[IAC, 248]].concat();
+    for (line, out) in [("SMSGb:x\n", Out::Whole(b"SMSGb:x".to_vec())), ("SMSGb:xy\n", Out::Flood)] {
+        let pieces = [erased.as_slice(), line.as_bytes()].map(|piece| (piece.to_vec(), Interruption::Nothing));
+        assert_eq!(decode(&pieces), [out], "{line:?}");
+    }
+}
+
+#[test]
 fn a_cr_that_is_data_counts_among_the_1024() {
     let line = |text: usize| [vec![b'a'; text], vec![CR, 0, LF]].concat();
     assert_eq!(lines_of(&line(1023)), [Out::Whole([vec![b'a'; 1023], vec![CR]].concat())]);
