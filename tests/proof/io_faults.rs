@@ -289,6 +289,7 @@ fn live(trial: &mut Trial, phase: Phase, watch: &Watch, on: bool) -> Course {
                 _ => exchange(trial),
             }
             status = waits_for_move(trial, watch, before);
+            seen = watch.counts.then(|| told(trial, phase, watch));
             let strace = (!on).then_some(strace);
             (status, kept) = goes_on(trial, "ann", status);
             drop(strace);
@@ -305,7 +306,7 @@ fn live(trial: &mut Trial, phase: Phase, watch: &Watch, on: bool) -> Course {
             let user = if phase == Phase::Making { "late" } else { "ann" };
             trial.cpd.recipe.wrapper = watch.wrapper();
             status = trial.cpd.start().err();
-            seen = Some(told_of_start(trial, phase, watch));
+            seen = Some(told(trial, phase, watch));
             if status.is_none() && !on {
                 if phase == Phase::Making {
                     trial.cpd.cpctl(&["user", "add", "late", "--password-stdin"], "late\n");
@@ -327,14 +328,14 @@ fn live(trial: &mut Trial, phase: Phase, watch: &Watch, on: bool) -> Course {
     Course { status, by_itself, kept, seen: seen.unwrap_or_else(|| watch.text()) }
 }
 
-/// What strace has written of a start. It may write of a call when cpd has gone on already: where every call is watched, each
-/// kind is waited for.
-fn told_of_start(trial: &Trial, phase: Phase, watch: &Watch) -> String {
+/// What strace has written. It may write of a call when cpd has gone on already: where every call is watched, each kind is
+/// waited for.
+fn told(trial: &Trial, phase: Phase, watch: &Watch) -> String {
     let begun = Instant::now();
     loop {
         let text = watch.text();
-        let told = |fault: &Fault| !count(&text, fault, &trial.cpd.data()).is_empty();
-        if !watch.counts || phase.faults().iter().all(told) || begun.elapsed() > TOLD_MAX {
+        let made = |fault: &Fault| !count(&text, fault, &trial.cpd.data()).is_empty();
+        if !watch.counts || phase.faults().iter().all(made) || begun.elapsed() > TOLD_MAX {
             return text;
         }
         sleep(STEP);
@@ -496,7 +497,7 @@ fn a_240_before_a_sync_that_fails_is_caught() {
     let mut trial = Trial::new(Recipe::sabotaged(cpd::sabotage::Fault::EarlyReply));
     for round in 1..=TWIN_FAULTS_MAX {
         // One that fails and is recovered from, which takes back what was not to be acknowledged.
-        suffer(&mut trial, Phase::Crowd, &SERVING[0], Nth { call: "fdatasync", n: 9 + round, on: false });
+        suffer(&mut trial, Phase::Crowd, &SERVING[0], Nth { call: "fdatasync", n: 1 + round, on: false });
         trial.start();
         trial.drain();
         if let Err(caught) = trial.check(round) {

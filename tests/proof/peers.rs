@@ -54,7 +54,8 @@ fn a_timer_that_fires_early_is_noticed() {
     let settings = "limits.connections_per_address = 10000\ntimeouts = { pdu = \"500ms\", login = \"3s\" }\n";
     let cpd = sabotaged::start(Fault::EarlyTimer, settings);
     let twin = slow::writers(&cpd, 100, Duration::from_secs(3), PATIENCE);
-    let twin = caught(twin, &[Wrong::Early]);
+    // Of few logins one that had to wait is more than a hundredth.
+    let twin = caught(twin, &[Wrong::Early, Wrong::Slow]);
     println!("proof: a byte now and then: twin early-timer: {twin}");
 }
 

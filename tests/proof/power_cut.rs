@@ -65,7 +65,7 @@ const SILENCE_MS: (u64, u64) = (450, 700);
 const START_US: (u64, u64) = (0, 50_000);
 /// Messages behind which the silence begins.
 const BURST: usize = 50;
-/// Whose syncs take 50 ms: on a disk in memory a recovery is over before anybody has seen it.
+/// Whose syncs take 0.2 s: on a disk in memory a recovery is over before anybody has seen it.
 const SLOW_SYNCS: [&str; 11] = [
     "strace",
     "-D",
@@ -77,7 +77,7 @@ const SLOW_SYNCS: [&str; 11] = [
     "-e",
     "trace=fdatasync,fsync",
     "-e",
-    "inject=fdatasync,fsync:delay_enter=50000",
+    "inject=fdatasync,fsync:delay_enter=200000",
 ];
 /// How long whatever changes the store's file may let wait for it on a busy machine.
 const CHANGE_MAX: Duration = Duration::from_secs(20);
@@ -188,12 +188,15 @@ fn at_a_start(trial: &mut Trial, disk: &Disk, moment: Moment, tally: &mut Tally)
     }
     trial.cpd.spawn();
     trial.cpd.recipe.wrapper = Vec::new();
-    match moment {
+    let amid = match moment {
         Moment::Recovery => waits_for_change(trial, before),
-        _ => sleep(Duration::from_micros(time)),
-    }
+        _ => {
+            sleep(Duration::from_micros(time));
+            is_amid(trial, before)
+        }
+    };
     tally.starts += 1;
-    tally.recovering += u64::from(changed(trial) != before && log_bytes(trial) > 0);
+    tally.recovering += u64::from(amid);
     hand.cut();
     let grace = grace(trial);
     over(&mut trial.cpd, grace)
@@ -238,11 +241,23 @@ fn log_bytes(trial: &Trial) -> u64 {
     std::fs::metadata(trial.cpd.data().join("cpd.db-wal")).map_or(0, |found| found.len())
 }
 
-/// A log without a whole commit is cut off at a start, and nothing of it moved.
-fn waits_for_change(trial: &Trial, before: (i64, i64)) {
+/// Whether the log is being moved into the store's file, which was last written to at `before`.
+fn is_amid(trial: &Trial, before: (i64, i64)) -> bool {
+    changed(trial) != before && log_bytes(trial) > 0
+}
+
+/// Until the log is being moved, and whether that was seen: one without a whole commit is cut off at a start, and nothing
+/// of it moved.
+fn waits_for_change(trial: &Trial, before: (i64, i64)) -> bool {
     let begun = Instant::now();
     // Without a pause: the move takes a few milliseconds.
-    while changed(trial) == before && log_bytes(trial) > 0 {
+    loop {
+        if is_amid(trial, before) {
+            return true;
+        }
+        if log_bytes(trial) == 0 {
+            return false;
+        }
         assert!(begun.elapsed() < CHANGE_MAX, "the log stays where it is: {}", trial.cpd.log());
     }
 }
