@@ -284,7 +284,8 @@ fn one_who_does_not_read_answers_gets_one_at_a_time() {
     let (socket, pid) = (daemon.socket(), daemon.child.id());
     let (before, open) = (peak_kib(pid), descriptors(pid));
     let written = hostile(0, || {
-        let asked: Vec<_> = (0..PER_UID - 2).map(|_| asks_without_reading(&socket)).collect();
+        let asked: Vec<_> =
+            (0..PER_UID - 2).map(|_| asks_without_reading(&socket, Duration::from_millis(200))).collect();
         asked.iter().map(|(_, written)| written).sum::<usize>()
     });
     assert!(written < (PER_UID - 2) * UNREAD_MAX, "read on without end: {written} bytes");
@@ -298,13 +299,13 @@ fn one_who_does_not_read_answers_gets_one_at_a_time() {
 /// Bytes that one who reads no answer may get rid of: more than the sockets hold, and far less than without a bound.
 const UNREAD_MAX: usize = 4 << 20;
 
-/// A connection over which requests were sent until no more were taken, or too many; how many bytes.
-fn asks_without_reading(socket: &Path) -> (UnixStream, usize) {
+/// A connection over which requests were sent until none was taken for `patience`, or too many were; how many bytes.
+fn asks_without_reading(socket: &Path, patience: Duration) -> (UnixStream, usize) {
     let mut stream = UnixStream::connect(socket).expect("permitted");
     stream.set_nonblocking(true).expect("set");
     let requests = format!("{STATUS}\n").repeat(1000);
     let (mut written, mut last) = (0, Instant::now());
-    while last.elapsed() < Duration::from_millis(200) && written < UNREAD_MAX {
+    while last.elapsed() < patience && written < UNREAD_MAX {
         if let Ok(count) = stream.write(requests.as_bytes()) {
             written += count;
             last = Instant::now();
@@ -324,7 +325,7 @@ fn a_server_that_reads_on_while_its_answers_are_not_taken_is_caught() {
         let mut piece = vec![0; 1 << 16];
         while stream.read(&mut piece).is_ok_and(|count| count > 0) {}
     });
-    let (stream, written) = asks_without_reading(&socket);
+    let (stream, written) = asks_without_reading(&socket, running::PATIENCE);
     drop(stream);
     server.join().expect("it ends");
     assert!(written >= UNREAD_MAX, "the twin passes: {written}");

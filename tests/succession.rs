@@ -8,6 +8,7 @@ mod crowd;
 #[path = "support/ledger.rs"]
 #[allow(dead_code, reason = "a crowd uses its part of this")]
 mod ledger;
+mod running;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -30,7 +31,8 @@ struct Manager {
 }
 
 impl Manager {
-    fn start(ip: &str) -> Manager {
+    fn start() -> Manager {
+        let address = running::next_address();
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("cpd.toml");
         let text = "[auth]\nmemory_kib = 8\niterations = 1\n[limits]\nfailures_per_address = 3\n\
@@ -38,11 +40,12 @@ impl Manager {
         std::fs::write(&config, text).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/succession/manager.py");
         let mut command = Command::new("python3");
-        command.arg(script).arg(env!("CARGO_BIN_EXE_cpd")).arg(folder.path()).arg(&config).arg(ip).arg("15035");
+        command.arg(script).arg(env!("CARGO_BIN_EXE_cpd")).arg(folder.path()).arg(&config);
+        command.arg(address.ip().to_string()).arg(address.port().to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("python3, from the package of that name");
         let (orders, answers) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        let mut manager = Manager { child, orders, answers, folder, address: format!("{ip}:15035") };
+        let mut manager = Manager { child, orders, answers, folder, address: address.to_string() };
         assert_eq!(manager.answer(), "ready");
         manager
     }
@@ -130,7 +133,7 @@ impl Client {
 
 #[test]
 fn no_client_notices_a_restart_whatever_its_state() {
-    let mut manager = Manager::start("127.91.8.1");
+    let mut manager = Manager::start();
     ["alice", "bob", "carol"].iter().for_each(|name| manager.add_user(name));
     let mut idle = manager.client();
     let mut named = manager.client();
@@ -188,7 +191,7 @@ fn no_client_notices_a_restart_whatever_its_state() {
 
 #[test]
 fn a_crowd_in_every_state_goes_through_restarts() {
-    let mut manager = Manager::start("127.91.8.2");
+    let mut manager = Manager::start();
     users(Mix::Every, CLIENTS).iter().for_each(|name| manager.add_user(name));
     let mut crowd = Crowd::new(manager.address.parse().unwrap(), Mix::Every, CLIENTS);
     for _ in 0..3 {
@@ -201,14 +204,14 @@ fn a_crowd_in_every_state_goes_through_restarts() {
 #[test]
 #[should_panic(expected = "the connection is")]
 fn a_crowd_notices_connections_that_are_not_handed_over() {
-    let mut manager = Manager::start("127.91.8.5");
+    let mut manager = Manager::start();
     users(Mix::Every, 20).iter().for_each(|name| manager.add_user(name));
     Crowd::new(manager.address.parse().unwrap(), Mix::Every, 20).restart(|| manager.order("kill"));
 }
 
 #[test]
 fn a_restart_is_no_way_to_guess_faster() {
-    let mut manager = Manager::start("127.91.8.3");
+    let mut manager = Manager::start();
     manager.add_user("bob");
     for _ in 0..3 {
         let mut guesser = manager.client();
@@ -225,7 +228,7 @@ fn a_restart_is_no_way_to_guess_faster() {
 
 #[test]
 fn a_connection_keeps_its_age() {
-    let mut manager = Manager::start("127.91.8.6");
+    let mut manager = Manager::start();
     let mut client = manager.client();
     client.says("NOOP\r\n");
     client.hears("500");
@@ -252,7 +255,7 @@ fn running_since(manager: &Manager, seconds: i64) -> (jiff::Timestamp, i64) {
 
 #[test]
 fn a_crash_closes_connections_and_keeps_messages() {
-    let mut manager = Manager::start("127.91.8.4");
+    let mut manager = Manager::start();
     manager.add_user("bob");
     let mut client = manager.logged_in("bob");
     client.says("SMSGbob:kept\r\n");
@@ -271,7 +274,7 @@ fn a_crash_closes_connections_and_keeps_messages() {
 #[test]
 fn what_a_successor_finds_unread_is_stamped_with_its_own_time() {
     const PIPELINED: usize = 20_000;
-    let mut manager = Manager::start("127.91.8.7");
+    let mut manager = Manager::start();
     ["alice", "bob"].iter().for_each(|name| manager.add_user(name));
     let mut sender = manager.logged_in("alice");
     let mut writer = sender.stream.try_clone().unwrap();
@@ -292,8 +295,8 @@ fn what_a_successor_finds_unread_is_stamped_with_its_own_time() {
 /// As a crash in the middle of a stop leaves it: nobody is given the session of somebody else.
 #[test]
 fn what_is_left_twice_or_by_halves_is_closed_and_never_mixed() {
-    for (number, order) in ["leftover", "half", "swapped", "partial"].into_iter().enumerate() {
-        let mut manager = Manager::start(&format!("127.91.8.{}", 10 + number));
+    for order in ["leftover", "half", "swapped", "partial"] {
+        let mut manager = Manager::start();
         manager.add_user("bob");
         let mut bob = manager.logged_in("bob");
         bob.says("SMSGbob:for bob alone\r\n");
@@ -319,7 +322,7 @@ fn what_is_left_twice_or_by_halves_is_closed_and_never_mixed() {
 /// A limit lowered between two starts: who cannot be taken up hears so at once, and the next client is served.
 #[test]
 fn more_connections_than_descriptors_are_closed_not_kept_by_nobody() {
-    let mut manager = Manager::start("127.91.8.20");
+    let mut manager = Manager::start();
     manager.add_user("bob");
     let mut strangers: Vec<Client> = (0..100).map(|_| manager.client()).collect();
     // They are accepted in the order in which they came.

@@ -1,7 +1,9 @@
 //! Urgent data is read in line (docs/protocol.md section 10): a telnet client's Synch does not cost it a byte.
 
+mod running;
+
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -9,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, send};
 
-const ADDRESS: &str = "127.91.7.3:15035";
 const START_MAX: Duration = Duration::from_secs(20);
 
 struct Daemon(Child);
@@ -21,7 +22,7 @@ impl Drop for Daemon {
     }
 }
 
-fn start(folder: &std::path::Path, address: &str) -> Daemon {
+fn start(folder: &std::path::Path, address: SocketAddrV4) -> Daemon {
     let config = folder.join("cpd.toml");
     std::fs::write(&config, format!("[listen]\ncp = [\"{address}\"]\n")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cpd"));
@@ -39,8 +40,9 @@ fn start(folder: &std::path::Path, address: &str) -> Daemon {
 #[test]
 fn an_urgent_byte_keeps_its_place() {
     let folder = tempfile::tempdir().unwrap();
-    let _daemon = start(folder.path(), ADDRESS);
-    let mut client = TcpStream::connect(ADDRESS).unwrap();
+    let address = running::next_address();
+    let _daemon = start(folder.path(), address);
+    let mut client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(START_MAX)).unwrap();
     client.write_all(b"USE").unwrap();
     send(client.as_raw_fd(), b"R", MsgFlags::MSG_OOB).unwrap();
@@ -55,8 +57,9 @@ fn an_urgent_byte_keeps_its_place() {
 #[test]
 fn what_follows_an_urgent_byte_is_read_without_another_packet() {
     let folder = tempfile::tempdir().unwrap();
-    let daemon = start(folder.path(), "127.91.7.4:15035");
-    let mut client = TcpStream::connect("127.91.7.4:15035").unwrap();
+    let address = running::next_address();
+    let daemon = start(folder.path(), address);
+    let mut client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(START_MAX)).unwrap();
     client.write_all(b"NOOP\r\n").unwrap();
     let mut first = [0; 17];

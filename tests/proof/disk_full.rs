@@ -216,7 +216,7 @@ fn fills_up(name: &str, left: Option<u64>) {
         fill_a_queue(&mut trial);
         let ballast = left.map(|left| disk.fill(left));
         let taken = fill_with_messages(&mut trial);
-        assert!(trial.cpd.whole_log().contains("the disk is full: "), "{}", trial.cpd.log());
+        trial.cpd.waits_for_log("the disk is full: ");
         let full = disk.free();
         let download = empty_a_queue(&mut trial);
         if cycle == 0 {

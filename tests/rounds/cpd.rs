@@ -18,6 +18,8 @@ use super::sabotaged_program;
 
 /// How long a start may take on a busy machine.
 const START_MAX: Duration = Duration::from_secs(20);
+/// How long a line of its log may take on a busy machine.
+const LINE_MAX: Duration = Duration::from_secs(20);
 const ADDRESSES_MAX: u32 = 5;
 const PORT: u16 = 15037;
 /// cpd's exit code for an address in use.
@@ -212,6 +214,15 @@ impl Cpd {
     pub fn whole_log(&self) -> String {
         let log = std::fs::read(self.folder.path().join("stderr")).expect("a log");
         String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Waits until its log, whose lines come a little after what they tell of, contains `text`.
+    pub fn waits_for_log(&self, text: &str) {
+        let begun = Instant::now();
+        while !self.whole_log().contains(text) {
+            assert!(begun.elapsed() < LINE_MAX, "no line with {text:?}; {}", self.log());
+            sleep(Duration::from_millis(5));
+        }
     }
 }
 
