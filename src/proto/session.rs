@@ -24,7 +24,8 @@ pub const NEVER: Millis = Millis::MAX;
 pub enum Closing {
     /// It goes on.
     Open,
-    /// The daemon stops: no further PDU is taken, what is being stored is still answered.
+    /// The daemon stops, or the session does behind an SMSG: no further PDU is taken, what is being stored is still
+    /// answered.
     Stopping,
     /// A successor goes on: no further PDU is taken, and what was not taken is kept.
     Paused,

@@ -235,10 +235,14 @@ impl Session {
         }
     }
 
-    /// Ends the session in order: what was answered is still sent.
+    /// Ends the session in order: what was answered is still sent, and what is being stored still answered.
     pub(super) fn close<S: Services>(&mut self, cx: &mut Context<'_, S>) {
-        self.apply(Event::Terminate, cx);
-        self.finish();
+        if !matches!(self.state, State::SendingMessage { .. }) {
+            self.apply(Event::Terminate, cx);
+            self.finish();
+        } else if matches!(self.closing, Closing::Open | Closing::Paused) {
+            self.closing = Closing::Stopping;
+        }
     }
 }
 

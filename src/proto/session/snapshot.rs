@@ -90,7 +90,7 @@ impl Session {
         out.u32(self.downloads);
         out.u8(self.failures);
         out.bool(self.ended);
-        out.bool(matches!(self.closing, Closing::Flush));
+        out.bool(matches!(self.closing, Closing::Flush | Closing::Stopping));
         out.u64(self.idle_for(now));
         Some(())
     }

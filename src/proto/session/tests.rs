@@ -6,6 +6,7 @@ mod handover;
 use super::*;
 use crate::proto::dfa::Refusal;
 use crate::proto::download::PageMessage;
+use crate::proto::limits::UNTERMINATED_MAX_BYTES;
 use crate::proto::services::{Admission, Opening};
 use crate::proto::types::{Password, Username};
 
@@ -422,4 +423,25 @@ fn stopping_takes_nothing_more_and_answers_what_is_under_way() {
     assert_eq!(scene.codes(), "255");
     assert!(!scene.session.is_storing());
     assert_eq!(scene.session.closing(), Closing::Flush);
+}
+
+/// Whatever ends a session behind an SMSG waits for its answer.
+#[test]
+fn a_session_that_ends_behind_messages_answers_them_first() {
+    let flood = [b"SMSGbob:a\r\nSMSGbob:b\r\n".to_vec(), b"X".repeat(UNTERMINATED_MAX_BYTES + 1)].concat();
+    for (first, second, codes) in [(true, true, "240 240"), (true, false, "240 540"), (false, true, "540 500")] {
+        let mut scene = Scene::logged_in();
+        scene.receive(&flood);
+        assert_eq!((scene.stores(), scene.session.wants_input()), (2, false));
+        assert_eq!((scene.session.output(), scene.session.closing()), (&b""[..], Closing::Stopping));
+        call!(scene, stored, first);
+        call!(scene, stored, second);
+        assert_eq!((scene.codes().as_str(), scene.session.closing()), (codes, Closing::Flush));
+    }
+    let mut scene = Scene::logged_in();
+    scene.receive(b"SMSGbob:a\r\n");
+    scene.wait(scene.world.settings.timeouts.idle);
+    assert_eq!(scene.session.closing(), Closing::Stopping);
+    call!(scene, stored, true);
+    assert_eq!((scene.codes().as_str(), scene.session.closing()), ("240", Closing::Flush));
 }

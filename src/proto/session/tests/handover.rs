@@ -82,6 +82,12 @@ fn a_flood_does_not_take_away_what_was_owed_before_it() {
     scene.receive(&b"X".repeat(UNTERMINATED_MAX_BYTES + 1000));
     let mut scene = succeeded(scene, 1000);
     assert_eq!((scene.codes().as_str(), scene.session.closing()), ("500", Closing::Flush));
+    let mut scene = Scene::logged_in();
+    scene.receive(&[b"SMSGbob:a\r\n".to_vec(), b"X".repeat(UNTERMINATED_MAX_BYTES + 1)].concat());
+    scene.session.pause();
+    call!(scene, stored, true);
+    let mut scene = succeeded(scene, 1000);
+    assert_eq!((scene.codes().as_str(), scene.session.closing()), ("240", Closing::Flush));
 }
 
 #[test]
