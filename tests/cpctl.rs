@@ -443,6 +443,23 @@ fn a_reader_that_leaves_early_is_no_error() {
     assert_eq!(told(&output).0, 1);
 }
 
+/// A list that nobody reads is no loss; a password that was made and set is.
+#[test]
+fn a_made_password_that_nobody_reads_is_an_error() {
+    let daemon = FakeDaemon::start(small);
+    for command in [["user", "add", "bob", "--generate"], ["user", "passwd", "bob", "--generate"]] {
+        let (reader, gone) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+        for out in [Stdio::from(gone), Stdio::from(full)] {
+            let output = daemon.cpctl(&command).stdout(out).output().expect("cpctl runs");
+            let (code, _, error) = told(&output);
+            assert_eq!(code, 1);
+            assert!(error.contains("the password that was made is set, and nobody has read it"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn no_request_comes_near_the_daemons_bound() {
     let name = cpd::proto::types::Username::parse(b"abcdefghij").expect("a name");

@@ -14,6 +14,7 @@ use cpd::control::{ErrorCode, Request, encode_error};
 use fake_daemon::{FakeDaemon, small};
 use nix::pty::openpty;
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -139,6 +140,21 @@ fn an_interrupt_at_the_prompt_gives_the_terminal_back() {
         let (status, out, _, screen) = person.ends();
         assert_eq!((status.signal(), out.as_str()), (Some(2), ""));
         assert!(!screen.contains("half") && !screen.contains("whole"), "{screen:?}");
+    }
+    assert!(daemon.requests().is_empty());
+}
+
+#[test]
+fn a_signal_from_elsewhere_gives_the_terminal_back_too() {
+    let daemon = FakeDaemon::start(small);
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::ALARM] {
+        let mut person = Person::runs(&daemon, &["user", "add", "bob"]);
+        person.waits_for("New password for bob: ");
+        person.types("half");
+        kill_process(Pid::from_child(&person.child), signal).expect("it runs");
+        let (status, out, _, screen) = person.ends();
+        assert_eq!((status.signal(), out.as_str()), (Some(signal.as_raw()), ""));
+        assert!(!screen.contains("half"), "{screen:?}");
     }
     assert!(daemon.requests().is_empty());
 }

@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::client::Client;
 use super::exit::{Exit, Failure};
-use super::render::count;
+use super::render::{count, safe};
 use super::run::show;
 use super::signals::Caught;
 use super::{Context, Output};
@@ -45,7 +45,7 @@ pub(super) fn backup(context: &Context, arguments: &ArgMatches) -> Result<Output
     caught.obey();
     placed?;
     let document = Document { file: path.display().to_string(), bytes: copy.bytes };
-    Ok(show(context, &document, || format!("{}: {}\n", path.display(), count(copy.bytes, "byte"))))
+    Ok(show(context, &document, || format!("{}: {}\n", safe(&path.display().to_string()), count(copy.bytes, "byte"))))
 }
 
 /// Fetches the whole copy.

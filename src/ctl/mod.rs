@@ -44,11 +44,13 @@ pub(crate) struct Context {
 pub(crate) struct Output {
     pub text: String,
     pub complaint: Option<Failure>,
+    /// What it means that nobody has read the text, where that is more than a list that was not looked at.
+    pub unread: Option<&'static str>,
 }
 
 impl From<String> for Output {
     fn from(text: String) -> Output {
-        Output { text, complaint: None }
+        Output { text, ..Output::default() }
     }
 }
 
@@ -58,7 +60,7 @@ pub fn main() -> ExitCode {
     let mut complaint = None;
     match carry_out(std::env::args_os(), socket) {
         Ok(output) => {
-            if let Err(failure) = show(&output.text) {
+            if let Err(failure) = show(&output) {
                 complaint = Some(failure);
             } else {
                 complaint = output.complaint.or(complaint);
@@ -94,13 +96,14 @@ fn carry_out(arguments: impl Iterator<Item = OsString>, socket: Option<OsString>
     (command.run)(&context, arguments)
 }
 
-/// Writes to stdout. A reader that has gone away, as `head` does, is no error.
-fn show(text: &str) -> Result<(), Failure> {
+/// Writes to stdout. A reader that has gone away, as `head` does, is no error where nothing is lost by it.
+fn show(output: &Output) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+    match (out.write_all(output.text.as_bytes()).and_then(|()| out.flush()), output.unread) {
+        (Err(error), Some(unread)) => Err(Failure::new(Exit::Refused, format!("standard output: {error}; {unread}"))),
+        (Err(error), None) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Failure::new(Exit::Refused, format!("standard output: {error}")))
         }
-        _ => Ok(()),
+        (Ok(()) | Err(_), _) => Ok(()),
     }
 }

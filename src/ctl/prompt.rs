@@ -2,9 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::thread::JoinHandle;
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+use signal_hook::low_level::emulate_default_handler;
 
 use crate::control::PASSWORD_RULE;
 use crate::control::frame::wipe;
@@ -15,6 +18,8 @@ use crate::proto::types::Password;
 
 /// Longest answer to a yes-or-no question that is read, in bytes.
 const ANSWER_MAX_BYTES: u64 = 64;
+/// Signals that end cpctl at a prompt, once the terminal is as it was.
+const ENDINGS: [i32; 5] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM];
 
 /// Whether somebody sits there who could be asked.
 pub(crate) fn somebody_there() -> bool {
@@ -23,7 +28,7 @@ pub(crate) fn somebody_there() -> bool {
 
 /// Asks for the new password of `name` twice, without echo.
 pub(crate) fn password_twice(name: &str) -> Result<Password, Failure> {
-    let caught = Caught::new(&[SIGINT]);
+    let caught = Caught::new(&ENDINGS);
     let typed = Quiet::begin().map_err(|e| terminal_failed(&e)).and_then(|mut quiet| {
         let first = password(&quiet.ask(&format!("New password for {name}: "))?)?;
         let second = quiet.ask("The same again: ")?;
@@ -82,20 +87,33 @@ fn password(typed: &Secret) -> Result<Password, Failure> {
 }
 
 /// The terminal without echo, from before the first prompt is shown, so that nothing typed at once is seen. It also
-/// keeps SIGINT from the keyboard away, which rpassword then raises itself, and hands it back as it was.
+/// keeps SIGINT from the keyboard away, which rpassword then raises itself, and hands it back as it was, also to
+/// whoever has it when a signal ends cpctl.
 struct Quiet {
     tty: File,
     before: Termios,
+    signals: Handle,
+    watch: Option<JoinHandle<()>>,
 }
 
 impl Quiet {
     fn begin() -> std::io::Result<Quiet> {
         let tty = terminal()?;
         let before = tcgetattr(&tty)?;
+        // A signal does not wake a read that the library takes up again, so it is another thread that waits for one.
+        let mut signals = Signals::new(ENDINGS)?;
+        let (handle, at_its_end, as_it_was) = (signals.handle(), tty.try_clone()?, before.clone());
+        let watch = std::thread::Builder::new().spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                let _ = tcsetattr(&at_its_end, SetArg::TCSANOW, &as_it_was);
+                let _ = emulate_default_handler(signal);
+            }
+        })?;
         let mut quiet = before.clone();
         quiet.local_flags.remove(LocalFlags::ECHO | LocalFlags::ECHONL | LocalFlags::ICANON | LocalFlags::ISIG);
-        tcsetattr(&tty, SetArg::TCSAFLUSH, &quiet)?;
-        Ok(Quiet { tty, before })
+        let begun = Quiet { tty, before, signals: handle, watch: Some(watch) };
+        tcsetattr(&begun.tty, SetArg::TCSAFLUSH, &quiet)?;
+        Ok(begun)
     }
 
     fn ask(&mut self, prompt: &str) -> Result<Secret, Failure> {
@@ -107,6 +125,10 @@ impl Quiet {
 impl Drop for Quiet {
     fn drop(&mut self) {
         let _ = tcsetattr(&self.tty, SetArg::TCSANOW, &self.before);
+        self.signals.close();
+        if let Some(watch) = self.watch.take() {
+            let _ = watch.join();
+        }
     }
 }
 

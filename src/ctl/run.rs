@@ -18,6 +18,8 @@ type Outcome = Result<Output, Failure>;
 
 /// What shows on the screen where there is no value.
 const NOTHING: &str = "-";
+/// Of a password that was made here and set.
+const PASSWORD_UNREAD: &str = "the password that was made is set, and nobody has read it: set another with user passwd";
 
 pub(super) fn user_add(context: &Context, arguments: &ArgMatches) -> Outcome {
     #[derive(Serialize)]
@@ -32,7 +34,7 @@ pub(super) fn user_add(context: &Context, arguments: &ArgMatches) -> Outcome {
     let shown = generated.as_ref().map(|text| text.0.as_str());
     let document = Document { name: name.as_str(), password: shown };
     let text = shown.map_or_else(|| format!("user {name} added\n"), |password| format!("{password}\n"));
-    Ok(show(context, &document, || text))
+    Ok(Output { unread: shown.and(Some(PASSWORD_UNREAD)), ..show(context, &document, || text) })
 }
 
 pub(super) fn user_passwd(context: &Context, arguments: &ArgMatches) -> Outcome {
@@ -53,7 +55,7 @@ pub(super) fn user_passwd(context: &Context, arguments: &ArgMatches) -> Outcome 
         Some(password) => format!("{password}\n"),
         None => format!("password of {name} changed, {} ended\n", count(ended.sessions, "session")),
     };
-    Ok(show(context, &document, || text))
+    Ok(Output { unread: shown.and(Some(PASSWORD_UNREAD)), ..show(context, &document, || text) })
 }
 
 pub(super) fn user_list(context: &Context, _: &ArgMatches) -> Outcome {
