@@ -23,6 +23,9 @@ pub const LOGIN_FAILURES_MAX: u8 = 3;
 pub const OVERLAP_MAX_STORES: u16 = 64;
 /// Unsent output of one session, in bytes, at which its input is no longer taken.
 pub const OUTPUT_HIGH_WATER_BYTES: usize = 16 * 1024;
+/// Unread input of one session of the classic dialect, in bytes, at which no more is read: up to here silence is heard
+/// while a PDU is being worked on.
+pub const CLASSIC_AHEAD_BYTES: usize = 4 * 1024;
 /// Bodies that one page of a download may hold, in bytes.
 pub const PAGE_MAX_BYTES: usize = 16 * 1024;
 /// Messages that one page of a download may hold.

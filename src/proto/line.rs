@@ -1,16 +1,19 @@
 //! From a stream to lines: NVT commands are taken out, the rest is cut at its terminators. Never holds more than one
 //! PDU, and nothing at all between two of them.
 
+mod silence;
 mod snapshot;
 
 use super::command::{Line, Verb};
-use super::limits::{PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
+use super::limits::{PASSWORD_MAX_BYTES, PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
 use super::telnet::{Nvt, Telnet};
 
 const LF: u8 = b'\n';
 const CR: u8 = b'\r';
 /// Bytes of a line that tell what becomes of it: no more of an over-long one are copied.
 const TELLING_BYTES: usize = PDU_MAX_BYTES + VERB_BYTES;
+/// A line of this length never moves in memory: the longest PASS, so that no part of one is left where it was.
+const FIRST_BYTES: usize = VERB_BYTES + 1 + PASSWORD_MAX_BYTES + 2;
 
 /// What [`Decoder::peek`] finds next in the stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub struct Decoder {
     swallowed: u32,
     /// The CR at the line's end was CR NUL: a byte of the line, and not the half of a terminator.
     data_cr: bool,
-    /// Bytes of a line came since [`Decoder::takes_note`] was asked; NVT commands are none.
+    /// Bytes of an unfinished line came; NVT commands are none.
     touched: bool,
 }
 
@@ -124,18 +127,6 @@ impl Decoder {
         verb
     }
 
-    /// Whether bytes of a line came since it was last asked.
-    pub fn takes_note(&mut self) -> bool {
-        std::mem::take(&mut self.touched)
-    }
-
-    /// Silence ends the unfinished line (the classic dialect).
-    pub fn end_by_silence(&mut self) {
-        if self.unfinished() {
-            self.end();
-        }
-    }
-
     /// The usual case: a whole line without anything special in it stands in the input and is not copied.
     fn peek_in_place<'a>(&self, input: &mut &'a [u8]) -> Option<Found<'a>> {
         if self.mode != Mode::Collect || !self.held.is_empty() || !self.telnet.is_plain() {
@@ -201,6 +192,9 @@ impl Decoder {
         match &mut self.mode {
             Mode::Overlong { total, .. } | Mode::Skip { total } => *total = total.saturating_add(more),
             Mode::Collect => {
+                if self.held.capacity() == 0 {
+                    self.held.reserve(FIRST_BYTES);
+                }
                 let room = TELLING_BYTES.saturating_sub(self.held.len());
                 let length = self.held.len() + bytes.len();
                 self.held.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());

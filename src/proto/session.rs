@@ -9,7 +9,7 @@ use std::mem;
 
 use super::dfa::{Dialect, Event, Refusal, State};
 use super::download::{MessageId, Page};
-use super::limits::{OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES};
+use super::limits::{CLASSIC_AHEAD_BYTES, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES};
 use super::line::Decoder;
 use super::reply::Reply;
 use super::services::{Context, Services};
@@ -112,15 +112,23 @@ impl Session {
         now.saturating_sub(self.last_pdu)
     }
 
-    /// Whether bytes should be read from the peer: none that came before are waiting.
+    /// Whether bytes should be read from the peer: none that came before are waiting; in the classic dialect few, as
+    /// silence is heard only where reading goes on.
     pub fn wants_input(&self) -> bool {
-        self.input.is_empty() && !self.ended && self.closing == Closing::Open && !self.is_full()
+        let room = match self.dialect {
+            Dialect::Cp => self.input.is_empty() && !self.is_full(),
+            Dialect::Classic => self.input.len() < CLASSIC_AHEAD_BYTES,
+        };
+        room && !self.ended && self.closing == Closing::Open
     }
 
     /// The client's bytes, in order.
     pub fn receive<S: Services>(&mut self, bytes: &[u8], cx: &mut Context<'_, S>) {
         if self.closing != Closing::Open {
             return;
+        }
+        if self.dialect == Dialect::Classic && self.decoder.sounds(&self.input, bytes) {
+            self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
         }
         if self.input.is_empty() {
             let mut rest = bytes;

@@ -34,10 +34,7 @@ impl Session {
         }
         if self.quiet_deadline <= cx.now {
             self.quiet_deadline = NEVER;
-            // What has come and could not be taken yet was no silence.
-            if self.input.is_empty() {
-                self.decoder.end_by_silence();
-            }
+            self.decoder.end_by_silence(&mut self.input);
             self.resume(cx);
         }
         if self.pdu_deadline <= cx.now {
@@ -99,10 +96,9 @@ impl Session {
             } else if self.pdu_deadline == NEVER {
                 self.pdu_deadline = cx.now.saturating_add(cx.settings.timeouts.pdu);
             }
-            let heard = self.decoder.takes_note();
-            if !self.decoder.unfinished() {
+            if self.dialect == Dialect::Cp || !self.decoder.unfinished_behind(&self.input) {
                 self.quiet_deadline = NEVER;
-            } else if self.dialect == Dialect::Classic && (heard || self.quiet_deadline == NEVER) {
+            } else if self.quiet_deadline == NEVER {
                 self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
             }
         }

@@ -1,6 +1,7 @@
 //! A session on its own, with a world that does only what a test tells it to: what the order of outcomes, a full
 //! output, the end of input and a hand-over must not change.
 
+mod classic;
 mod handover;
 
 use super::*;

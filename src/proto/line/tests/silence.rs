@@ -1,0 +1,121 @@
+//! Silence behind lines that wait means what it means behind lines that are taken at once.
+
+use super::*;
+
+/// What comes of `pieces` when all behind the first `taken` of them wait until the last has come.
+fn decode_late(pieces: &[(Vec<u8>, Interruption)], taken: usize) -> Vec<Out> {
+    let mut decoder = Decoder::default();
+    let mut out = Vec::new();
+    let mut waiting: Vec<u8> = Vec::new();
+    for (index, (piece, then)) in pieces.iter().enumerate() {
+        waiting.extend_from_slice(piece);
+        if index < taken {
+            out.extend(drained(&mut decoder, &mut waiting));
+        }
+        if *then == Interruption::Silence {
+            decoder.end_by_silence(&mut waiting);
+        }
+    }
+    out.extend(drained(&mut decoder, &mut waiting));
+    out
+}
+
+/// Every line that has come.
+fn drained(decoder: &mut Decoder, waiting: &mut Vec<u8>) -> Vec<Out> {
+    let (mut out, mut input) = (Vec::new(), waiting.as_slice());
+    loop {
+        let token = match decoder.peek(&mut input) {
+            Found::Line(Line::Whole(line), token) => {
+                out.push(Out::Whole(line.to_vec()));
+                token
+            }
+            Found::Line(Line::Overlong(verb), token) => {
+                out.push(Out::Overlong(verb.to_vec()));
+                token
+            }
+            Found::Refuse(bytes) => {
+                out.push(Out::Refuse(bytes));
+                continue;
+            }
+            Found::AreYouThere => {
+                out.push(Out::AreYouThere);
+                continue;
+            }
+            Found::Flood => panic!("a flood"),
+            Found::More => break,
+        };
+        decoder.take(token, &mut input);
+    }
+    let used = waiting.len() - input.len();
+    waiting.drain(..used);
+    out
+}
+
+fn silent(pieces: &[&[u8]]) -> Vec<(Vec<u8>, Interruption)> {
+    pieces.iter().map(|piece| (piece.to_vec(), Interruption::Silence)).collect()
+}
+
+#[test]
+fn a_silence_ends_the_line_that_waits_and_no_command_within_it() {
+    for (pieces, expected) in [
+        (vec![&b"USERbob"[..], b"PASSx"], vec!["USERbob", "PASSx"]),
+        (vec![b"USERbob\n", b"", b"TERM"], vec!["USERbob", "TERM"]),
+        (vec![b"USERbob\r", b"TERM"], vec!["USERbob", "TERM"]),
+        // IAC; IAC SB 1 2 IAC SE; IAC EC
+        (vec![b"ab\xff", b"\xf1cd"], vec!["ab", "cd"]),
+        (vec![b"ab\xff\xfa\x01", b"\x02\xff\xf0cd"], vec!["ab", "cd"]),
+        (vec![b"abc\xff\xf7"], vec!["ab"]),
+        (vec![b"a\xff\xf7"], vec![]),
+    ] {
+        let expected: Vec<Out> = expected.iter().map(|line| Out::Whole(line.as_bytes().to_vec())).collect();
+        let pieces = silent(&pieces);
+        for taken in 0..=pieces.len() {
+            assert_eq!(decode_late(&pieces, taken), expected, "{pieces:?}, {taken} taken");
+        }
+    }
+}
+
+#[test]
+fn only_bytes_of_an_unfinished_line_are_a_sound() {
+    let decoder = Decoder::default();
+    for (waiting, bytes, sounds) in [
+        (&b""[..], &b"U"[..], true),
+        (b"US", b"E", true),
+        (b"US", b"\n", false),
+        (b"US", b"\nX", true),
+        (b"", b"US\nER\n", false),
+        (b"US", b"\xff\xf1", false),
+        (b"US\xff", b"\xf1", false),
+        (b"US\xff", b"\xff", true),
+        (b"US\xff\xfa", b"SMSG", false),
+        (b"US\r", b"\0", true),
+        (b"US", b"", false),
+    ] {
+        assert_eq!(decoder.sounds(waiting, bytes), sounds, "{bytes:?} behind {waiting:?}");
+    }
+}
+
+#[test]
+fn an_unfinished_line_is_found_behind_all_that_waits() {
+    let mut decoder = Decoder::default();
+    assert!(decoder.unfinished_behind(b"TERM\nX"));
+    assert!(!decoder.unfinished_behind(b"TERM\nX\n"));
+    assert_eq!(drained(&mut decoder, &mut b"X".to_vec()), []);
+    assert!(
+        decoder.unfinished_behind(b"") && decoder.unfinished_behind(b"\xff\xf1") && decoder.unfinished_behind(b"Y")
+    );
+    assert!(!decoder.unfinished_behind(b"\n"));
+    assert_eq!(decoder.held, b"X", "looking ahead takes nothing");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn lines_that_wait_end_where_lines_that_are_taken_end(pieces in stream(), taken in 0usize..24) {
+        // Far less than a flood can wait.
+        let waits = |(piece, then): &(Vec<u8>, Interruption)| piece.len() < 2000 && *then != Interruption::GiveUp;
+        let pieces: Vec<_> = pieces.into_iter().filter(waits).collect();
+        prop_assert_eq!(decode_late(&pieces, taken), model(&pieces));
+    }
+}

@@ -1,0 +1,157 @@
+//! The classic dialect: silence ends a PDU, whatever is being worked on meanwhile.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const QUIET: Millis = 50;
+
+/// A session of the classic dialect whose login is being verified.
+fn logging_in() -> Scene {
+    let mut scene = Scene::new(Dialect::Classic);
+    scene.world.opening = Opening::Nothing;
+    scene.receive(b"USERbob\nPASSsecret\n");
+    assert_eq!(scene.codes(), "220");
+    scene.world.asked.clear();
+    scene
+}
+
+/// What was asked of the world is done, and what follows from it; the bodies go to `stored`.
+fn work(scene: &mut Scene, stored: &mut Vec<String>) {
+    while !scene.world.asked.is_empty() {
+        match scene.world.asked.remove(0) {
+            Asked::Verify(_) => call!(*scene, verified, true),
+            Asked::Store(body) => {
+                stored.push(body);
+                call!(*scene, stored, true);
+            }
+            Asked::Read(_) | Asked::Delete(_) | Asked::Hurry | Asked::Close => {}
+        }
+    }
+}
+
+#[test]
+fn silence_is_heard_during_a_login() {
+    let mut scene = logging_in();
+    for piece in [&b"SMSGbob:on"[..], b"e", b"RMSG"] {
+        assert!(scene.session.wants_input());
+        scene.receive(piece);
+        let patience = if piece == b"SMSGbob:on" { QUIET - 1 } else { QUIET };
+        scene.wait(patience);
+    }
+    assert_eq!(scene.taken(), "");
+    call!(scene, verified, true);
+    assert_eq!(scene.world.asked, [Asked::Store("one".into())], "two segments, one message, and no RMSG in it");
+    call!(scene, stored, true);
+    assert_eq!(scene.codes(), "230 240 256");
+}
+
+#[test]
+fn silence_is_counted_from_the_last_byte_of_a_line_that_waits() {
+    let mut scene = logging_in();
+    scene.receive(b"TE");
+    assert_eq!(scene.session.deadline(), QUIET);
+    scene.world.now = 30;
+    scene.receive(b"R");
+    assert_eq!(scene.session.deadline(), 30 + QUIET);
+    scene.world.now = 40;
+    scene.receive(b"\xff\xf1");
+    assert_eq!(scene.session.deadline(), 30 + QUIET, "an NVT command is no sound");
+    // Nor is the end of the work before it.
+    scene.world.now = 60;
+    call!(scene, verified, true);
+    assert_eq!(scene.session.deadline(), 30 + QUIET);
+    scene.wait(20);
+    assert_eq!(scene.codes(), "230 500");
+    assert!(scene.session.deadline() > 30 + QUIET, "nothing is left to end");
+}
+
+#[test]
+fn a_line_that_has_its_end_waits_without_a_deadline_for_silence() {
+    let mut scene = logging_in();
+    let login = scene.session.deadline();
+    scene.receive(b"TERM\n");
+    assert_eq!(scene.session.deadline(), login);
+    scene.receive(b"X");
+    scene.receive(b"\n");
+    assert_eq!(scene.session.deadline(), login);
+}
+
+#[test]
+fn what_may_wait_is_bounded() {
+    let mut scene = logging_in();
+    scene.receive(&b"X\n".repeat(CLASSIC_AHEAD_BYTES / 2 - 1));
+    assert!(scene.session.wants_input());
+    scene.receive(b"X\n");
+    assert!(!scene.session.wants_input());
+    call!(scene, verified, true);
+    assert!(scene.session.wants_input());
+    scene.session.stop();
+    assert!(!scene.session.wants_input());
+}
+
+#[test]
+fn a_line_without_a_deadline_for_silence_gets_one() {
+    let mut scene = logging_in();
+    scene.receive(b"TERM");
+    // As an older version leaves it.
+    scene.session.quiet_deadline = NEVER;
+    call!(scene, verified, true);
+    assert_eq!(scene.session.deadline(), QUIET);
+}
+
+const PIECES: &[&[u8]] = &[
+    b"SMSGbob:one",
+    b"SMSGbob:two\r\n",
+    b"SMSGbob:",
+    b"three",
+    b"RMSG",
+    b"201\n",
+    b"250",
+    b"X",
+    b"\r",
+    b"\n",
+    b"\xff",
+    b"\xf1",
+    b"\xff\xf7",
+    b"\xff\xf8",
+    b"\xff\xfa\x01",
+    b"\xff\xf0",
+];
+
+fn piece() -> impl Strategy<Value = (Vec<u8>, bool)> {
+    let bytes = prop_oneof![
+        4 => prop::sample::select(PIECES).prop_map(<[u8]>::to_vec),
+        // No option and no AYT: their answers come when they come.
+        1 => prop::collection::vec(any::<u8>().prop_filter("no answer", |b| !matches!(b, 0xf6 | 0xfb..=0xfe)), 0..6),
+    ];
+    (bytes, any::<bool>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn how_long_the_work_takes_changes_no_pdu(pieces in prop::collection::vec(piece(), 0..20), busy in 0usize..20) {
+        // Nothing is done before the piece `busy` has come.
+        let play = |busy: usize| {
+            let (mut scene, mut stored) = (logging_in(), Vec::new());
+            scene.world.asked.push(Asked::Verify(true));
+            for (index, (bytes, silence)) in pieces.iter().enumerate() {
+                assert!(scene.session.wants_input());
+                scene.receive(bytes);
+                if index >= busy {
+                    work(&mut scene, &mut stored);
+                }
+                scene.wait(if *silence { QUIET } else { 1 });
+                if index >= busy {
+                    work(&mut scene, &mut stored);
+                }
+            }
+            scene.wait(QUIET);
+            work(&mut scene, &mut stored);
+            (stored, scene.taken())
+        };
+        prop_assert_eq!(play(busy), play(0));
+    }
+}
