@@ -61,6 +61,7 @@ fn every_body_finds_its_twins() {
     let twins = [
         ("stream", Twin::LostByte),
         ("stream", Twin::LostReply),
+        ("stream", Twin::UntoldStore),
         ("stream", Twin::DoubledReply),
         ("stream", Twin::ControlCharacter),
         ("stream", Twin::AlteredBody),

@@ -25,6 +25,8 @@ pub enum Twin {
     LostByte,
     /// A reply does not reach the client.
     LostReply,
+    /// A client is not told of a message that is stored.
+    UntoldStore,
     /// A reply comes twice.
     DoubledReply,
     /// A control character gets into the output.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 
 use cpd::engine::events::{AdminRequest, PurgeFilter};
-use cpd::engine::port::{AddressKey, Batch, Op, RequestId, SessionId};
+use cpd::engine::port::{AddressKey, Batch, FromStore, Op, Outcome, RequestId, SessionId};
 use cpd::engine::{Engine, Verification};
 use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, PDU_MAX_BYTES};
 use cpd::proto::reply::Reply;
@@ -14,6 +14,7 @@ use cpd::proto::types::{Millis, Username};
 
 use super::Twin;
 use super::memory_store::MemoryStore;
+use super::output::{self, Item};
 use super::program::{CLIENTS, Program, Step};
 
 /// Those who can log in, with their passwords.
@@ -60,6 +61,12 @@ pub struct Life {
     /// It did not take everything at once.
     pub dawdled: bool,
     lose_next: bool,
+    /// Its session, which may be over.
+    session: Option<SessionId>,
+    /// The session has ended in order.
+    ended: bool,
+    /// What the store has of it.
+    stored: usize,
 }
 
 pub struct World<'p> {
@@ -72,7 +79,8 @@ pub struct World<'p> {
     pub lives: Vec<Life>,
     current: [Option<usize>; CLIENTS],
     failing: bool,
-    submitted: VecDeque<Batch>,
+    /// Each batch with the lives whose messages it inserts.
+    submitted: VecDeque<(Batch, Vec<usize>)>,
     store_answers: bool,
     logins_answer: bool,
     requests: u64,
@@ -129,6 +137,22 @@ impl<'p> World<'p> {
             let stuck = !life.fin_taken && !self.engine.wants_input(id);
             if stuck || !life.input.is_empty() || !self.engine.output(id).is_empty() {
                 return Err(format!("connection {number}: nothing is under way, and the server does not go on"));
+            }
+        }
+        self.all_stores_are_told()
+    }
+
+    /// A session that goes on, or has ended in order, has told its client of every message that is stored.
+    fn all_stores_are_told(&self) -> Result<(), String> {
+        for (number, life) in self.lives.iter().enumerate().filter(|(_, life)| life.id.is_some() || life.ended) {
+            let items = output::parse(&life.output, true).map_err(|fault| format!("connection {number}: {fault}"))?;
+            let mut told = items.iter().filter(|item| **item == Item::Code(240)).count();
+            if self.twin == Twin::UntoldStore {
+                told = told.saturating_sub(1);
+            }
+            if told != life.stored {
+                let stored = life.stored;
+                return Err(format!("connection {number}: {stored} messages are stored, and it was told of {told}"));
             }
         }
         Ok(())
@@ -202,7 +226,7 @@ impl<'p> World<'p> {
     fn open(&mut self, client: usize) -> usize {
         let mut life = Life::default();
         match self.engine.open(from(), self.program.dialect, self.now) {
-            Ok(id) => life.id = Some(id),
+            Ok(id) => (life.id, life.session) = (Some(id), Some(id)),
             Err(_) => {
                 (life.closed, life.refused) = (true, true);
                 Reply::BadCommand.write(false, &mut life.output);
@@ -260,16 +284,27 @@ impl<'p> World<'p> {
         let mut moved = false;
         loop {
             if self.store_answers
-                && let Some(batch) = self.submitted.pop_front()
+                && let Some((batch, senders)) = self.submitted.pop_front()
             {
                 if self.failing && batch.ops.iter().any(|op| matches!(op, Op::Insert { .. })) {
                     (self.store.fail_next, self.failing) = (true, false);
                 }
                 for result in self.store.execute(batch) {
+                    if let FromStore::Done(_, Outcome { inserts: true, .. }) = result {
+                        senders.iter().for_each(|life| self.lives[*life].stored += 1);
+                    }
                     self.engine.from_store(result, self.now);
                 }
             } else if let Some(batch) = self.engine.next_batch(self.now) {
-                self.submitted.push_back(batch);
+                let senders: Vec<usize> = batch
+                    .ops
+                    .iter()
+                    .filter_map(|op| match op {
+                        Op::Insert { session, .. } => self.lives.iter().position(|life| life.session == Some(*session)),
+                        _ => None,
+                    })
+                    .collect();
+                self.submitted.push_back((batch, senders));
             } else {
                 return moved;
             }
@@ -308,8 +343,9 @@ impl<'p> World<'p> {
             self.take(life, usize::MAX);
         }
         match self.engine.closing(id) {
-            Closing::Now | Closing::Flush => {
+            closing @ (Closing::Now | Closing::Flush) => {
                 self.lives[life].closed = true;
+                self.lives[life].ended = closing == Closing::Flush;
                 self.lives[life].id = None;
                 self.engine.close(id, self.now);
             }
@@ -347,6 +383,7 @@ impl<'p> World<'p> {
         // The successor gives the same ids out again.
         let lives: HashMap<SessionId, usize> =
             self.lives.iter().enumerate().filter_map(|(at, life)| Some((life.id?, at))).collect();
+        self.lives.iter_mut().for_each(|life| life.session = None);
         for id in self.engine.succession() {
             let life = *lives.get(&id).ok_or("a session of no connection")?;
             let record = self.engine.freeze(id, self.now).ok_or(format!("connection {life} could not be frozen"))?;
@@ -354,7 +391,8 @@ impl<'p> World<'p> {
                 return Err(format!("the record of connection {life} has {} bytes", record.len()));
             }
             let successor = next.thaw(&record, from(), self.now);
-            self.lives[life].id = Some(successor.ok_or(format!("connection {life} could not be thawed"))?);
+            let successor = successor.ok_or(format!("connection {life} could not be thawed"))?;
+            (self.lives[life].id, self.lives[life].session) = (Some(successor), Some(successor));
             self.lives[life].lose_next = self.twin == Twin::LostByte;
         }
         let common = self.engine.freeze_common(self.now);
