@@ -55,6 +55,16 @@ impl World {
         }
     }
 
+    /// A session that ended in order had told its client of every message that is stored, and of those that were still
+    /// to be stored.
+    pub fn check_told(&mut self, conn: usize) {
+        let Conn { client, stored, confirmed, .. } = self.conns[conn];
+        if stored > confirmed {
+            let text = format!("client {client} was told of {confirmed} of its {stored} messages, and no more");
+            self.report(Some(Problem::new(Sort::Unanswered, text)));
+        }
+    }
+
     /// What the server should have done to a client before now.
     pub fn overdue(&self, process: &Process, conn: usize) -> Option<Problem> {
         let one = &self.conns[conn];

@@ -2,7 +2,7 @@
 
 use cpd::engine::Engine;
 use cpd::engine::events::{AdminRequest, PurgeFilter};
-use cpd::engine::port::{Answer, FromStore, RequestId};
+use cpd::engine::port::{Answer, FromStore, Op, Outcome, RequestId};
 use cpd::proto::session::Closing;
 use cpd::proto::types::{Millis, Username};
 
@@ -100,6 +100,17 @@ impl World {
                 _ => None,
             };
             paged.extend(answers.iter().filter_map(session));
+        }
+        if let FromStore::Done(batch, Outcome { inserts: true, .. }) = &result {
+            for op in &batch.ops {
+                let Op::Insert { session, .. } = op else { continue };
+                if let Some(conn) = process.sessions.get(session) {
+                    self.conns[*conn].stored += 1;
+                } else if let Some(conn) = process.ended.get(session) {
+                    self.conns[*conn].stored += 1;
+                    self.check_told(*conn);
+                }
+            }
         }
         process.engine.from_store(result, now);
         self.process = Some(process);

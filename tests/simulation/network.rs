@@ -81,6 +81,9 @@ pub struct Conn {
     pub paging: u32,
     /// Logins of it that the store or the verifiers have.
     pub verifying: u32,
+    /// Messages of it that the store has, and those that it was told of.
+    pub stored: u32,
+    pub confirmed: u32,
     /// Whether its clocks are looked at.
     pub honest: bool,
     pub clocks: Clocks,
@@ -115,6 +118,8 @@ impl Conn {
             broken: false,
             paging: 0,
             verifying: 0,
+            stored: 0,
+            confirmed: 0,
             honest: false,
             clocks: Clocks::default(),
         }

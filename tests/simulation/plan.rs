@@ -36,6 +36,8 @@ pub enum Twin {
     Flipping,
     /// Now and then a piece of output is taken twice.
     Stuttering,
+    /// A session that is to end does so before it has said everything.
+    Hasty,
     /// A hand-over forgets a connection's record, and keeps the connection.
     Careless,
     /// How long things take does not depend on the seed alone.

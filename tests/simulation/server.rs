@@ -44,6 +44,8 @@ pub struct Process {
     /// The engine's time at the start of everything.
     pub base: Millis,
     pub sessions: BTreeMap<SessionId, usize>,
+    /// Those that ended in order.
+    pub ended: BTreeMap<SessionId, usize>,
     pub ready: VecDeque<usize>,
     pub verifying: BTreeMap<u64, Verification>,
     pub numbers: u64,
@@ -70,6 +72,7 @@ impl Process {
             phase: Phase::Serving,
             base,
             sessions: BTreeMap::new(),
+            ended: BTreeMap::new(),
             ready: VecDeque::new(),
             verifying: BTreeMap::new(),
             numbers: 0,
@@ -298,14 +301,21 @@ impl World {
             process.engine.sent(id, taken, now);
             self.conns[conn].seen -= taken;
         }
-        let closing = process.engine.closing(id);
+        let mut closing = process.engine.closing(id);
+        if self.plan.twin == Twin::Hasty && closing == Closing::Stopping && process.engine.output(id).is_empty() {
+            closing = Closing::Flush;
+        }
         let ends = !matches!(closing, Closing::Open | Closing::Paused);
         if ends && !std::mem::replace(&mut self.conns[conn].closing, true) && process.is_serving() {
             self.check_end(process, conn);
         }
         match closing {
             Closing::Now => self.drop_session(process, id, false),
-            Closing::Flush => self.drop_session(process, id, true),
+            Closing::Flush => {
+                process.ended.insert(id, conn);
+                self.check_told(conn);
+                self.drop_session(process, id, true);
+            }
             Closing::Open | Closing::Stopping | Closing::Paused => {
                 process.engine.arm(id);
                 let one = &self.conns[conn];
@@ -341,6 +351,7 @@ impl World {
                 line = rest;
             }
             let message = line.strip_prefix(b"RMSG").and_then(|rest| rest.strip_suffix(b"\r\n"));
+            self.conns[conn].confirmed += u32::from(line.starts_with(b"240 "));
             if honest {
                 let holds = message.is_some() && !self.conns[conn].clocks.holds_messages();
                 let overdue = self.overdue(process, conn);

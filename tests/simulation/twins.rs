@@ -19,7 +19,7 @@ const BACK: Sort = Sort::Promise(Kind::FromNowhere);
 const COUNT: Sort = Sort::Promise(Kind::Count);
 
 /// Each with the sort that shows what is wrong with it, then others in which the same can be seen first.
-const TWINS: [(Twin, &str, &[Sort]); 7] = [
+const TWINS: [(Twin, &str, &[Sort]); 8] = [
     (Twin::Unsynced, "a store that answers before the sync", &[LOST, ORDER, AGAIN, COUNT, BACK]),
     (Twin::Forgetful, "a store that forgets a synced row in a crash", &[LOST, ORDER, COUNT]),
     (
@@ -30,6 +30,7 @@ const TWINS: [(Twin, &str, &[Sort]); 7] = [
     (Twin::Sleepy, "a loop that wakes too late", &[Sort::Overdue]),
     (Twin::Flipping, "a network that alters a byte", &[Sort::Altered]),
     (Twin::Stuttering, "a socket that takes some output twice", &[Sort::Altered]),
+    (Twin::Hasty, "a session that ends before its last answer", &[Sort::Unanswered]),
     (Twin::Careless, "a hand-over that forgets a record", &[Sort::Orphan]),
 ];
 
