@@ -70,3 +70,22 @@ fn a_purge_that_is_stored_takes_what_was_meant() {
     assert_eq!(shown(&mut engine), [2]);
     assert_eq!((summary(&mut engine), engine.queued_messages()), ((1, 7), 1));
 }
+
+#[test]
+fn a_message_that_does_not_meet_every_condition_is_there_and_stays() {
+    let mut engine = engine();
+    let mut purge = |request: u64, id: u64| {
+        let filter = PurgeFilter { id: Some(id), from: Some(name("bob")), ..PurgeFilter::default() };
+        engine.admin(RequestId(request), AdminRequest::QueuePurge { user: name("ann"), filter }, 1);
+        if let Some(batch) = engine.next_batch(1) {
+            let [Op::Admin { request, .. }] = batch.ops[..] else { panic!("{:?}", batch.ops) };
+            engine.from_store(FromStore::Answers(vec![Answer::Admin { request, answer: AdminAnswer::Done }]), 2);
+        }
+        engine.next_result().expect("a result").1
+    };
+    assert!(matches!(purge(11, 4), AdminResult::NoSuchMessage));
+    // It is ann's.
+    assert!(matches!(purge(12, 2), AdminResult::Gone { messages: 0, .. }));
+    assert!(matches!(purge(13, 3), AdminResult::Gone { messages: 1, .. }));
+    assert_eq!(shown(&mut engine), [1, 2]);
+}

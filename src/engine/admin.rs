@@ -186,14 +186,15 @@ impl Engine {
         if !self.core.queues.exists(user) {
             return self.core.answer(request, AdminResult::NoSuchUser);
         }
+        let named = self.core.queues.select(user, |m| filter.id.is_none_or(|id| m.id.0 == id));
+        if named.is_empty() && filter.id.is_some() {
+            return self.core.answer(request, AdminResult::NoSuchMessage);
+        }
         let ids = self.core.queues.select(user, |m| {
             filter.id.is_none_or(|id| m.id.0 == id)
                 && filter.from.is_none_or(|from| m.sender == from)
                 && filter.before.is_none_or(|before| m.at < before)
         });
-        if ids.is_empty() && filter.id.is_some() {
-            return self.core.answer(request, AdminResult::NoSuchMessage);
-        }
         let purged = self.core.queues.remove_all(user, &ids);
         if let Some(session) = self.core.queues.leaseholder(user) {
             self.with(session, now, |s, cx| s.purged(|id| ids.binary_search(&id).is_ok(), cx));
