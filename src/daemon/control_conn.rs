@@ -6,6 +6,7 @@
 //! long as there is such, [`Hub::next_deadline`] is 0 and [`Hub::expire`] goes on with it.
 
 mod connection;
+mod listener;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,6 +20,7 @@ use mio::{Interest, Registry, Token};
 
 use self::connection::{Connection, Turn};
 pub use self::connection::{READ_MAX_BYTES, TURN_MAX_STEPS};
+use self::listener::{Accepting, Listener, Spare};
 use super::logging::Repeated;
 use crate::control::frame::wipe;
 use crate::control::{ErrorCode, Request, encode_error};
@@ -131,6 +133,7 @@ impl HubLimit {
 pub struct Hub {
     first_token: usize,
     listeners: Vec<Listener>,
+    spare: Spare,
     slots: Vec<Option<Connection>>,
     /// Slots with something left to do, each at most once.
     runnable: VecDeque<usize>,
@@ -144,22 +147,6 @@ pub struct Hub {
     last_id: u64,
     scratch: Vec<u8>,
     stopping: bool,
-}
-
-#[derive(Debug)]
-struct Listener {
-    socket: UnixListener,
-    accepting: Accepting,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Accepting {
-    /// Nobody waits, as far as is known.
-    Blocked,
-    /// Somebody may wait.
-    Ready,
-    /// Not before this time.
-    Paused(Millis),
 }
 
 impl Hub {
@@ -181,6 +168,7 @@ impl Hub {
         Ok(Hub {
             first_token: tokens.start,
             listeners: registered,
+            spare: Spare::new(),
             slots: (0..CONNECTIONS_MAX).map(|_| None).collect(),
             runnable: VecDeque::new(),
             incoming: VecDeque::new(),
@@ -337,15 +325,23 @@ impl Hub {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(listener) = self.listeners.get_mut(place) else { return };
             match listener.socket.accept() {
-                Ok((stream, _)) => self.admit(stream, registry, now),
+                Ok((stream, _)) => {
+                    self.admit(stream, registry, now);
+                    if !self.spare.refill()
+                        && let Some(listener) = self.listeners.get_mut(place)
+                    {
+                        return listener.pause(now);
+                    }
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     listener.accepting = Accepting::Blocked;
                     return;
                 }
                 Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(e) if self.spare.makes_room(&e) => {}
                 Err(e) => {
                     // No descriptor or memory is left, here or in the system: those who wait do so in the backlog.
-                    listener.accepting = Accepting::Paused(now.saturating_add(ACCEPT_PAUSE_MS));
+                    listener.pause(now);
                     return self.accept_failed(e, now);
                 }
             }
@@ -428,6 +424,10 @@ impl Hub {
         }
         // At most one for each connection, and never left out: otherwise the copy would stay.
         self.events.extend(connection.backup.map(HubEvent::BackupAbandoned));
+        drop(connection);
+        if self.spare.refill() {
+            self.listeners.iter_mut().for_each(Listener::wake);
+        }
     }
 
     /// Ids grow for ever, so that one names a connection's present request or none.

@@ -52,6 +52,11 @@ fn without_descriptors_accepting_pauses_and_goes_on() {
     daemon.waits_for_log(" warn accepting paused cause=");
     all[0].logs_in("bob", "hunter2");
     all[0].asks("SMSG bob:still here", "240 ");
+    // Administrators are served one at a time, as often as they come.
+    for name in ["eve", "mallory", "trent"] {
+        daemon.add_user(name, "hunter2");
+    }
+    assert!(!daemon.log().contains("cannot accept, trying again"), "{}", daemon.log());
     // Whoever waits is accepted as others leave, and the last one is served.
     let mut last = all.pop().expect("many");
     drop(all);

@@ -1,0 +1,66 @@
+//! A control socket that accepts, and what it does where no descriptor is left.
+
+use std::fs::File;
+use std::io;
+
+use mio::net::UnixListener;
+use nix::errno::Errno;
+
+use super::ACCEPT_PAUSE_MS;
+use crate::proto::types::Millis;
+
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: UnixListener,
+    pub accepting: Accepting,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accepting {
+    /// Nobody waits, as far as is known.
+    Blocked,
+    /// Somebody may wait.
+    Ready,
+    /// Not before this time.
+    Paused(Millis),
+}
+
+impl Listener {
+    pub fn pause(&mut self, now: Millis) {
+        self.accepting = Accepting::Paused(now.saturating_add(ACCEPT_PAUSE_MS));
+    }
+
+    /// What it paused for may be there again.
+    pub fn wake(&mut self) {
+        if matches!(self.accepting, Accepting::Paused(_)) {
+            self.accepting = Accepting::Ready;
+        }
+    }
+}
+
+/// A descriptor that is given up where there is no other left, so that one operator at a time is served.
+#[derive(Debug)]
+pub struct Spare(Option<File>);
+
+impl Spare {
+    pub fn new() -> Spare {
+        let mut spare = Spare(None);
+        spare.refill();
+        spare
+    }
+
+    /// To be called when a descriptor may have become free. Whether it is there.
+    pub fn refill(&mut self) -> bool {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
+        }
+        self.0.is_some()
+    }
+
+    /// Whether there is room now for what failed for want of a descriptor.
+    pub fn makes_room(&mut self, failure: &io::Error) -> bool {
+        let exhausted =
+            [Errno::EMFILE, Errno::ENFILE].iter().any(|errno| failure.raw_os_error() == Some(*errno as i32));
+        exhausted && self.0.take().is_some()
+    }
+}
