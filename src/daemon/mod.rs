@@ -19,7 +19,7 @@ mod reload;
 pub mod succession;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -55,9 +55,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> std::process::Exit
     exit::end_on_panic();
     let result = match config::parse_arguments(arguments) {
         Ok(Invocation::Print(text)) => {
-            // Whoever asked may have closed the pipe.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            Ok(())
+            let mut stdout = std::io::stdout();
+            match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+                // Whoever asked may have closed the pipe.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                    Err(Fatal::new(ExitCode::System, format!("cannot write to standard output: {error}")))
+                }
+                _ => Ok(()),
+            }
         }
         Ok(Invocation::Run(arguments)) if arguments.check => check(&arguments),
         Ok(Invocation::Run(arguments)) => inherited

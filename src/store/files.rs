@@ -303,6 +303,8 @@ fn tighten(path: &Path, warnings: &mut Vec<String>) -> Result<(), OpenError> {
         fs::set_permissions(path, mode).map_err(|e| system(path, "cannot set the mode 0600", &e))?;
         warnings.push(format!("{}: mode was {:04o}, is now 0600", path.display(), found.mode() & 0o7777));
     }
+    // SQLite would open what it may only read, and fail at the first write without a word of permissions.
+    OpenOptions::new().read(true).write(true).open(path).map_err(|e| system(path, "cannot read and write", &e))?;
     Ok(())
 }
 

@@ -29,6 +29,17 @@ fn a_closed_pipe_is_no_reason_to_panic() {
 }
 
 #[test]
+fn what_cannot_be_told_is_a_failure() {
+    for argument in ["--help", "--version"] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+        let ended = cpd().arg(argument).stdout(full).output().expect("cpd runs");
+        assert_eq!(ended.status.code(), Some(71), "{ended:?}");
+        let told = String::from_utf8_lossy(&ended.stderr);
+        assert!(told.starts_with("cpd: cannot write to standard output: "), "{told}");
+    }
+}
+
+#[test]
 fn the_first_try_needs_no_file_and_no_folder() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("not/there/yet");

@@ -46,6 +46,34 @@ fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
 }
 
 #[test]
+fn files_that_may_only_be_read_are_named() {
+    if !is_root() {
+        return;
+    }
+    for suffix in ["", "-wal"] {
+        let folder = closed();
+        let path = folder.path().join("cpd.db");
+        let file = folder.path().join(format!("cpd.db{suffix}"));
+        fs::OpenOptions::new().append(true).create(true).open(&file).expect("is there, be it empty");
+        for entry in fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            chown(entry, Some(NOBODY), Some(NOBODY)).expect("gives");
+        }
+        chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("gives");
+        for mode in [0o400, 0o200, 0o000] {
+            set_mode(&file, mode);
+            let error = as_nobody(|| refused(&path));
+            assert_eq!(error.kind, OpenErrorKind::Permission, "{error}");
+            assert_eq!(
+                error.message,
+                format!("{}: cannot read and write: Permission denied (os error 13)", file.display())
+            );
+        }
+        set_mode(&file, 0o600);
+        assert_eq!(as_nobody(|| stored(&folder)).expect("opens"), [1]);
+    }
+}
+
+#[test]
 fn files_and_folders_of_others_are_refused() {
     if !is_root() {
         // Only root can give files away.
