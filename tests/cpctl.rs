@@ -401,6 +401,21 @@ fn a_backup_is_whole_private_and_never_over_another_file() {
 }
 
 #[test]
+fn a_backup_that_is_longer_than_a_file_may_be_leaves_nothing() {
+    let daemon = FakeDaemon::start(|request| match request {
+        Request::StoreBackup => encode_ok(&Backup { backup: 1, bytes: 4096 }),
+        Request::StoreBackupRead { .. } => encode_ok(&BackupChunk::new(&[0; 4096])),
+        _ => encode_ok(&Done {}),
+    });
+    let file = daemon.path().join("copy.db");
+    let unlimited = daemon.cpctl(&["store", "backup", file.to_str().expect("text")]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 1 && exec \"$0\" \"$@\""]).arg(unlimited.get_program()).args(unlimited.get_args());
+    fails(&mut limited, 1, "File too large");
+    assert_eq!(fs::read_dir(daemon.path()).expect("a folder").count(), 1, "only the socket");
+}
+
+#[test]
 fn an_interrupted_backup_leaves_nothing() {
     let daemon = FakeDaemon::start(|request| match request {
         Request::StoreBackupRead { .. } => {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use serde::Serialize;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 use super::client::Client;
 use super::exit::{Exit, Failure};
@@ -30,6 +30,8 @@ pub(super) fn backup(context: &Context, arguments: &ArgMatches) -> Result<Output
         return Err(Failure::new(Exit::Refused, format!("{}: is there already; nothing was written", path.display())));
     }
     let mut client = Client::connect(&context.socket)?;
+    // A file at the limit of sizes is a failed write, as one on a full disk.
+    let _limit = Caught::new(&[SIGXFSZ]);
     // Where nothing can be written, the daemon need not copy its store.
     drop(Partial::create(path).map_err(|e| failed(path, &e))?);
     let copy: Backup = client.ask(&Request::StoreBackup)?;
