@@ -335,6 +335,8 @@ impl Hub {
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     listener.accepting = Accepting::Blocked;
+                    // It may have gone for nobody: a table that is full is told even where nobody waits.
+                    self.spare.refill();
                     return;
                 }
                 Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}

@@ -13,3 +13,4 @@ pub mod settings;
 pub mod table;
 pub mod telnet;
 pub mod types;
+pub mod waiting;

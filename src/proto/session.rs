@@ -3,6 +3,7 @@
 
 mod clock;
 mod flow;
+mod silence;
 mod snapshot;
 
 use std::mem;
@@ -15,6 +16,7 @@ use super::reply::Reply;
 use super::services::{Context, Services};
 use super::settings::SessionSettings;
 use super::types::Millis;
+use super::waiting::Waiting;
 
 /// A deadline that is not set.
 pub const NEVER: Millis = Millis::MAX;
@@ -40,8 +42,10 @@ pub enum Closing {
 pub struct Session {
     state: State,
     decoder: Decoder,
-    /// Bytes received and not taken up.
-    input: Vec<u8>,
+    /// Bytes received and not taken up: what stands first in it waits for what is under way.
+    input: Waiting,
+    /// The decoder behind `input`, where silence counts and there is any.
+    tail: Option<Box<Decoder>>,
     output: Vec<u8>,
     sent: u32,
     pdu_deadline: Millis,
@@ -73,7 +77,8 @@ impl Session {
         Session {
             state: State::Idle,
             decoder: Decoder::default(),
-            input: Vec::new(),
+            input: Waiting::default(),
+            tail: None,
             output: Vec::new(),
             sent: 0,
             pdu_deadline: NEVER,
@@ -127,16 +132,13 @@ impl Session {
         if self.closing != Closing::Open {
             return;
         }
-        if self.dialect == Dialect::Classic && self.decoder.sounds(&self.input, bytes) {
-            self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
-        }
+        self.hear(bytes, cx);
         if self.input.is_empty() {
             let mut rest = bytes;
             self.run(&mut rest, cx);
-            self.input = rest.to_vec();
+            self.input = Waiting::of(&[rest]);
         } else {
-            self.input.extend_from_slice(bytes);
-            self.resume(cx);
+            self.input.append(bytes);
         }
         self.settle(cx);
     }
@@ -144,13 +146,11 @@ impl Session {
     /// Takes up input that had to wait. To be called when [`Admission::Full`] may be over.
     pub fn resume<S: Services>(&mut self, cx: &mut Context<'_, S>) {
         let mut input = mem::take(&mut self.input);
-        let mut rest = input.as_slice();
+        let mut rest = &*input;
         self.run(&mut rest, cx);
         let used = input.len() - rest.len();
-        if used < input.len() {
-            input.drain(..used);
-            self.input = input;
-        }
+        input.consume(used);
+        self.input = input;
         self.settle(cx);
     }
 

@@ -1,37 +1,45 @@
-//! Silence as the end of a line (the classic dialect, docs/protocol.md section 8), also for lines that wait unread behind
-//! a PDU that is being worked on.
+//! Silence as the end of a line (the classic dialect, docs/protocol.md section 8), also of one that waits unread behind
+//! what is being worked on: a second decoder, the tail, is where the first one will be behind all that waits.
 
 use super::{Decoder, FIRST_BYTES, Found, LF};
+use crate::proto::waiting::Waiting;
 
 impl Decoder {
-    /// Whether `bytes`, which come behind `waiting`, hold bytes of an unfinished line. NVT commands are none.
-    pub fn sounds(&self, waiting: &[u8], bytes: &[u8]) -> bool {
-        let mut ahead = self.copied();
-        ahead.use_up(waiting);
-        ahead.touched = false;
-        ahead.use_up(bytes);
-        let sounds = ahead.touched && ahead.unfinished();
-        ahead.forget();
-        sounds
+    /// The decoder behind `waiting`.
+    pub fn tail(&self, waiting: &[u8]) -> Decoder {
+        let mut held = Vec::with_capacity(FIRST_BYTES.max(self.held.len()));
+        held.extend_from_slice(&self.held);
+        let mut tail = Decoder { held, ..*self };
+        tail.pass(waiting);
+        tail
     }
 
-    /// Whether a line without an end stands behind all that is in here and in `waiting`.
-    pub fn unfinished_behind(&self, waiting: &[u8]) -> bool {
-        if waiting.is_empty() {
-            return self.unfinished();
+    /// Takes the tail past `bytes`. Whether they hold bytes of an unfinished line; NVT commands are none.
+    pub fn hears(&mut self, bytes: &[u8]) -> bool {
+        self.touched = false;
+        self.pass(bytes);
+        self.touched && self.waits_for_end()
+    }
+
+    /// Whether a line has begun that silence would end.
+    pub fn waits_for_end(&self) -> bool {
+        self.unfinished() && !self.flooded()
+    }
+
+    /// Silence ends the unfinished line.
+    pub fn end_by_silence(&mut self) {
+        if self.unfinished() {
+            self.end();
         }
-        let mut ahead = self.copied();
-        ahead.use_up(waiting);
-        let unfinished = ahead.unfinished();
-        ahead.forget();
-        unfinished
     }
 
-    /// Silence ends the unfinished line, be it in here or at the end of `waiting`.
-    pub fn end_by_silence(&mut self, waiting: &mut Vec<u8>) {
-        if !self.unfinished_behind(waiting) {
+    /// Silence ends the unfinished line behind `waiting`, where `tail` is.
+    pub fn end_tail(&mut self, tail: &mut Decoder, waiting: &mut Waiting) {
+        if !tail.waits_for_end() {
             return;
         }
+        tail.end();
+        tail.pass(&[]);
         // An NVT command that has begun goes on behind the silence.
         let mut telnet = self.telnet;
         let mut end = telnet.is_plain().then_some(0);
@@ -42,19 +50,13 @@ impl Decoder {
             }
         }
         match end {
-            Some(end) if !waiting.is_empty() => waiting.insert(end, LF),
-            Some(_) | None => self.end(),
+            Some(end) => waiting.insert(end, LF),
+            None => self.end(),
         }
     }
 
-    fn copied(&self) -> Decoder {
-        let mut held = Vec::with_capacity(FIRST_BYTES.max(self.held.len()));
-        held.extend_from_slice(&self.held);
-        Decoder { held, ..*self }
-    }
-
-    /// Goes through all lines of `input`, up to a flood.
-    fn use_up(&mut self, mut input: &[u8]) {
+    /// Goes past all lines of `input`, up to a flood.
+    fn pass(&mut self, mut input: &[u8]) {
         loop {
             let token = match self.peek(&mut input) {
                 Found::Line(_, token) => token,

@@ -235,7 +235,7 @@ fn decode(pieces: &[(Vec<u8>, Interruption)]) -> Vec<Out> {
         }
         match then {
             Interruption::GiveUp if decoder.unfinished() => out.push(Out::GaveUp(decoder.give_up())),
-            Interruption::Silence => decoder.end_by_silence(&mut Vec::new()),
+            Interruption::Silence => decoder.end_by_silence(),
             Interruption::GiveUp | Interruption::Nothing => {}
         }
     }

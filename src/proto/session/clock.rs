@@ -4,6 +4,7 @@ use super::{Closing, Context, NEVER, Services, Session};
 use crate::proto::dfa::{Dialect, Event, State};
 use crate::proto::limits::OUTPUT_HIGH_WATER_BYTES;
 use crate::proto::types::Millis;
+use crate::proto::waiting::Waiting;
 
 impl Session {
     /// When [`Session::expire`] is to be called at the latest.
@@ -33,9 +34,7 @@ impl Session {
             self.expire_state(cx);
         }
         if self.quiet_deadline <= cx.now {
-            self.quiet_deadline = NEVER;
-            self.decoder.end_by_silence(&mut self.input);
-            self.resume(cx);
+            self.fall_silent(cx);
         }
         if self.pdu_deadline <= cx.now {
             self.expire_pdu(cx);
@@ -66,6 +65,7 @@ impl Session {
         if !self.decoder.unfinished() {
             return;
         }
+        self.tail = None;
         match self.decoder.give_up() {
             Some(verb) => {
                 if self.is_waiting() {
@@ -83,7 +83,8 @@ impl Session {
             return;
         }
         if self.closing != Closing::Open {
-            self.input = Vec::new();
+            self.input = Waiting::default();
+            self.tail = None;
             self.pdu_deadline = NEVER;
             self.quiet_deadline = NEVER;
             self.state_deadline = NEVER;
@@ -96,11 +97,7 @@ impl Session {
             } else if self.pdu_deadline == NEVER {
                 self.pdu_deadline = cx.now.saturating_add(cx.settings.timeouts.pdu);
             }
-            if self.dialect == Dialect::Cp || !self.decoder.unfinished_behind(&self.input) {
-                self.quiet_deadline = NEVER;
-            } else if self.quiet_deadline == NEVER {
-                self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
-            }
+            self.settle_silence(cx);
         }
         if self.output.is_empty() {
             self.write_deadline = NEVER;

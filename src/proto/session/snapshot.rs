@@ -14,6 +14,7 @@ use crate::proto::limits::{
 use crate::proto::line::Decoder;
 use crate::proto::reply::Reply;
 use crate::proto::types::{Millis, Password, Username};
+use crate::proto::waiting::Waiting;
 
 /// Unread input that a session may bring along: one read, and a PASS that goes back to it.
 pub const INPUT_MAX_BYTES: usize = 64 * 1024;
@@ -45,11 +46,8 @@ impl Session {
                 self.closing = Closing::Flush;
             }
         } else if let (State::AuthenticationValidated { name }, Some(password)) = (&self.state, password) {
-            let mut input = b"PASS".to_vec();
-            input.extend_from_slice(password.as_bytes());
-            input.extend_from_slice(b"\r\n");
-            input.extend_from_slice(&self.input);
-            self.input = input;
+            self.input = Waiting::of(&[b"PASS", password.as_bytes(), b"\r\n", &self.input]);
+            self.tail = None;
             self.state = State::UserValidated { name: *name };
         }
     }
@@ -115,7 +113,7 @@ impl Session {
             _ => return None,
         };
         let decoder = Decoder::thaw(from)?;
-        let input = from.bytes(INPUT_MAX_BYTES)?.to_vec();
+        let input = Waiting::of(&[from.bytes(INPUT_MAX_BYTES)?]);
         let output = from.bytes(OUTPUT_MAX_BYTES)?.to_vec();
         let mut deadlines = [NEVER; 5];
         for deadline in &mut deadlines {
@@ -127,6 +125,7 @@ impl Session {
             state,
             decoder,
             input,
+            tail: None,
             output,
             sent: 0,
             pdu_deadline,

@@ -29,6 +29,8 @@ struct World {
     asked: Vec<Asked>,
     admission: Admission,
     opening: Opening,
+    /// How often a message found no room.
+    refused: usize,
 }
 
 impl Services for World {
@@ -37,6 +39,7 @@ impl Services for World {
     }
 
     fn store(&mut self, _: Username, _: Username, body: &[u8]) -> Admission {
+        self.refused += usize::from(self.admission != Admission::Admitted);
         if self.admission == Admission::Admitted {
             self.asked.push(Asked::Store(String::from_utf8_lossy(body).into_owned()));
         }
@@ -87,8 +90,14 @@ use call;
 impl Scene {
     fn new(dialect: Dialect) -> Scene {
         let settings = SessionSettings::default();
-        let world =
-            World { now: 0, settings, asked: Vec::new(), admission: Admission::Admitted, opening: Opening::Opened };
+        let world = World {
+            now: 0,
+            settings,
+            asked: Vec::new(),
+            admission: Admission::Admitted,
+            opening: Opening::Opened,
+            refused: 0,
+        };
         Scene { session: Session::new(dialect, 0, &settings), world }
     }
 

@@ -1,28 +1,38 @@
 //! Silence behind lines that wait means what it means behind lines that are taken at once.
 
 use super::*;
+use crate::proto::waiting::Waiting;
 
 /// What comes of `pieces` when all behind the first `taken` of them wait until the last has come.
 fn decode_late(pieces: &[(Vec<u8>, Interruption)], taken: usize) -> Vec<Out> {
     let mut decoder = Decoder::default();
-    let mut out = Vec::new();
-    let mut waiting: Vec<u8> = Vec::new();
+    let (mut out, mut waiting) = (Vec::new(), Waiting::default());
+    let mut tail = decoder.tail(&waiting);
     for (index, (piece, then)) in pieces.iter().enumerate() {
-        waiting.extend_from_slice(piece);
+        tail.hears(piece);
+        waiting.append(piece);
         if index < taken {
             out.extend(drained(&mut decoder, &mut waiting));
         }
-        if *then == Interruption::Silence {
-            decoder.end_by_silence(&mut waiting);
+        match (then, waiting.is_empty()) {
+            (Interruption::Silence, true) => {
+                decoder.end_by_silence();
+                out.extend(drained(&mut decoder, &mut waiting));
+                tail = decoder.tail(&waiting);
+            }
+            (Interruption::Silence, false) => decoder.end_tail(&mut tail, &mut waiting),
+            _ => {}
         }
+        // Where the tail was led to is where the decoder would be now.
+        assert_eq!(tail.waits_for_end(), decoder.tail(&waiting).waits_for_end());
     }
     out.extend(drained(&mut decoder, &mut waiting));
     out
 }
 
 /// Every line that has come.
-fn drained(decoder: &mut Decoder, waiting: &mut Vec<u8>) -> Vec<Out> {
-    let (mut out, mut input) = (Vec::new(), waiting.as_slice());
+fn drained(decoder: &mut Decoder, waiting: &mut Waiting) -> Vec<Out> {
+    let (mut out, mut input) = (Vec::new(), &**waiting);
     loop {
         let token = match decoder.peek(&mut input) {
             Found::Line(Line::Whole(line), token) => {
@@ -47,7 +57,7 @@ fn drained(decoder: &mut Decoder, waiting: &mut Vec<u8>) -> Vec<Out> {
         decoder.take(token, &mut input);
     }
     let used = waiting.len() - input.len();
-    waiting.drain(..used);
+    waiting.consume(used);
     out
 }
 
@@ -91,21 +101,30 @@ fn only_bytes_of_an_unfinished_line_are_a_sound() {
         (b"US\r", b"\0", true),
         (b"US", b"", false),
     ] {
-        assert_eq!(decoder.sounds(waiting, bytes), sounds, "{bytes:?} behind {waiting:?}");
+        assert_eq!(decoder.tail(waiting).hears(bytes), sounds, "{bytes:?} behind {waiting:?}");
     }
 }
 
 #[test]
-fn an_unfinished_line_is_found_behind_all_that_waits() {
+fn the_tail_is_behind_all_that_waits() {
     let mut decoder = Decoder::default();
-    assert!(decoder.unfinished_behind(b"TERM\nX"));
-    assert!(!decoder.unfinished_behind(b"TERM\nX\n"));
-    assert_eq!(drained(&mut decoder, &mut b"X".to_vec()), []);
-    assert!(
-        decoder.unfinished_behind(b"") && decoder.unfinished_behind(b"\xff\xf1") && decoder.unfinished_behind(b"Y")
-    );
-    assert!(!decoder.unfinished_behind(b"\n"));
+    assert!(decoder.tail(b"TERM\nX").waits_for_end());
+    assert!(!decoder.tail(b"TERM\nX\n").waits_for_end());
+    assert_eq!(drained(&mut decoder, &mut Waiting::of(&[b"X"])), []);
+    assert!([&b""[..], b"\xff\xf1", b"Y"].iter().all(|waiting| decoder.tail(waiting).waits_for_end()));
+    assert!(!decoder.tail(b"\n").waits_for_end());
     assert_eq!(decoder.held, b"X", "looking ahead takes nothing");
+}
+
+#[test]
+fn a_flood_is_not_ended_by_silence() {
+    let mut decoder = Decoder::default();
+    let mut waiting = Waiting::of(&[&[b'x'; UNTERMINATED_MAX_BYTES + 1]]);
+    let mut tail = decoder.tail(&waiting);
+    assert!(!tail.waits_for_end());
+    decoder.end_tail(&mut tail, &mut waiting);
+    assert_eq!(waiting.len(), UNTERMINATED_MAX_BYTES + 1);
+    assert_eq!(decoder.peek(&mut &*waiting), Found::Flood);
 }
 
 proptest! {

@@ -30,6 +30,14 @@ fn work(scene: &mut Scene, stored: &mut Vec<String>) {
     }
 }
 
+/// Lines of `bytes` in all, few of them.
+fn lines(bytes: usize) -> Vec<u8> {
+    let mut lines = vec![b'X'; bytes];
+    lines.iter_mut().skip(1023).step_by(1024).for_each(|byte| *byte = b'\n');
+    lines[bytes - 1] = b'\n';
+    lines
+}
+
 #[test]
 fn silence_is_heard_during_a_login() {
     let mut scene = logging_in();
@@ -88,6 +96,69 @@ fn what_may_wait_is_bounded() {
     assert!(scene.session.wants_input());
     scene.session.stop();
     assert!(!scene.session.wants_input());
+}
+
+#[test]
+fn a_line_whose_rest_is_not_read_is_not_ended() {
+    let mut scene = logging_in();
+    let login = scene.session.deadline();
+    // One read, which ends in the middle of a message.
+    scene.receive(&[lines(CLASSIC_AHEAD_BYTES), b"SMSGbob:he".to_vec()].concat());
+    assert!(!scene.session.wants_input());
+    assert_eq!(scene.session.deadline(), login);
+    scene.wait(10 * QUIET);
+    call!(scene, verified, true);
+    assert!(scene.session.wants_input());
+    // From now on there is silence to hear.
+    assert_eq!(scene.session.deadline(), 11 * QUIET);
+    scene.wait(QUIET - 1);
+    scene.receive(b"llo\n");
+    assert_eq!(scene.world.asked, [Asked::Store("hello".into())]);
+}
+
+#[test]
+fn a_fin_tells_that_all_is_read() {
+    let mut scene = logging_in();
+    scene.receive(&lines(CLASSIC_AHEAD_BYTES - 1));
+    scene.receive(b"SMSGbob:hello");
+    call!(scene, end_of_input);
+    scene.wait(QUIET);
+    call!(scene, verified, true);
+    assert_eq!(scene.world.asked, [Asked::Store("hello".into())]);
+}
+
+#[test]
+fn a_pause_is_no_silence() {
+    let mut scene = logging_in();
+    scene.receive(b"SMSGbob:he");
+    scene.session.pause();
+    scene.wait(QUIET);
+    assert!(scene.session.deadline() > scene.world.now);
+    call!(scene, verified, true);
+    let mut next = handover::succeeded(scene, 1000);
+    assert_eq!(next.session.deadline(), 1000 + QUIET);
+    next.receive(b"llo\n");
+    assert_eq!(next.world.asked, [Asked::Store("hello".into())]);
+}
+
+#[test]
+fn what_comes_behind_a_waiting_message_does_not_ask_for_room_again() {
+    let mut scene = logging_in();
+    call!(scene, verified, true);
+    scene.world.admission = Admission::Full;
+    scene.receive(b"SMSGbob:one\n");
+    let asked = scene.world.refused;
+    assert_eq!(asked, 1);
+    for _ in 0..100 {
+        scene.receive(b"X");
+        scene.wait(QUIET);
+    }
+    assert_eq!(scene.world.refused, asked);
+    scene.world.admission = Admission::Admitted;
+    call!(scene, resume);
+    assert_eq!(scene.world.asked, [Asked::Store("one".into())]);
+    call!(scene, stored, true);
+    assert_eq!(scene.codes(), format!("230 240{}", " 500".repeat(100)));
 }
 
 #[test]
