@@ -348,6 +348,7 @@ impl Hub {
                 }
             }
         }
+        self.spare.refill();
     }
 
     fn accept_failed(&mut self, error: io::Error, now: Millis) {
