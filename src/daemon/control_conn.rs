@@ -344,7 +344,10 @@ impl Hub {
                 Err(e) => {
                     // No descriptor or memory is left, here or in the system: those who wait do so in the backlog.
                     listener.pause(now);
-                    return self.accept_failed(e, now);
+                    if !self.spare.is_lent() {
+                        self.accept_failed(e, now);
+                    }
+                    return;
                 }
             }
         }

@@ -39,28 +39,40 @@ impl Listener {
 }
 
 /// A descriptor that is given up where there is no other left, so that one operator at a time is served.
-#[derive(Debug)]
-pub struct Spare(Option<File>);
+#[derive(Debug, Default)]
+pub struct Spare {
+    file: Option<File>,
+    /// It was given up for a connection, and is not there again.
+    lent: bool,
+}
 
 impl Spare {
     pub fn new() -> Spare {
-        let mut spare = Spare(None);
+        let mut spare = Spare::default();
         spare.refill();
         spare
     }
 
     /// To be called when a descriptor may have become free. Whether it is there.
     pub fn refill(&mut self) -> bool {
-        if self.0.is_none() {
-            self.0 = File::open("/dev/null").ok();
+        if self.file.is_none() {
+            self.file = File::open("/dev/null").ok();
         }
-        self.0.is_some()
+        self.lent &= self.file.is_none();
+        self.file.is_some()
     }
 
     /// Whether there is room now for what failed for want of a descriptor.
     pub fn makes_room(&mut self, failure: &io::Error) -> bool {
         let exhausted =
             [Errno::EMFILE, Errno::ENFILE].iter().any(|errno| failure.raw_os_error() == Some(*errno as i32));
-        exhausted && self.0.take().is_some()
+        let had = exhausted && self.file.take().is_some();
+        self.lent |= had;
+        had
+    }
+
+    /// Whether an operator is served by it: accepting fails meanwhile, even where nobody else waits.
+    pub fn is_lent(&self) -> bool {
+        self.lent
     }
 }
