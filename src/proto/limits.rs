@@ -34,6 +34,8 @@ pub const PAGE_MAX_MESSAGES: usize = 256;
 const _: () = assert!(VERB_BYTES + USERNAME_MAX_BYTES + 1 + MESSAGE_MAX_BYTES == PDU_MAX_BYTES);
 const _: () = assert!(VERB_BYTES + PASSWORD_MAX_BYTES <= PDU_MAX_BYTES);
 const _: () = assert!(PDU_MAX_BYTES < UNTERMINATED_MAX_BYTES);
+// A PDU of any length can wait, and the next one behind it.
+const _: () = assert!(CLASSIC_AHEAD_BYTES >= 2 * (PDU_MAX_BYTES + 2));
 const _: () = assert!(PAGE_MAX_MESSAGES >= WINDOW_MAX_MESSAGES as usize);
 // One page is enough to fill a session's output.
 const _: () = assert!(PAGE_MAX_BYTES >= OUTPUT_HIGH_WATER_BYTES && PAGE_MAX_BYTES >= MESSAGE_MAX_BYTES);

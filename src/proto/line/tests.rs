@@ -411,6 +411,16 @@ fn cut(pieces: &[(Vec<u8>, Interruption)], lengths: &[usize]) -> Vec<(Vec<u8>, I
     cut
 }
 
+#[test]
+fn a_password_stays_where_it_is_while_it_comes() {
+    let mut decoder = Decoder::default();
+    let line = format!("PASS {}\r", "x".repeat(PASSWORD_MAX_BYTES));
+    decoder.push(&line.as_bytes()[..1]);
+    let room = decoder.held.capacity();
+    line.bytes().skip(1).for_each(|byte| decoder.push(&[byte]));
+    assert_eq!((decoder.held.as_slice(), decoder.held.capacity()), (line.as_bytes(), room));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
