@@ -86,7 +86,9 @@ fn a_flood_from_one_address_leaves_room_for_others() {
         Daemon::start(&format!("limits = {{ connections = {connections}, connections_per_address = {per_address} }}\n"))
     };
     let figures = floods::connections(&limits(floods::PER_ADDRESS)).expect("others are served");
-    let twin = caught(floods::connections(&limits(10_000)), &[Wrong::NotServed, Wrong::Share]);
+    // A visitor who is inside when all else is taken may come and go in that one place: whether one is turned away is a
+    // race, what the flooder holds is not.
+    let twin = caught(floods::connections(&limits(10_000)), &[Wrong::Share, Wrong::NotServed]);
     println!("proof: connection flood: {figures}; twin without the limit: {twin}");
 }
 
