@@ -89,7 +89,9 @@ mod tests {
         for length in 11..2000 {
             let before = waiting.0.capacity();
             waiting.append(b"x");
-            assert!(waiting.len() == length && (waiting.0.capacity() == before || before < length));
+            // A vector by itself would take twice what it had.
+            let after = waiting.0.capacity();
+            assert!(waiting.len() == length && (after == before || after > 2 * before), "{before} to {after}");
         }
     }
 }
