@@ -186,8 +186,7 @@ impl Engine {
         if !self.core.queues.exists(user) {
             return self.core.answer(request, AdminResult::NoSuchUser);
         }
-        let named = self.core.queues.select(user, |m| filter.id.is_none_or(|id| m.id.0 == id));
-        if named.is_empty() && filter.id.is_some() {
+        if filter.id.is_some_and(|id| self.core.queues.select(user, |m| m.id.0 == id).is_empty()) {
             return self.core.answer(request, AdminResult::NoSuchMessage);
         }
         let ids = self.core.queues.select(user, |m| {
