@@ -20,6 +20,7 @@ fn without_descriptors_accepting_pauses_and_goes_on_later() {
     let mut client = UnixStream::connect(&path).expect("room in the backlog");
     client.set_nonblocking(true).expect("a socket");
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    // So low that not even a descriptor that is given up makes room.
     setrlimit(Resource::RLIMIT_NOFILE, 3, hard).expect("a lower limit");
 
     poll.poll(&mut events, Some(Duration::ZERO)).expect("a poll");

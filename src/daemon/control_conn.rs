@@ -327,7 +327,7 @@ impl Hub {
             match listener.socket.accept() {
                 Ok((stream, _)) => {
                     self.admit(stream, registry, now);
-                    if !self.spare.refill()
+                    if !self.spare.refill_or_lend()
                         && let Some(listener) = self.listeners.get_mut(place)
                     {
                         return listener.pause(now);

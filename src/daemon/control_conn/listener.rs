@@ -42,7 +42,7 @@ impl Listener {
 #[derive(Debug, Default)]
 pub struct Spare {
     file: Option<File>,
-    /// It was given up for a connection, and is not there again.
+    /// A connection has it, and it is not there again.
     lent: bool,
 }
 
@@ -66,9 +66,13 @@ impl Spare {
     pub fn makes_room(&mut self, failure: &io::Error) -> bool {
         let exhausted =
             [Errno::EMFILE, Errno::ENFILE].iter().any(|errno| failure.raw_os_error() == Some(*errno as i32));
-        let had = exhausted && self.file.take().is_some();
-        self.lent |= had;
-        had
+        exhausted && self.file.take().is_some()
+    }
+
+    /// To be called when a connection was accepted. Whether one more can be.
+    pub fn refill_or_lend(&mut self) -> bool {
+        self.lent = !self.refill();
+        !self.lent
     }
 
     /// Whether an operator is served by it: accepting fails meanwhile, even where nobody else waits.
