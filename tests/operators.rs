@@ -54,7 +54,7 @@ fn idle_time_counts_from_the_last_complete_pdu() {
     let idle = |engine: &mut Engine, now: u64| {
         engine.admin(RequestId(now), AdminRequest::SessionList { after: 0, limit: 10 }, now);
         match engine.next_result() {
-            Some((_, AdminResult::Sessions { rows, .. })) => (rows[0].age, rows[0].idle),
+            Some((_, AdminResult::Sessions { rows, .. })) => (now - rows[0].opened, rows[0].idle),
             other => panic!("{other:?}"),
         }
     };

@@ -17,6 +17,7 @@ pub mod port;
 mod reactor;
 mod reload;
 pub mod succession;
+pub mod wall;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -207,9 +208,9 @@ pub fn serve(
     reactor.run()
 }
 
-/// Seconds since 1970.
-fn wall_clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
+/// The time since 1970.
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Allows as many descriptors as the system does: the number of sessions that this makes.

@@ -2,6 +2,7 @@
 //! threads before the engine sees the request.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use mio::Registry;
 use mio::event::Event;
@@ -11,6 +12,7 @@ use super::auth_pool::{AuthPool, Job};
 use super::conn::Clients;
 use super::control_conn::{Hub, HubEvent, Incoming, Peer};
 use super::logging::{Line, Logger};
+use super::wall::WallClock;
 use crate::auth::AuthError;
 use crate::engine::Engine;
 use crate::engine::events::{AdminRequest, AdminResult};
@@ -30,7 +32,8 @@ pub struct Operators {
     hashing: HashMap<RequestId, (Username, AfterHash)>,
     own_requests: u64,
     now: Millis,
-    wall: u64,
+    wall: Duration,
+    clock: WallClock,
     started: Millis,
 }
 
@@ -44,13 +47,16 @@ impl Operators {
             hashing: HashMap::new(),
             own_requests: OWN_REQUESTS,
             now: started,
-            wall: 0,
+            wall: Duration::ZERO,
+            clock: WallClock::default(),
             started,
         }
     }
 
-    pub fn set_clock(&mut self, now: Millis, wall: u64) {
+    /// It is `now`, and `wall` since 1970.
+    pub fn set_clock(&mut self, now: Millis, wall: Duration) {
         (self.now, self.wall) = (now, wall);
+        self.clock.read(now, wall);
     }
 
     pub fn next_deadline(&self) -> Millis {
@@ -118,7 +124,7 @@ impl Operators {
 
     fn take(&mut self, incoming: Incoming, engine: &mut Engine, pool: &AuthPool) {
         let Incoming { id, request, peer } = incoming;
-        let (task, asked) = admin::task(request, self.wall);
+        let (task, asked) = admin::task(request, self.wall.as_secs());
         self.asked.insert(id, (asked, peer));
         match task {
             Task::Engine(request) => engine.admin(id, request, self.now),
@@ -146,7 +152,7 @@ impl Operators {
         let context = Context {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.now.saturating_sub(self.started) / 1000,
-            wall_seconds: self.wall,
+            clock: self.clock,
             peer_of: &peer_of,
         };
         self.hub.answer(id, admin::render(&asked, result, &context), self.now);

@@ -179,7 +179,7 @@ impl Reactor {
     fn read_clocks(&mut self) -> Millis {
         let now = self.now();
         let wall = wall_clock();
-        self.parts.engine.set_wall_clock(wall);
+        self.parts.engine.set_wall_clock(wall.as_secs());
         self.parts.operators.set_clock(now, wall);
         now
     }

@@ -212,7 +212,7 @@ impl Engine {
                     id: slot.id(),
                     user: session.state().user(),
                     state: session.state().name(),
-                    age: now.saturating_sub(slot.opened()),
+                    opened: slot.opened(),
                     idle: session.idle_for(now),
                 })
             })

@@ -155,8 +155,9 @@ pub struct SessionRow {
     pub id: SessionId,
     pub user: Option<Username>,
     pub state: &'static str,
-    /// How long it has been connected, and since its last complete PDU.
-    pub age: Millis,
+    /// Since when it has been connected.
+    pub opened: Millis,
+    /// How long ago its last complete PDU was.
     pub idle: Millis,
 }
 

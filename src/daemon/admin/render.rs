@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::super::wall::WallClock;
 use super::{Asked, Expected, outcome};
 use crate::control::answer::{
     Backup, BackupChunk, Checked, Counters, Done, Ended, IdPage, MessageInfo, NamePage, Purged, QueueInfo, Removed,
@@ -17,8 +18,7 @@ use crate::engine::queues::QueueSummary;
 pub struct Context<'a> {
     pub version: &'a str,
     pub uptime_seconds: u64,
-    /// Since 1970.
-    pub wall_seconds: u64,
+    pub clock: WallClock,
     /// The peer's address and the kind of its listener; `None` when the connection is gone.
     pub peer_of: &'a dyn Fn(SessionId) -> Option<(String, &'static str)>,
 }
@@ -119,7 +119,7 @@ fn session(row: SessionRow, context: &Context<'_>) -> Option<SessionInfo> {
         address,
         listener: listener.to_owned(),
         state: state_key(row.state).to_owned(),
-        since: rfc3339(context.wall_seconds.saturating_sub(row.age / 1000)),
+        since: rfc3339(context.clock.seconds_at(row.opened)),
         idle_seconds: row.idle / 1000,
     })
 }

@@ -1,5 +1,8 @@
 //! Every request and every result, as the peer and the log see them.
 
+use std::time::Duration;
+
+use super::super::wall::WallClock;
 use super::*;
 use crate::control::request::COMMANDS;
 use crate::control::{ANSWER_MAX_BYTES, ROWS_MAX};
@@ -7,8 +10,10 @@ use crate::engine::events::{Counters, SessionRow, Status};
 use crate::engine::port::{MessageId, MessageRow, SessionId, UserRow};
 use crate::engine::queues::QueueSummary;
 use crate::proto::limits::MESSAGE_MAX_BYTES;
+use crate::proto::types::Millis;
 
 const WALL: u64 = 1_800_000_000;
+const NOW: Millis = 1 << 40;
 const PEER: Peer = Peer { uid: 0, pid: 12 };
 
 /// A request of each command: its fields, what the engine is asked, and the log's line when it is simply done.
@@ -85,7 +90,9 @@ fn ask(command: &str) -> (Task, Asked) {
 
 fn answer(command: &str, result: AdminResult) -> String {
     let peer_of = |id: SessionId| (id.slot != 9).then(|| (format!("192.0.2.1:{}", id.slot), "cp"));
-    let context = Context { version: "1.2.3", uptime_seconds: 77, wall_seconds: WALL, peer_of: &peer_of };
+    let mut clock = WallClock::default();
+    clock.read(NOW, Duration::from_secs(WALL));
+    let context = Context { version: "1.2.3", uptime_seconds: 77, clock, peer_of: &peer_of };
     let line = String::from_utf8(render(&ask(command).1, result, &context)).expect("text");
     line.strip_suffix('\n').expect("a line").to_owned()
 }
@@ -259,7 +266,7 @@ fn sessions_are_shown_by_the_names_of_the_status() {
         id: SessionId { serial, slot },
         user,
         state: "Process Command",
-        age: 3_600_999,
+        opened: NOW - 3_600_000 + 999,
         idle: 1_999,
     };
     let rows = vec![row(4_294_967_297, 3, Some(name("bob"))), row(4_294_967_298, 9, None)];
