@@ -298,6 +298,16 @@ impl Drop for Decoder {
     }
 }
 
+/// What a decoder holds of a line; a password that goes on to come stays where it is.
+fn held_as(begun: &[u8]) -> Vec<u8> {
+    let mut held = Vec::new();
+    if !begun.is_empty() {
+        held.reserve(FIRST_BYTES.max(begun.len()));
+        held.extend_from_slice(begun);
+    }
+    held
+}
+
 fn without_cr(line: &[u8]) -> &[u8] {
     line.strip_suffix(&[CR]).unwrap_or(line)
 }

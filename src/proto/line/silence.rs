@@ -1,15 +1,13 @@
 //! Silence as the end of a line (the classic dialect, docs/protocol.md section 8), also of one that waits unread behind
 //! what is being worked on: a second decoder, the tail, is where the first one will be behind all that waits.
 
-use super::{Decoder, FIRST_BYTES, Found, LF};
+use super::{Decoder, Found, LF, held_as};
 use crate::proto::waiting::Waiting;
 
 impl Decoder {
     /// The decoder behind `waiting`.
     pub fn tail(&self, waiting: &[u8]) -> Decoder {
-        let mut held = Vec::with_capacity(FIRST_BYTES.max(self.held.len()));
-        held.extend_from_slice(&self.held);
-        let mut tail = Decoder { held, ..*self };
+        let mut tail = Decoder { held: held_as(&self.held), ..*self };
         tail.pass(waiting);
         tail
     }

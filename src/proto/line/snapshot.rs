@@ -1,6 +1,6 @@
 //! The decoder's place in the stream, for a successor.
 
-use super::{Decoder, Mode};
+use super::{Decoder, Mode, held_as};
 use crate::proto::codec::{Reader, Writer};
 use crate::proto::limits::{PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
 use crate::proto::telnet::Telnet;
@@ -49,7 +49,7 @@ impl Decoder {
         let verb: [u8; VERB_BYTES] = from.bytes(VERB_BYTES)?.try_into().ok()?;
         let total = from.u32().filter(|total| *total <= UNTERMINATED_MAX)?;
         // A line, and the CR of its end.
-        let held = from.bytes(PDU_MAX_BYTES + 1)?.to_vec();
+        let held = from.bytes(PDU_MAX_BYTES + 1)?;
         let mode = match kind {
             0 => Mode::Collect,
             1 => Mode::Overlong { verb, total },
@@ -68,6 +68,6 @@ impl Decoder {
             Mode::WholeOverlong { .. } => total == 0,
             Mode::Collect | Mode::Whole => verb == [0; VERB_BYTES] && total == 0,
         };
-        (sound && sparing).then_some(Decoder { telnet, mode, held, swallowed, data_cr, touched: false })
+        (sound && sparing).then(|| Decoder { telnet, mode, held: held_as(held), swallowed, data_cr, touched: false })
     }
 }

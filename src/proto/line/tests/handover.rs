@@ -57,6 +57,26 @@ fn a_successor_reads_the_rest_of_the_stream_as_the_predecessor_would() {
 }
 
 #[test]
+fn a_password_stays_where_it_is_while_the_rest_of_it_comes() {
+    let line = format!("PASS {}\r", "x".repeat(PASSWORD_MAX_BYTES));
+    for begun in 1..line.len() {
+        let mut decoder = Decoder::default();
+        decoder.push(&line.as_bytes()[..begun]);
+        for mut later in [succeeded(&decoder).expect("its record"), decoder.tail(b"")] {
+            let room = later.held.capacity();
+            line.bytes().skip(begun).for_each(|byte| later.push(&[byte]));
+            assert_eq!(
+                (later.held.as_slice(), later.held.capacity()),
+                (line.as_bytes(), room),
+                "{begun} bytes had come"
+            );
+        }
+    }
+    let none = succeeded(&Decoder::default()).expect("its record");
+    assert_eq!(none.held.capacity(), 0, "a connection at rest costs nothing more");
+}
+
+#[test]
 fn a_record_that_no_decoder_writes_is_refused() {
     // Telnet's place, mode, verb, total, the held line, bytes swallowed, a CR that is data.
     let thawed = |mode: u8, verb: &[u8; 4], total: u32, held: &[u8], data_cr: bool| {
