@@ -10,10 +10,13 @@ mod running;
 #[path = "simulation/chance.rs"]
 #[allow(dead_code, reason = "not every kind of chance is needed here")]
 mod chance;
+#[path = "support/open_stores.rs"]
+mod open_stores;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::{Child, Stdio};
 use std::sync::mpsc;
 
 use chance::Chance;
@@ -102,6 +105,7 @@ fn filled() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("cpd.db");
     let (wake, wakes) = mpsc::channel();
+    let _open = open_stores::hold();
     let mut store = Store::open(&path).expect("opens");
     store.load(|_| (), |_| ()).expect("loads");
     let mut writer = store.spawn(move || wake.send(()).unwrap_or_default(), |_| ()).expect("spawns");
@@ -167,6 +171,7 @@ fn lay(folder: &Path, file: &[u8], log: Option<&[u8]>) {
 fn judge(folder: &Path) -> Fate {
     let before = files(folder);
     let mut loaded: Vec<StoredMessage> = Vec::new();
+    let _open = open_stores::hold();
     let opened = Store::open(&folder.join("cpd.db")).and_then(|mut store| {
         store.load(|_| (), |message| loaded.push(message))?;
         Ok(store)
@@ -329,8 +334,10 @@ fn a_real_cpd_refuses_with_65_what_the_store_refuses() {
         let listen = format!("listen.cp = [\"{}\"]", running::next_address());
         fs::write(&config, format!("{listen}\n{store}\n")).expect("writes");
         let mut cpd = running::cpd();
-        let ended = running::run(cpd.arg("--data").arg(own.path()).arg("--config").arg(config), "");
-        assert_eq!(ended.code(), 65, "{what}: {ended:?}");
+        cpd.arg("--data").arg(own.path()).arg("--config").arg(config);
+        cpd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let ended = open_stores::spawn(&mut cpd).and_then(Child::wait_with_output).expect("cpd runs");
+        assert_eq!(ended.status.code(), Some(65), "{what}: {ended:?}");
         assert!(files(folder.path()) == before, "{what}: a file was touched");
         refused += 1;
     }
@@ -344,6 +351,7 @@ fn a_message_altered_with_its_checksum_is_found() {
     let (file, ..) = filled();
     let folder = tempfile::tempdir().expect("a folder");
     lay(folder.path(), &file, None);
+    let open = open_stores::hold();
     let mut store = Store::open(&folder.path().join("cpd.db")).expect("opens");
     store.load(|_| (), |_| ()).expect("loads");
     let mut writer = store.spawn(|| (), |_| ()).expect("spawns");
@@ -354,6 +362,7 @@ fn a_message_altered_with_its_checksum_is_found() {
     batch.ops.push(Op::Insert { session: SESSION, id, recipient, sender, queued_at: 1008, body: whole });
     writer.submit(batch).expect("room");
     writer.close();
+    drop(open);
     let fate = judge(folder.path());
     assert!(matches!(&fate, Fate::Wrong(fault) if fault.contains("number 9")), "{fate:?}");
 }

@@ -11,6 +11,7 @@ use cpd::store::Store;
 use super::disk::Bytes;
 use crate::ledger::{End, Kind, Ledger, Parting};
 use crate::rounds::load::USERS;
+use crate::rounds::open_stores;
 
 const FILES: [&str; 2] = ["cpd.db", "cpd.db-wal"];
 /// Messages of one page.
@@ -57,6 +58,7 @@ struct Letter {
 /// All messages in the order of their delivery. `Err`: the store was refused, or could not be read whole.
 fn read(folder: &Path) -> Result<Vec<Letter>, String> {
     let (mut users, mut loaded): (Vec<String>, Vec<StoredMessage>) = (Vec::new(), Vec::new());
+    let _open = open_stores::hold();
     let mut store = Store::open(&folder.join(FILES[0])).map_err(|error| format!("refused: {error}"))?;
     let on_user = |user: cpd::proto::types::Username| users.push(user.as_str().to_owned());
     store.load(on_user, |message| loaded.push(message)).map_err(|error| format!("refused: {error}"))?;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use cpd::sabotage::Fault;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::sabotaged_program;
+use super::{open_stores, sabotaged_program};
 
 /// How long a start may take on a busy machine.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -109,7 +109,8 @@ impl Cpd {
         let mut command = Command::new(words.next().expect("a program"));
         command.args(words).envs(self.recipe.fault.map(|fault| ("CPD_SABOTAGE", fault)));
         command.arg("--data").arg(self.data()).arg("--config").arg(self.folder.path().join("cpd.toml"));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("cpd");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = open_stores::spawn(&mut command).expect("cpd");
         self.child = Some(child);
     }
 
@@ -159,7 +160,7 @@ impl Cpd {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cpctl"));
         command.arg("--socket").arg(self.control_socket()).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("cpctl");
+        let mut child = open_stores::spawn(&mut command).expect("cpctl");
         if let Some(mut input) = child.stdin.take() {
             // A cpctl that does not read its input is no fault.
             let _ = input.write_all(stdin.as_bytes());

@@ -5,6 +5,8 @@
 pub mod client;
 pub mod cpd;
 pub mod load;
+#[path = "../support/open_stores.rs"]
+pub mod open_stores;
 pub mod random;
 pub mod sabotage;
 #[allow(clippy::duplicate_mod, reason = "tests/rounds has it, and so has tests/support/sabotaged.rs")]

@@ -7,6 +7,8 @@ use cpd::proto::types::Username;
 use cpd::store::Store;
 use rusqlite::Connection;
 
+use super::open_stores;
+
 pub struct Row {
     pub id: u64,
     pub recipient: String,
@@ -32,6 +34,7 @@ pub fn sql(data: &Path, statement: &str) {
 
 /// Puts other messages in the place of those with the same ids, by the store's own code: their checksums are right.
 pub fn replace(data: &Path, rows: &[Row]) {
+    let _open = open_stores::hold();
     let mut store = Store::open(&store(data)).expect("a store");
     store.load(|_| (), |_| ()).expect("a sound store");
     let mut writer = store.spawn(|| (), |_| ()).expect("a thread");

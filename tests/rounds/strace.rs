@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::open_stores;
+
 /// How long strace may take on a busy machine to attach itself, and to write what it has seen.
 const STRACE_MAX: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(1);
@@ -80,7 +82,7 @@ impl Watch {
     pub fn attach(&self, process: u32) -> Attached {
         let mut command = Command::new("strace");
         command.args(&self.words).args(["-p", &process.to_string()]).stdin(Stdio::null());
-        let mut strace = command.spawn().expect("strace: install the package strace");
+        let mut strace = open_stores::spawn(&mut command).expect("strace: install the package strace");
         let begun = Instant::now();
         while !is_traced(process) {
             assert_eq!(strace.try_wait().expect("a child"), None, "strace has ended");
