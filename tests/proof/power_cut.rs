@@ -118,10 +118,11 @@ fn cut(trial: &mut Trial, disk: &Disk, tally: &mut Tally) {
                 "{moment:?}: {status}: {}",
                 trial.cpd.log()
             );
-            // The last is how a start tells that it could not make its control socket.
             let causes: &[&str] = match moment {
                 Moment::Load => &["a commit failed"],
-                _ => &["(SQLite ", "(os error ", "control.sock: I/O error"],
+                Moment::Silence | Moment::Checkpoint => &["(SQLite ", "(os error "],
+                // The last: it could not make its control socket.
+                Moment::Start | Moment::Recovery => &["(SQLite ", "(os error ", "control.sock: I/O error"],
             };
             assert!(causes.iter().any(|cause| log.contains(cause)), "{moment:?}: {}", trial.cpd.log());
             tally.gave_up += 1;
