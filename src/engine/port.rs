@@ -89,6 +89,8 @@ impl Batch {
 pub struct Outcome {
     /// The inserts are on stable storage. `false`: none of them is stored.
     pub inserts: bool,
+    /// The inserts are not stored because there is no room for them, and that is certain.
+    pub no_room: bool,
     /// The deletes are on stable storage. `false`: they are not yet, the store goes on trying.
     pub deletes: bool,
     /// The number of failures the store has counted; the engine uses it for the batches that follow.

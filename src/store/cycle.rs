@@ -96,6 +96,8 @@ pub struct Cycle {
     insert_bytes: u64,
     /// The transaction that is executed, or of which nobody knows, had inserts.
     pub inserting: bool,
+    /// What was refused met a full disk.
+    no_room: bool,
 }
 
 /// A batch in work.
@@ -172,7 +174,7 @@ impl Cycle {
             core.event(StoreEvent::CommitFailed(said.clone()));
         }
         if self.inserting {
-            self.refuse_inserts(core);
+            self.refuse_inserts(core, sqlite::is_full(&cause));
         }
         if sqlite::is_full(&cause) {
             // A log that is moved as a whole is begun anew, and has room inside for deletes.
@@ -185,10 +187,10 @@ impl Cycle {
         }
     }
 
-    /// Counts a failure and drops every insert of the cycle.
-    pub fn refuse_inserts(&mut self, core: &mut Core) {
+    /// Counts a failure and drops every insert of the cycle; `no_room`: the disk is full.
+    pub fn refuse_inserts(&mut self, core: &mut Core, no_room: bool) {
         core.epoch = core.epoch.wrapping_add(1);
-        self.inserting = false;
+        (self.inserting, self.no_room) = (false, no_room);
         for taken in self.batches.iter_mut().filter(|t| t.has_inserts) {
             taken.accepted = false;
         }
@@ -214,7 +216,7 @@ impl Cycle {
             core.event(if low { StoreEvent::DiskLow { available, needed } } else { StoreEvent::DiskOk });
         }
         if low {
-            self.refuse_inserts(core);
+            self.refuse_inserts(core, true);
         }
     }
 
@@ -295,18 +297,16 @@ impl Cycle {
         }
         let done = self.batches.len();
         for taken in self.batches.drain(..) {
-            let outcome = Outcome {
-                inserts: taken.accepted || !taken.has_inserts,
-                deletes: taken.deletes_kept,
-                epoch: core.epoch,
-            };
+            let inserts = taken.accepted || !taken.has_inserts;
+            let no_room = !inserts && (self.no_room || core.disk_low);
+            let outcome = Outcome { inserts, no_room, deletes: taken.deletes_kept, epoch: core.epoch };
             core.progress.done();
             core.send(FromStore::Done(taken.batch, outcome));
         }
         if answered || done > 0 {
             (core.wake)();
         }
-        (self.writes, self.inserting, self.insert_bytes) = (false, false, 0);
+        (self.writes, self.inserting, self.no_room, self.insert_bytes) = (false, false, false, 0);
     }
 }
 

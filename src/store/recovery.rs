@@ -32,7 +32,7 @@ pub fn recover(connection: Connection, core: &mut Core, cycle: &mut Cycle, cause
             Ok((connection, late)) => {
                 cycle.written.extend(late);
                 if cycle.inserting {
-                    cycle.refuse_inserts(core);
+                    cycle.refuse_inserts(core, false);
                 }
                 core.pending.clear();
                 core.event(StoreEvent::Recovered);

@@ -400,7 +400,7 @@ impl Store {
         for (batch, accepted) in batches.into_iter().zip(accepted) {
             let deletes = fate != Fate::NothingWritten || !rows::deletes_in(&batch);
             let inserts = accepted || !rows::inserts_in(&batch);
-            let outcome = Outcome { inserts, deletes, epoch: self.epoch };
+            let outcome = Outcome { inserts, no_room: false, deletes, epoch: self.epoch };
             self.send(now, FromStore::Done(batch, outcome));
         }
     }

@@ -99,7 +99,10 @@ impl MemoryStore {
                 }
             }
         }
-        [FromStore::Answers(answers), FromStore::Done(batch, Outcome { inserts, deletes: true, epoch: self.epoch })]
+        [
+            FromStore::Answers(answers),
+            FromStore::Done(batch, Outcome { inserts, no_room: false, deletes: true, epoch: self.epoch }),
+        ]
     }
 
     fn page(&self, ids: &[u64]) -> Option<Page> {

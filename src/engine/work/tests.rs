@@ -25,7 +25,7 @@ fn ids(batch: &Batch) -> Vec<u64> {
 }
 
 fn outcome(inserts: bool, epoch: u32) -> Outcome {
-    Outcome { inserts, deletes: true, epoch }
+    Outcome { inserts, no_room: false, deletes: true, epoch }
 }
 
 #[test]

@@ -26,7 +26,9 @@ fn switched(at: Point, code: i32) -> (Arc<AtomicBool>, impl FnMut(Point) -> Opti
     (switch, move |point| (point == at && seen.load(Ordering::SeqCst)).then_some(code))
 }
 
-const REFUSED: Outcome = Outcome { inserts: false, deletes: true, epoch: 1 };
+const REFUSED: Outcome = Outcome { inserts: false, no_room: false, deletes: true, epoch: 1 };
+/// The same, because the disk is full.
+const NO_ROOM: Outcome = Outcome { no_room: true, ..REFUSED };
 
 /// The second transaction fails at `point`, with an unknown outcome.
 fn unknown_outcome(point: Point) {
@@ -55,7 +57,7 @@ fn unknown_outcome(point: Point) {
     let came = rig.go(Build::new(0).insert(5, "bob", "behind").delete(1));
     assert_eq!(came.outcome(), REFUSED);
     let came = rig.go(Build::new(1).insert(6, "bob", "after"));
-    assert_eq!(came.outcome(), Outcome { inserts: true, deletes: true, epoch: 1 });
+    assert_eq!(came.outcome(), Outcome { inserts: true, no_room: false, deletes: true, epoch: 1 });
     let rig = rig.reopen();
     assert_eq!(rig.ids(), [6]);
     assert_eq!(rig.users, [name("al")]);
@@ -79,7 +81,7 @@ fn what_was_removed_in_a_commit_in_doubt_stays_removed() {
     let passwd = AdminOp::UserPasswd { name: name("al"), hash: "new".into() };
     let came = rig.go(Build::new(0).admin(1, remove).admin(2, passwd).admin(3, AdminOp::Purge { ids: vec![2] }));
     assert!((1..=3).all(|r| matches!(came.admin[&r], AdminAnswer::Done)));
-    assert_eq!(came.outcome(), Outcome { inserts: true, deletes: true, epoch: 0 });
+    assert_eq!(came.outcome(), Outcome { inserts: true, no_room: false, deletes: true, epoch: 0 });
     let came = rig.go(Build::new(0).lookup("al"));
     assert_eq!(came.logins[0].clone().expect("readable").expect("exists").hash, "new");
     let rig = rig.reopen();
@@ -113,7 +115,7 @@ fn every_batch_of_a_failed_transaction_hears_of_it() {
     let came = rig.collect(10);
     assert!(came.done[0].1.inserts);
     assert!(came.done[1..9].iter().all(|(_, outcome)| !outcome.inserts && outcome.epoch == 1));
-    assert_eq!(came.done[9].1, Outcome { inserts: true, deletes: true, epoch: 1 });
+    assert_eq!(came.done[9].1, Outcome { inserts: true, no_room: false, deletes: true, epoch: 1 });
     assert!(rig.reopen().ids().is_empty());
 }
 
@@ -144,7 +146,7 @@ fn an_insert_that_fails_takes_no_delete_with_it() {
     let mut rig = Rig::faulty(failing(Point::Inserts, &[1], SQLITE_FULL));
     rig.go(Build::new(0).insert(1, "bob", "one"));
     let came = rig.go(Build::new(0).insert(2, "bob", "two").delete(1).user(1, "al", "h"));
-    assert_eq!(came.outcome(), REFUSED);
+    assert_eq!(came.outcome(), NO_ROOM);
     assert!(matches!(came.admin[&1], AdminAnswer::Done));
     assert!(!rig.go(Build::new(0).insert(3, "bob", "behind")).outcome().inserts);
     assert!(rig.go(Build::new(1).insert(4, "bob", "after")).outcome().inserts);
@@ -175,7 +177,7 @@ fn an_id_that_is_in_use_harms_nothing() {
 fn a_full_disk_at_commit_refuses_inserts_alone() {
     let mut rig = Rig::faulty(failing(Point::Commit, &[1], SQLITE_FULL));
     rig.go(Build::new(0).insert(1, "bob", "one"));
-    assert_eq!(rig.go(Build::new(0).insert(2, "bob", "two").delete(1)).outcome(), REFUSED);
+    assert_eq!(rig.go(Build::new(0).insert(2, "bob", "two").delete(1)).outcome(), NO_ROOM);
     assert!(!rig.events().contains(&StoreEvent::Recovered), "nothing was in doubt");
     assert!(rig.go(Build::new(1).insert(3, "bob", "three")).outcome().inserts);
     assert_eq!(rig.reopen().ids(), [3]);
@@ -188,11 +190,11 @@ fn deletes_that_fail_are_tried_until_they_succeed() {
     rig.go(Build::new(0).insert(1, "bob", "one").insert(2, "bob", "two").insert(3, "bob", "three"));
     full.store(true, Ordering::SeqCst);
     let came = rig.go(Build::new(0).delete(1).admin(1, AdminOp::Purge { ids: vec![3] }));
-    assert_eq!(came.outcome(), Outcome { inserts: true, deletes: false, epoch: 0 });
+    assert_eq!(came.outcome(), Outcome { inserts: true, no_room: false, deletes: false, epoch: 0 });
     assert!(matches!(came.admin[&1], AdminAnswer::Failed(_)));
     assert!(rig.events().contains(&StoreEvent::DeletesPending { count: 1 }));
     let came = rig.go(Build::new(0).insert(4, "bob", "four").forget(2));
-    assert_eq!(came.outcome(), Outcome { inserts: false, deletes: false, epoch: 1 });
+    assert_eq!(came.outcome(), Outcome { inserts: false, no_room: true, deletes: false, epoch: 1 });
     full.store(false, Ordering::SeqCst);
     // The next transaction takes them along.
     assert!(rig.go(Build::new(1).insert(5, "bob", "five")).outcome().inserts);
@@ -259,7 +261,7 @@ fn a_nearly_full_disk_takes_deletes_only() {
     let mut rig = Rig::faulty(fault);
     rig.go(Build::new(0).insert(1, "bob", "one"));
     low.store(true, Ordering::SeqCst);
-    assert_eq!(rig.go(Build::new(0).insert(2, "bob", "two").delete(1)).outcome(), REFUSED);
+    assert_eq!(rig.go(Build::new(0).insert(2, "bob", "two").delete(1)).outcome(), NO_ROOM);
     assert_eq!(rig.go(Build::new(1).insert(3, "bob", "three")).outcome().epoch, 2);
     low.store(false, Ordering::SeqCst);
     assert!(!rig.go(Build::new(1).insert(4, "bob", "behind")).outcome().inserts);
@@ -267,4 +269,22 @@ fn a_nearly_full_disk_takes_deletes_only() {
     let events = rig.events();
     assert!(matches!(events[..], [StoreEvent::DiskLow { .. }, StoreEvent::DiskOk]), "{events:?}");
     assert_eq!(rig.reopen().ids(), [5]);
+}
+
+#[test]
+fn senders_are_told_of_a_full_disk_and_only_of_a_full_one() {
+    for (point, code, no_room) in [
+        (Point::Space, SQLITE_FULL, true),
+        (Point::Inserts, SQLITE_FULL, true),
+        (Point::Commit, SQLITE_FULL, true),
+        (Point::Inserts, SQLITE_IOERR_READ, false),
+        (Point::Commit, SQLITE_IOERR_FSYNC, false),
+    ] {
+        let mut rig = Rig::faulty(failing(point, &[1], code));
+        assert!(rig.go(Build::new(0).insert(1, "bob", "one")).outcome().inserts);
+        let refused = rig.go(Build::new(0).insert(2, "bob", "two")).outcome();
+        assert_eq!((refused.inserts, refused.no_room), (false, no_room), "{code} at {point:?}");
+        let after = rig.go(Build::new(refused.epoch).insert(3, "bob", "three")).outcome();
+        assert!(after.inserts && !after.no_room, "{code} at {point:?}: it is over");
+    }
 }

@@ -137,7 +137,7 @@ fn deletes_that_wait_are_not_forgotten_by_a_recovery() {
     while !matches!(next_event(&rig), StoreEvent::CommitFailed(cause) if cause.contains("1034")) {}
     switches.set(Point::Commit, false);
     let came = rig.collect(1);
-    assert_eq!(came.outcome(), Outcome { inserts: false, deletes: true, epoch: 1 });
+    assert_eq!(came.outcome(), Outcome { inserts: false, no_room: false, deletes: true, epoch: 1 });
     assert_eq!(rig.go(Build::new(1).fetch(&[1])).bodies(), None);
     assert_eq!(rig.reopen().ids(), [2]);
 }
@@ -192,7 +192,7 @@ fn a_rollback_that_fails_is_recovered_from_and_everybody_is_answered() {
     assert_eq!((rig.ids(), rig.users.clone()), (vec![], vec![name("al"), name("bob")]));
 }
 
-const REFUSED: Outcome = Outcome { inserts: false, deletes: true, epoch: 1 };
+const REFUSED: Outcome = Outcome { inserts: false, no_room: false, deletes: true, epoch: 1 };
 
 #[test]
 fn a_file_that_shows_damage_is_not_written_to_again() {
@@ -245,7 +245,7 @@ fn a_second_failure_without_the_inserts_is_recovered_from() {
     });
     rig.go(Build::new(0).insert(1, "bob", "one"));
     let came = rig.go(Build::new(0).insert(2, "bob", "two").delete(1).user(1, "al", "h"));
-    assert_eq!(came.outcome(), REFUSED);
+    assert_eq!(came.outcome(), Outcome { no_room: true, ..REFUSED });
     assert!(matches!(came.admin[&1], AdminAnswer::Done));
     let rig = rig.reopen();
     assert_eq!((rig.ids(), rig.users.clone()), (vec![], vec![name("al")]));

@@ -3,7 +3,7 @@
 use super::*;
 use crate::store::{BATCHES_MAX, admin, users};
 
-const GOOD: Outcome = Outcome { inserts: true, deletes: true, epoch: 0 };
+const GOOD: Outcome = Outcome { inserts: true, no_room: false, deletes: true, epoch: 0 };
 
 #[test]
 fn a_message_is_stored_fetched_and_deleted() {
