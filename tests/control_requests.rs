@@ -119,6 +119,17 @@ fn a_password_is_in_no_error_and_no_debug_form() {
 }
 
 #[test]
+fn a_new_password_does_not_begin_with_a_byte_order_mark() {
+    for command in ["user.add", "user.passwd"] {
+        check(
+            &format!("{{\"v\":1,\"cmd\":\"{command}\",\"name\":\"bob\",\"password\":\"\\ufeffhunter2\"}}"),
+            ErrorCode::BadPassword,
+            "a byte order mark",
+        );
+    }
+}
+
+#[test]
 fn rules_name_the_limits_and_codes_are_unique() {
     assert!(NAME_RULE.contains(&format!("1 to {USERNAME_MAX_BYTES} ")));
     assert!(PASSWORD_RULE.contains(&format!("1 to {PASSWORD_MAX_BYTES} ")));

@@ -172,12 +172,22 @@ fn passwords_come_from_stdin_or_are_made_and_never_from_arguments() {
         let (code, out, err) = with_input(add(), input.as_bytes());
         assert_eq!((code, out.as_str()), (2, ""));
         assert!(
-            err.starts_with("cpctl: a password is 1 to 15 bytes") && (input.len() < 6 || !err.contains(input.trim())),
+            err.contains(": a password is 1 to 15 bytes") && (input.len() < 6 || !err.contains(input.trim())),
             "{err}"
         );
     }
-    let (code, _, _) = with_input(add(), &vec![b'x'; 1 << 20]);
-    assert_eq!(code, 2);
+    let (code, _, err) = with_input(add(), &vec![b'x'; 1 << 20]);
+    assert!(code == 2 && err.contains("has 1048576 bytes"), "{err}");
+    for (input, why) in [
+        (&b"\xef\xbb\xbfsesame\n"[..], "a byte order mark"),
+        (b"sesame\r", "a control character (CR)"),
+        (b"sesame\r\r\n", "a control character (CR)"),
+        (b"sesame\0\n", "a control character (NUL)"),
+        (b"\xd6l\n", "standard input is not in UTF-8"),
+    ] {
+        let (code, _, err) = with_input(add(), input);
+        assert!(code == 2 && err.contains(why), "{err}");
+    }
     assert_eq!(with_input(add(), b"\xff\n").0, 2);
     assert_eq!(daemon.requests().len(), asked, "nothing was asked");
 
@@ -195,6 +205,25 @@ fn passwords_come_from_stdin_or_are_made_and_never_from_arguments() {
     fails(&mut daemon.cpctl(&["user", "add", "bob", "--generate", "--password-stdin"]), 2, "cannot be used with");
     let (code, out, _) = with_input(daemon.cpctl(&["user", "passwd", "bob", "--password-stdin"]), b"pw");
     assert_eq!((code, out.as_str()), (0, "password of bob changed, 1 session ended\n"));
+}
+
+#[test]
+fn a_password_from_stdin_is_one_line_and_the_next_is_for_the_next_command() {
+    let daemon = FakeDaemon::start(small);
+    let lines = daemon.path().join("lines");
+    fs::write(&lines, "p1\r\np2\nthis one is much too long\np4\n").expect("written");
+    let each = "for name in a1 a2 a3 a4; do \"$CPCTL\" user add $name --password-stdin; echo $?; done";
+    for script in
+        [format!("cat '{0}' | {{ {each}; }}", lines.display()), format!("{{ {each}; }} < '{0}'", lines.display())]
+    {
+        let before = daemon.requests().len();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).env("CPCTL", env!("CARGO_BIN_EXE_cpctl")).env("CPCTL_SOCKET", &daemon.socket);
+        let (code, out, _) = run(&mut shell);
+        assert_eq!((code, out.as_str()), (0, "user a1 added\n0\nuser a2 added\n0\n2\nuser a4 added\n0\n"), "{script}");
+        let set = daemon.requests()[before..].join("\n");
+        assert!(["p1", "p2", "p4"].iter().all(|p| set.contains(&format!("\"password\":\"{p}\""))), "{set}");
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use super::error::{ControlError, ErrorCode};
 use super::frame::wipe;
-use super::{DEPTH_MAX, FIELDS_MAX, NAME_RULE, PASSWORD_RULE};
+use super::password::new_password;
+use super::{DEPTH_MAX, FIELDS_MAX, NAME_RULE};
 use crate::proto::types::{Password, Username};
 
 /// The fields of a request that were not taken yet.
@@ -109,14 +110,12 @@ impl Fields {
         }
     }
 
-    /// The password, which must be there.
+    /// The password to set, which must be there.
     pub fn password(&mut self, name: &str) -> Result<Password, ControlError> {
         let Some(value) = self.take(name) else { return Err(missing(name)) };
         let Scalar::Text(text) = value else { return Err(not_text(name)) };
-        match Password::parse(text.0.as_bytes()) {
-            Some(password) => Ok(password),
-            None => Err(ControlError::new(ErrorCode::BadPassword, format!("'{name}': {PASSWORD_RULE}"))),
-        }
+        new_password(text.0.as_bytes())
+            .map_err(|fault| ControlError::new(ErrorCode::BadPassword, format!("'{name}': {fault}")))
     }
 
     /// Short text such as a command's name, if the field is there.

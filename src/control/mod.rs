@@ -11,6 +11,7 @@ pub mod answer;
 pub mod error;
 mod fields;
 pub mod frame;
+pub mod password;
 pub mod request;
 
 pub use answer::{encode_error, encode_ok, rfc3339};

@@ -114,8 +114,9 @@ impl Client {
         } else {
             refusal.message
         };
-        let permitted = refusal.code != ErrorCode::NotPermitted.as_str();
-        Err(Failure::new(if permitted { Exit::Refused } else { Exit::NotPermitted }, message))
+        let code = ErrorCode::parse(&refusal.code);
+        let exit = if code == Some(ErrorCode::NotPermitted) { Exit::NotPermitted } else { Exit::Refused };
+        Err(Failure { refusal: code, ..Failure::new(exit, message) })
     }
 }
 

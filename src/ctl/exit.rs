@@ -1,5 +1,7 @@
 //! How cpctl ends.
 
+use crate::control::ErrorCode;
+
 /// The exit codes there are, with what they mean; cpctl(8) has the same list.
 pub const EXITS: &[(u8, &str)] = &[
     (0, "done"),
@@ -38,10 +40,18 @@ impl Exit {
 pub(crate) struct Failure {
     pub exit: Exit,
     pub message: String,
+    /// For programs, which get it in a JSON document with `--json`.
+    pub code: Option<&'static str>,
+    /// As the daemon said it.
+    pub refusal: Option<ErrorCode>,
 }
 
 impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure { exit, message: message.into() }
+        Failure { exit, message: message.into(), code: None, refusal: None }
+    }
+
+    pub fn with_code(self, code: &'static str) -> Failure {
+        Failure { code: Some(code), ..self }
     }
 }

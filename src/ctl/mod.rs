@@ -15,6 +15,7 @@ mod render;
 mod run;
 mod signals;
 pub mod table;
+mod typed;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -57,20 +58,18 @@ impl From<String> for Output {
 /// The whole program, with the arguments and the environment of the process.
 pub fn main() -> ExitCode {
     let socket = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
-    let mut complaint = None;
-    match carry_out(std::env::args_os(), socket) {
-        Ok(output) => {
-            if let Err(failure) = show(&output) {
-                complaint = Some(failure);
-            } else {
-                complaint = output.complaint.or(complaint);
-            }
-        }
-        Err(failure) => complaint = Some(failure),
-    }
+    let mut json = false;
+    let complaint = match carry_out(std::env::args_os(), socket, &mut json) {
+        Ok(output) => show(&output).err().or(output.complaint),
+        Err(failure) => Some(failure),
+    };
     match complaint {
         None => ExitCode::SUCCESS,
         Some(failure) => {
+            if let (true, Some(code)) = (json, failure.code) {
+                // Whoever reads no document has the exit code and the line below.
+                let _ = std::io::stdout().write_all(render::json_error(code, &failure.message).as_bytes());
+            }
             // Nobody is left to tell when stderr is closed too.
             let _ = writeln!(std::io::stderr(), "cpctl: {}", safe(&failure.message));
             ExitCode::from(failure.exit.code())
@@ -78,7 +77,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn carry_out(arguments: impl Iterator<Item = OsString>, socket: Option<OsString>) -> Result<Output, Failure> {
+/// `json` becomes whether the command line asks for JSON.
+fn carry_out(
+    arguments: impl Iterator<Item = OsString>,
+    socket: Option<OsString>,
+    json: &mut bool,
+) -> Result<Output, Failure> {
     let matches = match arguments::cpctl().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -88,10 +92,11 @@ fn carry_out(arguments: impl Iterator<Item = OsString>, socket: Option<OsString>
     };
     let (command, arguments) = arguments::chosen(&matches)
         .ok_or_else(|| Failure::new(Exit::Usage, "no such command; see cpctl --help".to_owned()))?;
+    *json = matches.get_flag("json");
     let named = matches.get_one::<PathBuf>("socket").cloned();
     let context = Context {
         socket: named.or(socket.map(PathBuf::from)).unwrap_or_else(|| PathBuf::from(SOCKET_DEFAULT)),
-        json: matches.get_flag("json"),
+        json: *json,
     };
     (command.run)(&context, arguments)
 }

@@ -41,6 +41,20 @@ pub(crate) fn json(document: &impl Serialize) -> String {
     shown
 }
 
+/// An error as a document for programs.
+pub(crate) fn json_error(code: &str, message: &str) -> String {
+    #[derive(Serialize)]
+    struct Document<'a> {
+        error: Of<'a>,
+    }
+    #[derive(Serialize)]
+    struct Of<'a> {
+        code: &'a str,
+        message: &'a str,
+    }
+    json(&Document { error: Of { code, message } })
+}
+
 /// Control characters, line separators, and the marks that turn the direction of writing or are not seen at all.
 fn obeyed(c: char) -> bool {
     c.is_control()

@@ -11,7 +11,7 @@ use crate::control::answer::{
     Checked, Done, Ended, MessageInfo, Purged, QueueInfo, Removed, SessionInfo, Status, UserInfo,
 };
 use crate::control::frame::wipe;
-use crate::control::{PurgeFilter, ROWS_MAX, Request};
+use crate::control::{ErrorCode, PurgeFilter, ROWS_MAX, Request};
 use crate::proto::types::{Password, Username};
 
 type Outcome = Result<Output, Failure>;
@@ -29,7 +29,7 @@ pub(super) fn user_add(context: &Context, arguments: &ArgMatches) -> Outcome {
         password: Option<&'a str>,
     }
     let name = username(arguments, "NAME")?;
-    let NewPassword { password, generated } = NewPassword::obtain(context, arguments, name)?;
+    let NewPassword { password, generated } = NewPassword::obtain(context, arguments, name, Wanted::New)?;
     let _: Done = Client::connect(&context.socket)?.ask(&Request::UserAdd { name, password })?;
     let shown = generated.as_ref().map(|text| text.0.as_str());
     let document = Document { name: name.as_str(), password: shown };
@@ -46,7 +46,7 @@ pub(super) fn user_passwd(context: &Context, arguments: &ArgMatches) -> Outcome 
         password: Option<&'a str>,
     }
     let name = username(arguments, "NAME")?;
-    let NewPassword { password, generated } = NewPassword::obtain(context, arguments, name)?;
+    let NewPassword { password, generated } = NewPassword::obtain(context, arguments, name, Wanted::Known)?;
     let request = Request::UserPasswd { name, password, keep_sessions: arguments.get_flag("keep-sessions") };
     let ended: Ended = Client::connect(&context.socket)?.ask(&request)?;
     let shown = generated.as_ref().map(|text| text.0.as_str());
@@ -315,7 +315,12 @@ struct NewPassword {
 
 impl NewPassword {
     /// Makes, reads or asks for it, as the flags say.
-    fn obtain(context: &Context, arguments: &ArgMatches, name: Username) -> Result<NewPassword, Failure> {
+    fn obtain(
+        context: &Context,
+        arguments: &ArgMatches,
+        name: Username,
+        wanted: Wanted,
+    ) -> Result<NewPassword, Failure> {
         if arguments.get_flag("generate") {
             let text = Wiped(generate::password()?);
             let password = Password::parse(text.0.as_bytes())
@@ -325,14 +330,37 @@ impl NewPassword {
         let password = if arguments.get_flag("password-stdin") {
             prompt::password_from_stdin()?
         } else if prompt::somebody_there() {
-            // Nobody should think up a password only to hear that the daemon is not there.
-            drop(Client::connect(&context.socket)?);
+            wanted.check(context, name)?;
             prompt::password_twice(name.as_str())?
         } else {
             let message = "there is no terminal to ask for the password; use --password-stdin or --generate";
             return Err(Failure::new(Exit::Usage, message));
         };
         Ok(NewPassword { password, generated: None })
+    }
+}
+
+/// What the user of a new password is to be.
+#[derive(Clone, Copy)]
+enum Wanted {
+    New,
+    Known,
+}
+
+impl Wanted {
+    /// Nobody should think up a password only to hear that the daemon is not there, or that it is of no use. That
+    /// nothing changes between here and the request is not promised: the daemon decides.
+    fn check(self, context: &Context, name: Username) -> Result<(), Failure> {
+        let found = Client::connect(&context.socket)?.ask::<UserInfo>(&Request::UserShow { name });
+        match (self, found) {
+            (Wanted::New, Ok(_)) => {
+                let message = format!("there is a user '{name}' already");
+                Err(Failure { refusal: Some(ErrorCode::UserExists), ..Failure::new(Exit::Refused, message) })
+            }
+            (Wanted::New, Err(failure)) if failure.refusal == Some(ErrorCode::NoSuchUser) => Ok(()),
+            (Wanted::Known, Ok(_)) => Ok(()),
+            (_, Err(failure)) => Err(failure),
+        }
     }
 }
 

@@ -77,7 +77,7 @@ const fn switch(long: &'static str, help: &'static str, conflicts: &'static [&'s
 }
 
 const PASSWORD_STDIN: Flag =
-    switch("password-stdin", "Read the password from the first line of standard input", &["generate"]);
+    switch("password-stdin", "Read the password from the next line of standard input", &["generate"]);
 const GENERATE: Flag = switch("generate", "Make a password and print it", &["password-stdin"]);
 const YES: Flag = switch("yes", "Do not ask first", &[]);
 
@@ -90,7 +90,7 @@ pub const COMMANDS: &[Command] = &[
         about: "Add a user; asks for the password twice, without echo",
         arguments: &[NAME],
         flags: &[PASSWORD_STDIN, GENERATE],
-        sends: &["user.add"],
+        sends: &["user.show", "user.add"],
         json: &["name", "password"],
         list: false,
         run: run::user_add,
@@ -100,7 +100,7 @@ pub const COMMANDS: &[Command] = &[
         about: "Set a user's password, and end that user's sessions",
         arguments: &[NAME],
         flags: &[PASSWORD_STDIN, GENERATE, switch("keep-sessions", "Let the user's sessions go on", &[])],
-        sends: &["user.passwd"],
+        sends: &["user.show", "user.passwd"],
         json: &["name", "sessions", "password"],
         list: false,
         run: run::user_passwd,

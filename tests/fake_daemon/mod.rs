@@ -86,8 +86,8 @@ pub fn small(request: &Request) -> Vec<u8> {
         Request::UserAdd { name, .. } if name.as_str() == "taken" => {
             encode_error(ErrorCode::UserExists, "there is a user 'taken' already")
         }
-        Request::UserShow { name } | Request::UserLock { name } if name.as_str() == "nobody" => {
-            encode_error(ErrorCode::NoSuchUser, "there is no user 'nobody'")
+        Request::UserShow { name } | Request::UserLock { name } if ["nobody", "carol"].contains(&name.as_str()) => {
+            encode_error(ErrorCode::NoSuchUser, &format!("there is no user '{name}'"))
         }
         Request::UserAdd { .. } | Request::UserUnlock { .. } | Request::StoreBackupEnd { .. } => encode_ok(&Done {}),
         Request::SessionClose { id: 7 } => encode_ok(&Done {}),
