@@ -193,6 +193,7 @@ fn request() -> impl Strategy<Value = Request> {
         (any::<u64>(), 1u32..=256).prop_map(|(after, limit)| Request::StoreCheck { after, limit }),
         (any::<u64>(), 1u32..=256).prop_map(|(after, limit)| Request::SessionList { after, limit }),
         any::<u64>().prop_map(|id| Request::SessionClose { id }),
+        Just(()).prop_map(|()| Request::Ping),
         Just(()).prop_map(|()| Request::Status),
     ]
 }

@@ -173,6 +173,12 @@ pub struct Checked {
     pub next: Option<u64>,
 }
 
+/// Here I am.
+#[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
+pub struct Pong {
+    pub version: String,
+}
+
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone, Default)]
 pub struct Status {
     pub version: String,

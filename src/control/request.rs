@@ -50,6 +50,8 @@ pub enum Request {
     SessionList { after: u64, limit: u32 },
     /// Answered by [`super::answer::Done`].
     SessionClose { id: u64 },
+    /// Whether anybody is there. Answered by [`super::answer::Pong`].
+    Ping,
     /// Answered by [`super::answer::Status`].
     Status,
 }
@@ -125,6 +127,7 @@ pub const COMMANDS: &[CommandShape] = &[
         Ok(Request::SessionList { after, limit: limit(f)? })
     }),
     shape("session.close", &["id"], true, |f| Ok(Request::SessionClose { id: number(f, "id")? })),
+    shape("ping", &[], false, |_| Ok(Request::Ping)),
     shape("status", &[], false, |_| Ok(Request::Status)),
 ];
 
@@ -173,6 +176,7 @@ impl Request {
             Request::StoreCheck { .. } => "store.check",
             Request::SessionList { .. } => "session.list",
             Request::SessionClose { .. } => "session.close",
+            Request::Ping => "ping",
             Request::Status => "status",
         }
     }
@@ -250,7 +254,7 @@ impl Request {
                 map.serialize_entry("limit", limit)?;
             }
             Request::SessionClose { id } => map.serialize_entry("id", id)?,
-            Request::StoreBackup | Request::Status => {}
+            Request::StoreBackup | Request::Ping | Request::Status => {}
         }
         map.end().map(drop)
     }

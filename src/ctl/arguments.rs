@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
 use super::table::{COMMANDS, Command, GROUPS, Kind};
-use super::{SOCKET_DEFAULT, SOCKET_VARIABLE, age};
+use super::target::parse_timeout;
+use super::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT, age};
 use crate::control::NAME_RULE;
 use crate::proto::types::Username;
 
@@ -28,6 +30,25 @@ pub fn cpctl() -> clap::Command {
                 .global(true)
                 .display_order(GLOBAL_ORDER)
                 .help(socket_help),
+        )
+        .arg(
+            Arg::new("data")
+                .long("data")
+                .value_name("DIR")
+                .value_parser(ValueParser::path_buf())
+                .conflicts_with("socket")
+                .global(true)
+                .display_order(GLOBAL_ORDER)
+                .help(format!("The daemon that runs as 'cpd --data DIR': its socket is DIR/{DATA_SOCKET}")),
+        )
+        .arg(
+            Arg::new("timeout")
+                .long("timeout")
+                .value_name("TIME")
+                .value_parser(parse_timeout)
+                .global(true)
+                .display_order(GLOBAL_ORDER)
+                .help(format!("Give up when the daemon is silent this long [default: {}s]", TIMEOUT_DEFAULT.as_secs())),
         )
         .arg(
             Arg::new("json")

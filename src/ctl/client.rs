@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
@@ -15,25 +15,32 @@ use crate::control::{ANSWER_MAX_BYTES, ErrorCode, Request};
 use crate::ctl::GROUP_DEFAULT;
 use crate::ctl::exit::{Exit, Failure};
 use crate::ctl::render::safe;
+use crate::ctl::service::State;
+use crate::ctl::target::{Origin, Target};
 use crate::proto::types::Username;
 
-/// How long the daemon may take to accept a connection or a request, in seconds.
-const CONNECT_SECONDS: i64 = 10;
-/// How long it may take to answer. It answers between batches of messages, and hashes passwords in turn.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a copy of the whole store may take.
-const BACKUP_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
+/// How long what may take its time waits at most for its answer, while the daemon answers to others.
+const LONG_WAIT: Duration = Duration::from_secs(120);
+/// The same for a copy of the whole store.
+const BACKUP_WAIT: Duration = Duration::from_secs(2 * 3600);
 
 pub(crate) struct Client {
-    socket: PathBuf,
+    target: Target,
     reader: BufReader<UnixStream>,
 }
 
 impl Client {
-    /// Connects to the daemon at `path`.
-    pub fn connect(path: &Path) -> Result<Client, Failure> {
-        let stream = open(path).map_err(|errno| cannot_connect(path, errno))?;
-        Ok(Client { socket: path.to_owned(), reader: BufReader::new(stream) })
+    /// Connects to the daemon, unless that would start a service for a command that only asks.
+    pub fn connect(target: &Target) -> Result<Client, Failure> {
+        if !target.may_start && target.is_packaged() && target.manager.would_start() {
+            let state = target.manager.state();
+            // By now it may have been started by somebody else.
+            if !state.runs() {
+                return Err(stopped(target, &state));
+            }
+        }
+        let stream = open(&target.socket, target.timeout).map_err(|errno| cannot_connect(target, errno))?;
+        Ok(Client { target: target.clone(), reader: BufReader::new(stream) })
     }
 
     /// Asks and waits for the answer.
@@ -41,26 +48,57 @@ impl Client {
     /// Errors: [`Exit::Refused`] or [`Exit::NotPermitted`] with the daemon's words when it says no,
     /// [`Exit::Unreachable`] when there is no answer or none that can be understood.
     pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, Failure> {
-        let timeout = if matches!(request, Request::StoreBackup) { BACKUP_TIMEOUT } else { ANSWER_TIMEOUT };
-        let stream = self.reader.get_mut();
-        stream.set_read_timeout(Some(timeout)).map_err(|e| self.broken(&e.to_string()))?;
         // A daemon that refuses the connection says why before it closes: its answer counts, not our failed write.
         let written = self.reader.get_mut().write_all(request.encode().as_bytes());
         let mut line = Vec::new();
-        let bound = u64::try_from(ANSWER_MAX_BYTES).unwrap_or(u64::MAX);
-        let read = self.reader.by_ref().take(bound).read_until(b'\n', &mut line);
+        let read = self.read_answer(&mut line, longest_wait(request));
         match read {
             _ if line.last() == Some(&b'\n') => self.understand(&line),
-            Err(error) if would_block(&error) => Err(self.broken(&format!("no answer within {} s", timeout.as_secs()))),
+            Err(error) if would_block(&error) => Err(self.silent(request)),
             Err(error) => Err(self.broken(&error.to_string())),
-            Ok(_) if line.len() == ANSWER_MAX_BYTES => {
+            Ok(()) if line.len() == ANSWER_MAX_BYTES => {
                 Err(self.broken(&format!("the answer is longer than {ANSWER_MAX_BYTES} bytes")))
             }
-            Ok(_) => match written {
+            Ok(()) => match written {
                 Err(error) if !would_block(&error) => Err(self.broken(&error.to_string())),
                 _ => Err(self.broken("the daemon closed the connection without an answer")),
             },
         }
+    }
+
+    /// Reads up to the end of a line, of the bytes allowed or of the connection. `longest`: the answer may take longer
+    /// than the silence that is borne, up to this, as long as the daemon answers somebody else.
+    fn read_answer(&mut self, line: &mut Vec<u8>, longest: Option<Duration>) -> std::io::Result<()> {
+        let begun = Instant::now();
+        // Half of the time for the answer, half to ask whether there is anybody.
+        let step = if longest.is_some() { self.target.timeout / 2 } else { self.target.timeout };
+        self.reader.get_mut().set_read_timeout(Some(step.max(Duration::from_millis(1))))?;
+        loop {
+            let room = u64::try_from(ANSWER_MAX_BYTES - line.len().min(ANSWER_MAX_BYTES)).unwrap_or(0);
+            let before = line.len();
+            match self.reader.by_ref().take(room).read_until(b'\n', line) {
+                Ok(_) => return Ok(()),
+                // A part of the answer is no silence.
+                Err(error) if would_block(&error) && line.len() > before => {}
+                Err(error) if would_block(&error) => {
+                    let goes_on =
+                        longest.is_some_and(|longest| begun.elapsed() < longest) && self.somebody_answers(step);
+                    if !goes_on {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether the daemon answers to another connection in this time, whatever it says.
+    fn somebody_answers(&self, patience: Duration) -> bool {
+        let Ok(mut stream) = open(&self.target.socket, patience) else { return false };
+        let asked = stream
+            .set_read_timeout(Some(patience.max(Duration::from_millis(1))))
+            .and_then(|()| stream.write_all(Request::Ping.encode().as_bytes()));
+        asked.is_ok() && stream.read(&mut [0u8; 1]).is_ok_and(|count| count > 0)
     }
 
     /// Every row of a list in the order of names, page by page; all of them are kept, so memory grows with the list.
@@ -94,9 +132,23 @@ impl Client {
         if next > after { Ok(next) } else { Err(self.broken("the daemon's pages do not go on")) }
     }
 
-    /// What went wrong with the daemon, whichever way.
+    /// What went wrong with the daemon, whichever way; with what systemd says about it, where that is known.
     pub fn broken(&self, what: &str) -> Failure {
-        Failure::new(Exit::Unreachable, format!("{}: {what}", self.socket.display()))
+        let mut message = format!("{}: {what}", self.target.socket.display());
+        if self.target.is_packaged() {
+            let state = self.target.manager.state();
+            if state.has_failed() {
+                message = format!("{message}; {}", state.sentence());
+            }
+        }
+        Failure::new(Exit::Unreachable, message).with_code("unreachable")
+    }
+
+    /// There was no answer in time.
+    fn silent(&self, request: &Request) -> Failure {
+        let seconds = self.target.timeout.as_secs_f64();
+        let unknown = if request.changes() { "; whether it was done is not known" } else { "" };
+        Failure { code: Some("timeout"), ..self.broken(&format!("no answer within {seconds} s (--timeout){unknown}")) }
     }
 
     fn understand<T: DeserializeOwned>(&self, line: &[u8]) -> Result<T, Failure> {
@@ -124,12 +176,26 @@ fn would_block(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::WouldBlock
 }
 
+/// How long the answer may take although the daemon is well; `None`: it is quick.
+fn longest_wait(request: &Request) -> Option<Duration> {
+    match request {
+        Request::StoreBackup => Some(BACKUP_WAIT),
+        // A password is hashed in its turn, and a queue emptied page by page.
+        Request::UserAdd { .. }
+        | Request::UserPasswd { .. }
+        | Request::UserRemove { .. }
+        | Request::QueuePurge { .. } => Some(LONG_WAIT),
+        _ => None,
+    }
+}
+
 /// A connected socket. Made by hand, because only a socket with a send time-out gives up on a daemon that has stopped
 /// accepting.
-fn open(path: &Path) -> Result<UnixStream, Errno> {
+fn open(path: &Path, patience: Duration) -> Result<UnixStream, Errno> {
     let address = UnixAddr::new(path)?;
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::seconds(CONNECT_SECONDS))?;
+    let millis = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX).max(1);
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(millis))?;
     loop {
         match connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address) {
             Ok(()) => return Ok(UnixStream::from(fd)),
@@ -139,27 +205,45 @@ fn open(path: &Path) -> Result<UnixStream, Errno> {
     }
 }
 
-fn cannot_connect(path: &Path, errno: Errno) -> Failure {
-    let shown = path.display();
-    match errno {
-        Errno::EACCES | Errno::EPERM => Failure::new(
-            Exit::NotPermitted,
-            format!(
-                "{shown}: not permitted; be root or a member of the group {GROUP_DEFAULT} \
-                 (or of the one that [control] group in cpd.toml names)"
-            ),
-        ),
-        Errno::EAGAIN => Failure::new(
+/// The service does not run, and this command does not start it.
+fn stopped(target: &Target, state: &State) -> Failure {
+    let code = if state.has_failed() { "service_failed" } else { "service_stopped" };
+    let message = format!("{}: {}", target.socket.display(), state.sentence());
+    Failure::new(Exit::Unreachable, message).with_code(code)
+}
+
+fn cannot_connect(target: &Target, errno: Errno) -> Failure {
+    let shown = target.socket.display();
+    let (exit, message) = match errno {
+        Errno::EACCES | Errno::EPERM => {
+            return Failure::new(
+                Exit::NotPermitted,
+                format!(
+                    "{shown}: not permitted; be root or a member of the group {GROUP_DEFAULT} \
+                     (or of the one that [control] group in cpd.toml names)"
+                ),
+            );
+        }
+        Errno::EAGAIN => {
+            let see = if target.origin == Origin::Data { "its log" } else { "systemctl status cpd and its log" };
+            (Exit::Unreachable, format!("{shown}: the daemon accepts no connection; see {see}"))
+        }
+        errno => (
             Exit::Unreachable,
-            format!("{shown}: the daemon accepts no connection; see systemctl status cpd and its log"),
+            format!("{shown}: no daemon answers there ({}); {}", errno.desc(), how_to_start(target)),
         ),
-        errno => Failure::new(
-            Exit::Unreachable,
-            format!(
-                "{shown}: no daemon answers there ({}); start it with 'systemctl start cpd', \
-                 or name its socket with --socket",
-                errno.desc()
-            ),
-        ),
+    };
+    Failure::new(exit, message).with_code("unreachable")
+}
+
+fn how_to_start(target: &Target) -> String {
+    if target.origin == Origin::Data {
+        let folder = target.socket.parent().unwrap_or(Path::new("."));
+        return format!("start it with 'cpd --data {}'", folder.display());
     }
+    let state = if target.is_packaged() { target.manager.state() } else { State::default() };
+    if state.has_failed() {
+        return state.sentence();
+    }
+    "start it with 'systemctl start cpd', or name its socket with --socket".to_owned()
 }

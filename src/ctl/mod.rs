@@ -13,30 +13,39 @@ mod generate;
 mod prompt;
 mod render;
 mod run;
+mod service;
 mod signals;
 pub mod table;
+mod target;
 mod typed;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 
 use exit::{Exit, Failure};
 use render::safe;
+use service::Manager;
+use target::{Origin, Target};
 
 /// Where the daemon listens unless it was told otherwise.
 pub const SOCKET_DEFAULT: &str = "/run/cpd/control.sock";
 /// The environment variable that stands for `--socket`.
 pub const SOCKET_VARIABLE: &str = "CPCTL_SOCKET";
+/// The control socket in the folder of a `cpd --data`.
+pub const DATA_SOCKET: &str = "control.sock";
+/// The longest silence of the daemon, unless `--timeout` says otherwise.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// The group whose members may use the control socket, unless cpd.toml names another.
 pub const GROUP_DEFAULT: &str = "cpd-admin";
 
 /// What every command is given.
 pub(crate) struct Context {
-    pub socket: PathBuf,
+    pub socket: Target,
     pub json: bool,
 }
 
@@ -93,12 +102,15 @@ fn carry_out(
     let (command, arguments) = arguments::chosen(&matches)
         .ok_or_else(|| Failure::new(Exit::Usage, "no such command; see cpctl --help".to_owned()))?;
     *json = matches.get_flag("json");
-    let named = matches.get_one::<PathBuf>("socket").cloned();
-    let context = Context {
-        socket: named.or(socket.map(PathBuf::from)).unwrap_or_else(|| PathBuf::from(SOCKET_DEFAULT)),
-        json: *json,
+    let path = |name: &str| matches.get_one::<PathBuf>(name).cloned();
+    let (socket, origin) = match (path("data"), path("socket").or(socket.map(PathBuf::from))) {
+        (Some(folder), _) => (folder.join(DATA_SOCKET), Origin::Data),
+        (None, Some(socket)) => (socket, Origin::Named),
+        (None, None) => (PathBuf::from(SOCKET_DEFAULT), Origin::Default),
     };
-    (command.run)(&context, arguments)
+    let timeout = matches.get_one("timeout").copied().unwrap_or(TIMEOUT_DEFAULT);
+    let target = Target { socket, origin, timeout, may_start: !command.asks(), manager: Manager::default() };
+    (command.run)(&Context { socket: target, json: *json }, arguments)
 }
 
 /// Writes to stdout. A reader that has gone away, as `head` does, is no error where nothing is lost by it.

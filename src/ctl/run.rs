@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure};
 use super::render::{Table, count, json, pairs};
 use super::{Context, Output, age, generate, prompt};
 use crate::control::answer::{
-    Checked, Done, Ended, MessageInfo, Purged, QueueInfo, Removed, SessionInfo, Status, UserInfo,
+    Checked, Done, Ended, MessageInfo, Pong, Purged, QueueInfo, Removed, SessionInfo, Status, UserInfo,
 };
 use crate::control::frame::wipe;
 use crate::control::{ErrorCode, PurgeFilter, ROWS_MAX, Request};
@@ -255,6 +255,18 @@ pub(super) fn session_close(context: &Context, arguments: &ArgMatches) -> Outcom
     let id = *arguments.get_one::<u64>("ID").ok_or_else(|| missing("ID"))?;
     let _: Done = Client::connect(&context.socket)?.ask(&Request::SessionClose { id })?;
     Ok(show(context, &Document { id }, || format!("session {id} closed\n")))
+}
+
+pub(super) fn ping(context: &Context, _: &ArgMatches) -> Outcome {
+    let mut client = Client::connect(&context.socket)?;
+    let pong = match client.ask::<Pong>(&Request::Ping) {
+        // A daemon that is older than this question has another that costs little.
+        Err(failure) if failure.refusal == Some(ErrorCode::UnknownCommand) => {
+            Pong { version: client.ask::<Status>(&Request::Status)?.version }
+        }
+        pong => pong?,
+    };
+    Ok(show(context, &pong, || format!("cpd {} answers\n", pong.version)))
 }
 
 pub(super) fn status(context: &Context, _: &ArgMatches) -> Outcome {

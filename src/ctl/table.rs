@@ -4,6 +4,7 @@ use clap::ArgMatches;
 
 use super::exit::Failure;
 use super::{Context, Output, backup, run};
+use crate::control::request;
 
 /// What an argument or a flag's value must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +59,13 @@ impl Command {
     /// The command as typed: `user add`.
     pub fn name(&self) -> String {
         self.words.join(" ")
+    }
+
+    /// Whether it only asks, and so does not start a service that is stopped. A backup changes nothing but a file of
+    /// whoever asks for it.
+    pub fn asks(&self) -> bool {
+        let changes = |name: &&&str| request::COMMANDS.iter().any(|shape| shape.name == **name && shape.changes);
+        self.sends.iter().filter(changes).all(|name| *name == "store.backup")
     }
 }
 
@@ -239,6 +247,16 @@ pub const COMMANDS: &[Command] = &[
         json: &["id"],
         list: false,
         run: run::session_close,
+    },
+    Command {
+        words: &["ping"],
+        about: "Ask whether the daemon answers; for monitors",
+        arguments: &[],
+        flags: &[],
+        sends: &["ping"],
+        json: &["version"],
+        list: false,
+        run: run::ping,
     },
     Command {
         words: &["status"],

@@ -9,7 +9,7 @@ use crate::control::{self, BACKUP_CHUNK_BYTES, ControlError, ErrorCode, Request}
 use crate::engine::events::{AdminRequest, AdminResult, PurgeFilter};
 use crate::proto::types::{Password, Username};
 
-pub use self::render::{Context, render};
+pub use self::render::{Context, pong, render};
 
 /// What is to be done for a request.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub enum Task {
         password: Password,
         then: AfterHash,
     },
+    /// The event loop itself answers, by [`pong`].
+    Ping,
 }
 
 /// What to do with a hash.
@@ -129,6 +131,7 @@ fn translate(request: Request, wall_seconds: u64) -> (Expected, Task) {
         Request::StoreCheck { after, limit } => (Expected::Checked, AdminRequest::Check { after, limit }),
         Request::SessionList { after, limit } => (Expected::Sessions, AdminRequest::SessionList { after, limit }),
         Request::SessionClose { id } => (Expected::Done, AdminRequest::SessionClose { serial: id }),
+        Request::Ping => return (Expected::Done, Task::Ping),
         Request::Status => (Expected::Status, AdminRequest::Status),
     };
     (answer, Task::Engine(request))
@@ -155,6 +158,7 @@ fn about(request: &Request) -> About {
         | Request::StoreBackup
         | Request::StoreCheck { .. }
         | Request::SessionList { .. }
+        | Request::Ping
         | Request::Status => About::default(),
     }
 }

@@ -127,6 +127,10 @@ impl Operators {
         let (task, asked) = admin::task(request, self.wall.as_secs());
         self.asked.insert(id, (asked, peer));
         match task {
+            Task::Ping => {
+                self.asked.remove(&id);
+                self.hub.answer(id, admin::pong(env!("CARGO_PKG_VERSION")), self.now);
+            }
             Task::Engine(request) => engine.admin(id, request, self.now),
             Task::Hash { name, password, then } => match pool.try_submit(Job::HashNew { request: id, password }) {
                 Ok(()) => {

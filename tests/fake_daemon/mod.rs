@@ -129,6 +129,7 @@ pub fn small(request: &Request) -> Vec<u8> {
             }],
             next: None,
         }),
+        Request::Ping => encode_ok(&Pong { version: "0.1.0".to_owned() }),
         Request::Status => encode_ok(&Status {
             version: "0.1.0".to_owned(),
             uptime_seconds: 90_061,

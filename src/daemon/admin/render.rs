@@ -5,8 +5,8 @@ use std::fmt;
 use super::super::wall::WallClock;
 use super::{Asked, Expected, outcome};
 use crate::control::answer::{
-    Backup, BackupChunk, Checked, Counters, Done, Ended, IdPage, MessageInfo, NamePage, Purged, QueueInfo, Removed,
-    SessionInfo, SessionStates, Status, UserInfo,
+    Backup, BackupChunk, Checked, Counters, Done, Ended, IdPage, MessageInfo, NamePage, Pong, Purged, QueueInfo,
+    Removed, SessionInfo, SessionStates, Status, UserInfo,
 };
 use crate::control::{ANSWER_MAX_BYTES, DAMAGED_MAX, ErrorCode, encode_error, encode_ok, rfc3339};
 use crate::engine::events::{self, AdminResult, SessionRow};
@@ -40,6 +40,11 @@ pub fn render(asked: &Asked, result: AdminResult, context: &Context<'_>) -> Vec<
         return line;
     }
     encode_error(ErrorCode::Internal, "the answer is longer than the protocol allows")
+}
+
+/// The answer to a ping.
+pub fn pong(version: &str) -> Vec<u8> {
+    encode_ok(&Pong { version: version.to_owned() })
 }
 
 fn answer(asked: &Asked, result: AdminResult, context: &Context<'_>) -> Vec<u8> {

@@ -1,0 +1,67 @@
+//! Which daemon is meant, and how long to wait for it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::service::Manager;
+
+/// How the socket came to be meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// Nobody named one: the packaged service's.
+    Default,
+    /// By `--socket` or the environment.
+    Named,
+    /// By `--data`: of a cpd that somebody started by hand.
+    Data,
+}
+
+/// The daemon to ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub socket: PathBuf,
+    pub origin: Origin,
+    /// The longest silence.
+    pub timeout: Duration,
+    /// The command changes something, and so may start a stopped service.
+    pub may_start: bool,
+    pub manager: Manager,
+}
+
+impl Target {
+    /// Whether it is the packaged service's socket, however it was named.
+    pub fn is_packaged(&self) -> bool {
+        self.socket == self.manager.socket
+    }
+}
+
+/// The longest silence as it is typed: a whole number and its unit, `ms`, `s`, `m` or `h`.
+///
+/// Errors: the rule, for people.
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    const MAX_MILLIS: u64 = 24 * 3_600_000;
+    let rule = || "a time is a number and its unit, one of ms, s, m and h, up to 24h: 5s".to_owned();
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(rule)?;
+    let number: u64 = text.strip_suffix(unit).unwrap_or_default().parse().map_err(|_| rule())?;
+    match number.checked_mul(*millis) {
+        Some(total @ 1..=MAX_MILLIS) => Ok(Duration::from_millis(total)),
+        _ => Err(rule()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        for (text, millis) in [("5s", 5000), ("250ms", 250), ("1m", 60_000), ("24h", 86_400_000), ("1ms", 1)] {
+            assert_eq!(parse_timeout(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "s", "0s", "-1s", "+1s", "1.5s", "25h", "5 s", "5S", "99999999999999999999s", "\u{e9}s"] {
+            assert!(parse_timeout(text).unwrap_err().contains("ms, s, m and h"), "{text}");
+        }
+    }
+}
