@@ -81,7 +81,7 @@ impl Bench {
                     out -= 1;
                 }
                 Some(FromStore::Answers(answers)) => drop(black_box(answers)),
-                Some(FromStore::Broken(cause)) => panic!("{cause}"),
+                Some(FromStore::Broken(cause) | FromStore::Changed { what: cause, .. }) => panic!("{cause}"),
                 None => self.wakes.recv().unwrap_or_default(),
             }
         }

@@ -23,10 +23,12 @@ pub enum Fault {
     TrustedRows,
     /// That the store's folder could not be synced is overlooked.
     DeafFolder,
+    /// That the store's files are no longer the own ones is overlooked.
+    BlindStore,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 9] = [
+    pub const ALL: [Fault; 10] = [
         Fault::EarlyReply,
         Fault::WeakSync,
         Fault::EarlyDelete,
@@ -36,6 +38,7 @@ impl Fault {
         Fault::LeakyTime,
         Fault::TrustedRows,
         Fault::DeafFolder,
+        Fault::BlindStore,
     ];
 
     /// As `CPD_SABOTAGE` has it.
@@ -50,6 +53,7 @@ impl Fault {
             Fault::LeakyTime => "leaky-time",
             Fault::TrustedRows => "trusted-rows",
             Fault::DeafFolder => "deaf-folder",
+            Fault::BlindStore => "blind-store",
         }
     }
 }

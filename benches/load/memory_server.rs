@@ -46,7 +46,9 @@ impl StorePort for MemoryPort {
         (0, 0)
     }
 
-    fn close(self: Box<Self>) {}
+    fn close(self: Box<Self>) -> Vec<FromStore> {
+        Vec::new()
+    }
 }
 
 /// Serves until the process ends.

@@ -280,6 +280,7 @@ fn level_of(event: &StoreEvent) -> logging::Level {
         | StoreEvent::DeletesPending { .. }
         | StoreEvent::DamagedRow(_)
         | StoreEvent::CheckpointFailed(_)
-        | StoreEvent::ReadFailed(_) => logging::Level::Error,
+        | StoreEvent::ReadFailed(_)
+        | StoreEvent::Unseen(_) => logging::Level::Error,
     }
 }

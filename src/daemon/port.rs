@@ -1,5 +1,6 @@
 //! The seam between the event loop and a store: what the loop needs, and nothing of SQLite.
 
+use super::exit::{ExitCode, Fatal};
 use crate::engine::port::{Batch, FromStore};
 use crate::store::Writer;
 
@@ -12,8 +13,28 @@ pub trait StorePort: Send {
     fn try_recv(&mut self) -> Option<FromStore>;
     /// Batches under way, and a number that moves while they make progress; for the watchdog.
     fn progress(&self) -> (u64, u64);
-    /// Finishes what was submitted and closes.
-    fn close(self: Box<Self>);
+    /// Finishes what was submitted and closes. Returns what was not received yet.
+    fn close(self: Box<Self>) -> Vec<FromStore>;
+}
+
+/// With what the daemon ends after this `result`, if it has to; `queued` messages wait in the store.
+pub fn last_word(result: &FromStore, queued: u64) -> Option<Fatal> {
+    match result {
+        FromStore::Answers(_) | FromStore::Done(..) => None,
+        FromStore::Broken(cause) => Some(Fatal::new(ExitCode::System, format!("the store cannot go on: {cause}"))),
+        FromStore::Changed { what, saved } => {
+            let kept = match saved {
+                true => "what was acknowledged before is in the file that cpd had open",
+                false => "what was acknowledged before is at risk",
+            };
+            let help = match saved {
+                true => "put that in its place, if it is not there, and start cpd; or to restore a backup",
+                false => "to restore a backup",
+            };
+            let said = format!("{what} while cpd ran; {kept} ({queued} messages queued): {help}: cpd --restore FILE");
+            Some(Fatal::new(ExitCode::DamagedStore, said))
+        }
+    }
 }
 
 impl StorePort for Writer {
@@ -30,7 +51,7 @@ impl StorePort for Writer {
         (progress.outstanding(), progress.steps())
     }
 
-    fn close(self: Box<Self>) {
-        Writer::close(*self);
+    fn close(self: Box<Self>) -> Vec<FromStore> {
+        Writer::close(*self)
     }
 }

@@ -21,7 +21,7 @@ use super::listeners::StreamListener;
 use super::logging::{Line, Logger};
 use super::notify::{Notice, Notifier};
 use super::operators::Operators;
-use super::port::StorePort;
+use super::port::{StorePort, last_word};
 use super::reload::Reload;
 use super::wall_clock;
 use crate::engine::port::FromStore;
@@ -165,9 +165,11 @@ impl Reactor {
         }
         self.clients.drop_all(&mut self.parts.engine, now);
         self.parts.pool.abandon();
-        close_in_time(self.parts.store, Duration::from_millis(self.stop_at.saturating_sub(now).max(CLOSE_MIN_MS)));
+        let patience = Duration::from_millis(self.stop_at.saturating_sub(now).max(CLOSE_MIN_MS));
+        let queued = self.parts.engine.queued_messages();
+        let last = close_in_time(self.parts.store, patience).iter().find_map(|result| last_word(result, queued));
         self.parts.notifier.finish(Duration::from_millis(200));
-        result
+        result.and(last.map_or(Ok(()), Err))
     }
 
     /// Milliseconds since the start, and [`CLOCK_ORIGIN`].
@@ -253,8 +255,8 @@ impl Reactor {
     /// Takes results from the store and the verifiers.
     fn collect(&mut self, now: Millis) -> Result<(), Fatal> {
         while let Some(result) = self.parts.store.try_recv() {
-            if let FromStore::Broken(cause) = result {
-                return Err(Fatal::new(ExitCode::System, format!("the store cannot go on: {cause}")));
+            if let Some(fatal) = last_word(&result, self.parts.engine.queued_messages()) {
+                return Err(fatal);
             }
             self.parts.engine.from_store(result, now);
         }
@@ -284,8 +286,8 @@ impl Reactor {
             if !self.parts.store.submit(batch) {
                 // Its last word may be waiting.
                 while let Some(result) = self.parts.store.try_recv() {
-                    if let FromStore::Broken(cause) = result {
-                        return Err(Fatal::new(ExitCode::System, format!("the store cannot go on: {cause}")));
+                    if let Some(fatal) = last_word(&result, self.parts.engine.queued_messages()) {
+                        return Err(fatal);
                     }
                 }
                 return Err(Fatal::new(ExitCode::System, "the store does not take any more work"));
@@ -449,16 +451,15 @@ impl Reactor {
     }
 }
 
-/// Closes the store, but does not wait for a disk that hangs: a store that is not closed loses nothing.
-fn close_in_time(store: Box<dyn StorePort>, patience: Duration) {
+/// Closes the store, but does not wait for a disk that hangs: a store that is not closed loses nothing. Returns what came
+/// from it yet.
+fn close_in_time(store: Box<dyn StorePort>, patience: Duration) -> Vec<FromStore> {
     let (sender, closed) = sync_channel(1);
-    let close = move || {
-        store.close();
-        // Nobody listens any more when it took too long.
-        let _ = sender.send(());
-    };
-    if std::thread::Builder::new().name("close".to_string()).spawn(close).is_ok() {
-        let _ = closed.recv_timeout(patience);
+    // Nobody listens any more when it took too long.
+    let close = move || drop(sender.send(store.close()));
+    match std::thread::Builder::new().name("close".to_string()).spawn(close) {
+        Ok(_) => closed.recv_timeout(patience).unwrap_or_default(),
+        Err(_) => Vec::new(),
     }
 }
 

@@ -271,7 +271,8 @@ impl Engine {
         batch
     }
 
-    /// Something came back from the store. [`FromStore::Broken`] is not for the engine.
+    /// Something came back from the store. [`FromStore::Broken`] and
+    /// [`FromStore::Changed`] are not for the engine.
     pub fn from_store(&mut self, what: FromStore, now: Millis) {
         match what {
             FromStore::Answers(answers) => {
@@ -280,7 +281,7 @@ impl Engine {
                 }
             }
             FromStore::Done(batch, outcome) => self.done(batch, outcome, now),
-            FromStore::Broken(_) => {}
+            FromStore::Broken(_) | FromStore::Changed { .. } => {}
         }
         self.settle(now);
     }

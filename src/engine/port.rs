@@ -106,6 +106,9 @@ pub enum FromStore {
     Done(Batch, Outcome),
     /// The store cannot go on; the daemon ends with exit code 71.
     Broken(String),
+    /// Somebody changed the store's files, as `what` says; the daemon ends with exit code 65, and what was not handed back
+    /// is not known to be stored. `saved`: everything that was acknowledged is in the store's file, wherever that is now.
+    Changed { what: String, saved: bool },
 }
 
 #[derive(Debug)]

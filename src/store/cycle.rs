@@ -8,13 +8,13 @@ use rusqlite::{Connection, ffi};
 
 use super::backup::Held;
 use super::files::Place;
+use super::reads::read;
 use super::row::{self, RESERVE_IDS, RowError};
 use super::sqlite::{self, Faults, Hot, NewMessage, Point};
+use super::watch::{Change, Watch};
 use super::writer::{self, Progress};
 use super::{StoreEvent, admin, room, users};
-use crate::engine::port::{
-    AdminAnswer, AdminOp, Answer, Batch, FromStore, MessageId, Op, Outcome, Page, PageMessage, RequestId,
-};
+use crate::engine::port::{AdminAnswer, AdminOp, Answer, Batch, FromStore, Op, Outcome, RequestId};
 
 /// Deletes that wait for a disk that takes them.
 pub const PENDING_MAX: usize = 65_536;
@@ -24,6 +24,11 @@ const ROW_OVERHEAD_BYTES: u64 = 96;
 /// What the writer's thread has beside the connection, over all cycles and reopenings.
 pub struct Core {
     pub place: Place,
+    pub watch: Watch,
+    /// What was done to the store's files.
+    pub change: Option<Change>,
+    /// The last look at them was refused.
+    pub unseen: bool,
     /// Ids below this are recorded as used.
     pub reserved: u64,
     /// Failures counted so far; batches that were made before the last one have their inserts refused.
@@ -224,7 +229,9 @@ impl Cycle {
     fn attempt(&mut self, core: &mut Core, connection: &Connection) -> Result<(), Trouble> {
         self.written.clear();
         let mut deletes = std::mem::take(&mut self.deletes);
+        let mut mark = None;
         let stored = transaction(core, connection, |core, hot| {
+            mark = Some(core.mark(connection)?);
             if self.inserting {
                 core.faults.at(Point::Inserts)?;
             }
@@ -247,6 +254,7 @@ impl Cycle {
         });
         self.deletes = deletes;
         core.reserved = stored?;
+        core.watch.mark = mark;
         core.pending.clear();
         Ok(())
     }
@@ -411,88 +419,7 @@ pub fn logged_in(result: Result<(), RowError>) -> rusqlite::Result<()> {
     }
 }
 
-/// An operation's answer, if it is a read that has one now.
-fn read(core: &mut Core, connection: &Connection, batch: &Batch, op: &Op) -> Option<Answer> {
-    match op {
-        Op::Fetch { session, download, ids } => {
-            let page = match page(connection, batch, ids.start, ids.end) {
-                Ok(page) => Some(page),
-                Err(error) => {
-                    report(core, &error);
-                    None
-                }
-            };
-            Some(Answer::Page { session: *session, download: *download, page })
-        }
-        Op::Lookup { session, name, from } => {
-            let record = users::login(connection, *name, *from).map_err(|error| report(core, &error));
-            Some(Answer::Login { session: *session, record })
-        }
-        Op::Admin { request, op } => {
-            let answer = admin_read(core, connection, *request, op)?;
-            Some(Answer::Admin { request: *request, answer })
-        }
-        Op::Insert { .. } | Op::Delete { .. } | Op::Forget { .. } | Op::LoggedIn { .. } => None,
-    }
-}
-
-fn admin_read(core: &mut Core, connection: &Connection, request: RequestId, op: &AdminOp) -> Option<AdminAnswer> {
-    let held = |number: u64| core.held.as_ref().filter(|held| held.number == number);
-    Some(match op {
-        AdminOp::BackupBegin if core.copying || core.held.is_some() => AdminAnswer::Busy,
-        AdminOp::BackupBegin => {
-            core.copying = true;
-            core.copy_wanted = Some(request);
-            return None;
-        }
-        AdminOp::BackupRead { backup, offset, length } => match held(*backup).map(|h| h.read(*offset, *length)) {
-            Some(Ok(bytes)) => AdminAnswer::Bytes(bytes),
-            Some(Err(e)) => AdminAnswer::Failed(format!("cannot read the copy: {e}")),
-            None => AdminAnswer::Missing,
-        },
-        AdminOp::BackupEnd { backup } => {
-            if held(*backup).is_some() {
-                core.held = None;
-            }
-            AdminAnswer::Done
-        }
-        _ => admin::read(connection, &core.place, op, &|what| core.event(StoreEvent::DamagedRow(what))),
-    })
-}
-
-fn report(core: &Core, error: &RowError) {
-    core.event(match error {
-        RowError::Damaged(what) => StoreEvent::DamagedRow(what.clone()),
-        RowError::Sql(error) => StoreEvent::ReadFailed(sqlite::text(error)),
-    });
-}
-
-/// The messages of a page, all of them or none.
-fn page(connection: &Connection, batch: &Batch, start: u32, end: u32) -> Result<Page, RowError> {
-    let ids = slice(&batch.ids, start, end)
-        .ok_or_else(|| sqlite::error(ffi::SQLITE_MISUSE, "a page lies outside of its batch"))?;
-    let mut statement = connection.prepare_cached(row::MESSAGES_BY_ID)?;
-    let mut page = Page { messages: Vec::with_capacity(ids.len()), bytes: Vec::new() };
-    for run in ids.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        statement.raw_bind_parameter(1, sqlite::rowid(*first)?)?;
-        statement.raw_bind_parameter(2, sqlite::rowid(*last)?)?;
-        let mut rows = statement.raw_query();
-        for id in run {
-            let missing = || RowError::Damaged(format!("message {id} is missing"));
-            let message = row::message(rows.next()?.ok_or_else(missing)?)?;
-            if message.id != *id {
-                return Err(missing());
-            }
-            let begin = u32::try_from(page.bytes.len()).unwrap_or(u32::MAX);
-            page.bytes.extend_from_slice(message.body);
-            let body = begin..u32::try_from(page.bytes.len()).unwrap_or(u32::MAX);
-            page.messages.push(PageMessage { id: MessageId(message.id), sender: message.sender, body });
-        }
-    }
-    Ok(page)
-}
-
-fn slice<T>(all: &[T], start: u32, end: u32) -> Option<&[T]> {
+/// What a range of a batch's operation names.
+pub fn slice<T>(all: &[T], start: u32, end: u32) -> Option<&[T]> {
     all.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
 }

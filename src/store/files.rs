@@ -10,6 +10,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::schema::{APPLICATION_ID, VERSION};
+use super::watch::Watch;
 use super::{OpenError, OpenErrorKind};
 use crate::sabotage;
 
@@ -25,6 +26,8 @@ pub const NEW_SUFFIX: &str = "-new";
 /// Where a store is, and the lock on it; the lock ends with this value or with the process. Outlives every connection to
 /// the store.
 pub struct Place {
+    /// The store as it was asked for.
+    asked: PathBuf,
     file: PathBuf,
     folder: PathBuf,
     /// A write-ahead log was there, be it an empty one.
@@ -40,7 +43,7 @@ impl Place {
         check_folder(&folder)?;
         let lock = lock(&with_suffix(&file, "-lock"), &file)?;
         let had_log = fs::symlink_metadata(with_suffix(&file, "-wal")).is_ok();
-        let place = Place { file, folder, had_log, _lock: lock };
+        let place = Place { asked: path.to_path_buf(), file, folder, had_log, _lock: lock };
         for suffix in ["", "-wal"] {
             tighten(&place.beside(suffix), warnings)?;
         }
@@ -50,6 +53,11 @@ impl Place {
 
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Begins to watch the store's files; before SQLite opens them.
+    pub fn watch(&self) -> Result<Watch, OpenError> {
+        Watch::open(&self.asked, &self.file, self.beside("-wal")).map_err(|e| system(&self.file, "cannot open", &e))
     }
 
     /// The file beside the store with `suffix` after the store's name.

@@ -11,12 +11,15 @@ mod admin;
 mod backup;
 mod cycle;
 mod files;
+mod guard;
+mod reads;
 mod recovery;
 mod room;
 mod row;
 mod schema;
 mod sqlite;
 mod users;
+mod watch;
 mod writer;
 
 #[cfg(test)]
@@ -117,6 +120,8 @@ pub enum StoreEvent {
     NoReserve(String),
     /// A read failed.
     ReadFailed(String),
+    /// Whether the store's files are still the own ones could not be looked at.
+    Unseen(String),
 }
 
 impl fmt::Display for StoreEvent {
@@ -133,6 +138,7 @@ impl fmt::Display for StoreEvent {
             StoreEvent::CheckpointFailed(cause) => write!(f, "cannot checkpoint: {cause}"),
             StoreEvent::NoReserve(cause) => write!(f, "no room was set apart for deletes on a full disk: {cause}"),
             StoreEvent::ReadFailed(cause) => write!(f, "cannot read: {cause}"),
+            StoreEvent::Unseen(cause) => write!(f, "cannot look at the store's files: {cause}"),
         }
     }
 }
@@ -141,6 +147,7 @@ impl fmt::Display for StoreEvent {
 pub struct Store {
     // Closed before its place is left.
     connection: Connection,
+    watch: watch::Watch,
     place: files::Place,
     /// Ids below this may have been used; kept in the file.
     reserved: u64,
@@ -159,9 +166,10 @@ impl Store {
             schema::create(&place)?;
         }
         let file = place.file();
+        let watch = place.watch()?;
         let connection = sqlite::connect(file).map_err(|e| OpenError::sql(file, "cannot open the store", &e))?;
         schema::bring_up_to_date(&connection, file, schema::MIGRATIONS)?;
-        Ok(Store { place, connection, reserved: 0, loaded: false, warnings, faults: sqlite::Faults::default() })
+        Ok(Store { place, watch, connection, reserved: 0, loaded: false, warnings, faults: sqlite::Faults::default() })
     }
 
     /// What was found and put right while opening; for the log.

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 
 use super::cycle::{self, Core, Cycle, Trouble, Written};
 use super::sqlite::{self, Hot, Point};
+use super::watch::Change;
 use super::{StoreEvent, admin, row, users, writer};
 use crate::engine::port::Op;
 
@@ -47,8 +48,13 @@ pub fn recover(connection: Connection, core: &mut Core, cycle: &mut Cycle, cause
 fn reopen(core: &mut Core, cycle: &Cycle) -> Result<(Connection, Written), String> {
     let text = |e: rusqlite::Error| sqlite::text(&e);
     core.faults.at(Point::Reopen).map_err(text)?;
+    if let Err(what) = core.watch.is_in_place() {
+        core.change = Some(Change { what: what.clone(), can_be_saved: false });
+        return Err(what);
+    }
     let connection = sqlite::connect(core.place.file()).map_err(text)?;
     sqlite::settle(&connection).map_err(text)?;
+    core.watch.begin(&connection).map_err(|e| e.to_string())?;
     writer::reserve(core);
     core.log_bytes = 0;
     core.reserved = row::reserved(&connection).map_err(|e| e.text())?;

@@ -12,6 +12,8 @@ pub const DISK_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 const RESERVE_MIN_BYTES: u64 = 256 * 1024;
 /// What must fit beside, in bytes, before a full disk counts as one with room again: else it is full again at once.
 pub const AGAIN_BYTES: u64 = 1024 * 1024;
+/// Bytes of the log before its first frame.
+pub const LOG_HEADER_BYTES: u64 = 32;
 /// Bytes of a frame of the log: a page and its header.
 pub const FRAME_BYTES: u64 = PAGE_BYTES as u64 + 24;
 

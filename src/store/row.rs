@@ -141,6 +141,14 @@ pub fn each_message(connection: &Connection, mut on_message: impl FnMut(StoredMe
 
 const RESERVED: &str = "reserved";
 
+/// What the file is told by from its earlier states: see [`super::watch`].
+const MARK: &str = "mark";
+
+/// Records `mark`, which takes all of eight bytes.
+pub fn set_mark(connection: &Connection, mark: u64) -> rusqlite::Result<()> {
+    set_meta(connection, MARK, mark)
+}
+
 /// The first id that is not reserved.
 pub fn reserved(connection: &Connection) -> Result<u64, RowError> {
     let damaged = || RowError::Damaged("the record of used message ids does not match its checksum".to_owned());
@@ -149,21 +157,25 @@ pub fn reserved(connection: &Connection) -> Result<u64, RowError> {
         .query_row([RESERVED], |row| Ok((number(row, 0)?, number(row, 1)?)))
         .optional()?;
     match found {
-        Some((value, check)) if check == u64::from(reserved_sum(value)) => Ok(value),
+        Some((value, check)) if check == u64::from(meta_sum(RESERVED, value)) => Ok(value),
         _ => Err(damaged()),
     }
 }
 
 /// Records that ids below `value` may be in use.
 pub fn set_reserved(connection: &Connection, value: u64) -> rusqlite::Result<()> {
+    set_meta(connection, RESERVED, value)
+}
+
+fn set_meta(connection: &Connection, key: &str, value: u64) -> rusqlite::Result<()> {
     connection.prepare_cached("INSERT OR REPLACE INTO meta(key, value, sum) VALUES(?1, ?2, ?3)")?.execute((
-        Text(RESERVED.as_bytes()),
+        Text(key.as_bytes()),
         super::sqlite::rowid(value)?,
-        reserved_sum(value),
+        meta_sum(key, value),
     ))?;
     Ok(())
 }
 
-fn reserved_sum(value: u64) -> u32 {
-    sum(b"meta", &[RESERVED.as_bytes(), &value.to_le_bytes()])
+fn meta_sum(key: &str, value: u64) -> u32 {
+    sum(b"meta", &[key.as_bytes(), &value.to_le_bytes()])
 }

@@ -75,11 +75,6 @@ pub fn log(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     Ok((frames(all), frames(all.saturating_sub(moved))))
 }
 
-/// Frames in the log that are not in the store's file yet.
-pub fn log_frames(connection: &Connection) -> u64 {
-    log(connection).map_or(0, |(_, left)| left)
-}
-
 /// Moves the log into the store's file as far as that goes, and returns what is left of it in frames.
 pub fn checkpoint(connection: &Connection) -> rusqlite::Result<u64> {
     let (all, moved) = connection.wal_checkpoint_v2(Some("main"), CheckpointMode::PASSIVE)?;

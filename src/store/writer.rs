@@ -12,6 +12,7 @@ use rusqlite::config::DbConfig;
 
 use super::backup::{self, Copying, Step};
 use super::cycle::{Core, Cycle, Verdict};
+use super::guard::Changed;
 use super::room::FRAME_BYTES;
 use super::sqlite::Point;
 use super::{Store, StoreEvent, recovery, sqlite};
@@ -25,6 +26,8 @@ const CYCLE_MAX_OPS: usize = 8192;
 const LOG_MAX_FRAMES: u64 = 4096;
 /// Silence after which the log is moved into the file, so that a start has little to read.
 const QUIET: Duration = Duration::from_millis(500);
+/// Time after which the files are looked at while nothing happens.
+const LOOK: Duration = Duration::from_secs(2);
 /// Time between attempts to write deletes that have failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -97,7 +100,7 @@ impl Writer {
             Ok(result) => {
                 match result {
                     FromStore::Done(..) => self.out = self.out.saturating_sub(1),
-                    FromStore::Broken(_) => self.broken = true,
+                    FromStore::Broken(_) | FromStore::Changed { .. } => self.broken = true,
                     FromStore::Answers(_) => {}
                 }
                 Some(result)
@@ -150,9 +153,13 @@ pub fn spawn(
     // Bounded by what is asked: each batch out brings at most three results.
     let (results, outbox) = mpsc::channel();
     let progress = Arc::new(Progress::default());
-    let Store { place, connection, reserved, faults, .. } = store;
+    let Store { place, mut watch, connection, reserved, faults, .. } = store;
+    watch.begin(&connection)?;
     let core = Core {
         place,
+        watch,
+        change: None,
+        unseen: false,
         reserved,
         epoch: 0,
         pending: Default::default(),
@@ -202,6 +209,8 @@ pub enum Exit {
     /// A commit's outcome is unknown; the cycle is not finished.
     Unknown(String),
     Broken(String),
+    /// The store's files were changed by others: [`Core::end_changed`] has the last word.
+    Changed(Changed),
     /// The copy that was being made is whole, or cannot be made.
     CopyOver(Result<(), String>),
 }
@@ -216,9 +225,11 @@ fn run(mut core: Core, mut connection: Connection, mut inbox: Inbox) {
             Exit::Again | Exit::CopyOver(_) => continue,
             Exit::Closed => break,
             Exit::Broken(cause) => cause,
+            Exit::Changed(Changed) => return core.end_changed(Some(&connection)),
             Exit::Unknown(cause) => {
                 match recovery::recover(connection, &mut core, &mut inbox.cycle, &cause) {
                     Ok(new) => connection = new,
+                    Err(_) if core.unchanged().is_err() => return core.end_changed(None),
                     Err(cause) => {
                         core.send(FromStore::Broken(cause));
                         (core.wake)();
@@ -236,7 +247,11 @@ fn run(mut core: Core, mut connection: Connection, mut inbox: Inbox) {
     }
     // Deletes that have failed get a last chance; without it their messages are delivered once more.
     inbox.cycle.begin(&mut core, &connection);
-    if let Verdict::Unknown(cause) | Verdict::Broken(cause) = inbox.cycle.write(&mut core, &connection) {
+    let verdict = inbox.cycle.write(&mut core, &connection);
+    if core.look(&connection).is_err() {
+        return core.end_changed(Some(&connection));
+    }
+    if let Verdict::Unknown(cause) | Verdict::Broken(cause) = verdict {
         core.event(StoreEvent::CommitFailed(cause));
         return;
     }
@@ -267,22 +282,41 @@ pub fn serve(core: &mut Core, connection: &Connection, inbox: &mut Inbox, copy: 
         }
         core.progress.step();
         inbox.cycle.begin(core, connection);
-        match inbox.cycle.write(core, connection) {
-            Verdict::Decided => inbox.cycle.finish(core, connection),
-            Verdict::Unknown(cause) => return Exit::Unknown(cause),
-            Verdict::Broken(cause) => return Exit::Broken(cause),
-        }
-        let frames = sqlite::log_frames(connection);
-        core.log_bytes = frames * FRAME_BYTES;
+        let left = match decide(core, connection, &mut inbox.cycle) {
+            Ok(left) => left,
+            Err(exit) => return exit,
+        };
         // On a full disk a log that is begun anew has room inside, for deletes that found none and for messages.
-        let scarce = frames > 0 && (core.disk_low || !core.pending.is_empty());
-        if frames > LOG_MAX_FRAMES || scarce {
+        let scarce = left > 0 && (core.disk_low || !core.pending.is_empty());
+        if left > LOG_MAX_FRAMES || scarce {
             checkpoint(core, connection);
+        }
+        if let Err(changed) = core.unchanged() {
+            return Exit::Changed(changed);
         }
         if core.copy_wanted.is_some() {
             return Exit::Again;
         }
     }
+}
+
+/// Executes the round's writes and answers them; returns the frames of the log that are not in the file.
+fn decide(core: &mut Core, connection: &Connection, cycle: &mut Cycle) -> Result<u64, Exit> {
+    core.look_at_log().map_err(Exit::Changed)?;
+    let verdict = cycle.write(core, connection);
+    // Behind the sync and before the answers: what is answered is in the files that a next start opens.
+    core.look(connection).map_err(Exit::Changed)?;
+    match verdict {
+        Verdict::Decided => {}
+        Verdict::Unknown(cause) => return Err(Exit::Unknown(cause)),
+        Verdict::Broken(cause) => return Err(Exit::Broken(cause)),
+    }
+    let (frames, left) = sqlite::log(connection).unwrap_or_default();
+    // One that is in the file as a whole is begun anew by the next commit.
+    core.note_commit(if left == 0 { 0 } else { frames });
+    cycle.finish(core, connection);
+    core.log_bytes = left * FRAME_BYTES;
+    Ok(left)
 }
 
 /// Puts `first` and what else waits into the round.
@@ -322,9 +356,7 @@ fn next(core: &mut Core, connection: &Connection, batches: &Receiver<Batch>, cop
     }
     let wait = match (core.pending.is_empty(), core.log_bytes) {
         (false, _) => RETRY,
-        (true, 0) => {
-            return batches.recv().map_or(Next::Stop(Exit::Closed), Next::Batch);
-        }
+        (true, 0) => LOOK,
         (true, _) => QUIET,
     };
     match batches.recv_timeout(wait) {
@@ -332,8 +364,10 @@ fn next(core: &mut Core, connection: &Connection, batches: &Receiver<Batch>, cop
         Err(RecvTimeoutError::Disconnected) => Next::Stop(Exit::Closed),
         Err(RecvTimeoutError::Timeout) if !core.pending.is_empty() => Next::Retry,
         Err(RecvTimeoutError::Timeout) => {
-            checkpoint(core, connection);
-            Next::Quiet
+            if core.log_bytes > 0 {
+                checkpoint(core, connection);
+            }
+            core.look(connection).map_or_else(|changed| Next::Stop(Exit::Changed(changed)), |()| Next::Quiet)
         }
     }
 }
@@ -347,17 +381,25 @@ pub fn reserve(core: &Core) {
 
 /// Moves the log into the file. It failing loses nothing: the log has it all, and grows.
 pub fn checkpoint(core: &mut Core, connection: &Connection) {
+    // Into another's file nothing is moved.
+    if core.look(connection).is_err() {
+        return;
+    }
     core.progress.step();
     match core.faults.at(Point::Checkpoint).and_then(|()| sqlite::checkpoint(connection)) {
         Ok(frames) => {
             core.log_bytes = frames * FRAME_BYTES;
             core.checkpoint_fails = false;
+            core.note_move(connection, frames == 0);
         }
         Err(e) if !core.checkpoint_fails => {
             core.checkpoint_fails = true;
             core.event(StoreEvent::CheckpointFailed(sqlite::text(&e)));
         }
         Err(_) => {}
+    }
+    if core.checkpoint_fails {
+        core.note_move(connection, false);
     }
     core.progress.step();
 }

@@ -46,7 +46,7 @@ fn a_copy_is_consistent_while_batches_go_on() {
                     assert!(outcome.inserts && outcome.deletes);
                     came.done.push((batch, outcome));
                 }
-                FromStore::Broken(cause) => panic!("{cause}"),
+                FromStore::Broken(cause) | FromStore::Changed { what: cause, .. } => panic!("{cause}"),
             }
             answer = answer.or(came.admin.remove(&1));
         }

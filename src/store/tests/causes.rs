@@ -23,6 +23,7 @@ fn every_event_has_its_words() {
         (StoreEvent::DamagedRow(cause()), "damaged: the cause"),
         (StoreEvent::CheckpointFailed(cause()), "cannot checkpoint: the cause"),
         (StoreEvent::ReadFailed(cause()), "cannot read: the cause"),
+        (StoreEvent::Unseen(cause()), "cannot look at the store's files: the cause"),
     ];
     for (event, words) in events {
         assert_eq!(event.to_string(), words);

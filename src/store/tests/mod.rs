@@ -2,6 +2,7 @@
 
 mod backups;
 mod causes;
+mod changed;
 mod faults;
 mod migration;
 mod model;
@@ -172,7 +173,7 @@ impl Rig {
             match self.recv() {
                 FromStore::Answers(answers) => note(&mut came, answers),
                 FromStore::Done(batch, outcome) => came.done.push((batch, outcome)),
-                FromStore::Broken(cause) => panic!("broken: {cause}"),
+                FromStore::Broken(cause) | FromStore::Changed { what: cause, .. } => panic!("broken: {cause}"),
             }
         }
         came

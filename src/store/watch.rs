@@ -1,0 +1,319 @@
+//! Whether the store's files are still the ones that this process opened, with what it left in them. Others move, remove,
+//! copy over and cut files under a running daemon, and what is acknowledged after that is lost with the next start. So it
+//! is looked at behind each sync and before the answers, before the log is moved into the file, and while nothing happens.
+//!
+//! Two things tell. By name: device and inode of what a next start would open. By content: the file changes only when cpd
+//! moves the log into it, so its length, its time and its first bytes stay in between; and each time it does change, it
+//! gets another mark in its table `meta`, so that even a copy that is an hour old is told from it.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::room::{FRAME_BYTES, LOG_HEADER_BYTES};
+use super::schema::PAGE_BYTES;
+use super::{row, sqlite, users};
+use crate::sabotage;
+
+/// Bytes at the beginning of the file that are compared at each look.
+const HEAD_BYTES: usize = 100;
+/// Bytes before a page in a frame of the log.
+const FRAME_HEADER_BYTES: usize = 24;
+
+/// What was done to the store's files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// What was changed, for people.
+    pub what: String,
+    /// Only names were: the log still can be moved into the file, and the file has a name somewhere.
+    pub can_be_saved: bool,
+}
+
+/// What a look comes to.
+pub enum Look {
+    Same,
+    Changed(Change),
+    /// The system did not let us look.
+    Unseen(io::Error),
+}
+
+/// The descriptors stay open for as long as SQLite has the files: closing any descriptor of a file would take the locks
+/// of the whole process from it.
+pub struct Watch {
+    /// As the configuration names it.
+    asked: PathBuf,
+    path: PathBuf,
+    log_path: PathBuf,
+    file: File,
+    identity: (u64, u64),
+    log: Option<(File, (u64, u64))>,
+    /// `None`: a move has failed, or what it left could not be read.
+    left: Option<Left>,
+    log_left: LogLeft,
+    /// The mark in the log that is not moved yet, if it has one.
+    pub mark: Option<u64>,
+}
+
+/// What we left in the file when we last moved the log into it.
+struct Left {
+    bytes: u64,
+    modified: (i64, i64),
+    head: Vec<u8>,
+    /// The page of the table `meta`, in which the mark is, and where it begins.
+    marked: (u64, Vec<u8>),
+}
+
+/// What we left in the log with the last commit. Empty: the next commit begins it anew.
+#[derive(Default)]
+struct LogLeft {
+    frames: u64,
+    head: Vec<u8>,
+    last_frame: Vec<u8>,
+}
+
+impl Watch {
+    /// Opens the store's file at `path`, which is where `asked` leads to. Before SQLite opens it.
+    pub fn open(asked: &Path, path: &Path, log_path: PathBuf) -> io::Result<Watch> {
+        let file = open(path)?;
+        let identity = identity(&file.metadata()?);
+        Ok(Watch {
+            asked: asked.to_path_buf(),
+            path: path.to_path_buf(),
+            log_path,
+            file,
+            identity,
+            log: None,
+            left: None,
+            log_left: LogLeft::default(),
+            mark: None,
+        })
+    }
+
+    /// Takes note of the files as they are: SQLite has opened them and emptied the log into the file.
+    pub fn begin(&mut self, connection: &Connection) -> io::Result<()> {
+        if self.log.is_none() {
+            let log = open(&self.log_path)?;
+            let identity = identity(&log.metadata()?);
+            self.log = Some((log, identity));
+        }
+        self.mark = None;
+        // A mark of this process is not in it yet, so that there is nothing to be wrong.
+        let _ = self.moved(connection, true);
+        Ok(())
+    }
+
+    /// Whether everything is as we left it. `connection` is asked only where the file's time has changed.
+    pub fn look(&mut self, connection: &Connection) -> Look {
+        if sabotage::is(sabotage::Fault::BlindStore) {
+            return Look::Same;
+        }
+        self.changed(connection).map_or_else(Look::Unseen, |change| change.map_or(Look::Same, Look::Changed))
+    }
+
+    fn changed(&mut self, connection: &Connection) -> io::Result<Option<Change>> {
+        let file = self.file.metadata()?;
+        for said in [self.content(connection, &file)?, self.log_content()?] {
+            if let Some(what) = said {
+                return Ok(Some(Change { what, can_be_saved: false }));
+            }
+        }
+        let what = self.names()?;
+        let can_be_saved = file.nlink() > 0;
+        Ok(what.map(|what| Change { what, can_be_saved }))
+    }
+
+    /// Whether the log has become shorter than it was left.
+    pub fn log_is_cut(&self) -> Option<Change> {
+        let (log, _) = self.log.as_ref().filter(|_| !sabotage::is(sabotage::Fault::BlindStore))?;
+        let found = log.metadata().ok()?;
+        let what = || format!("{} was cut", self.log_path.display());
+        (found.len() < log_bytes(self.log_left.frames)).then(|| Change { what: what(), can_be_saved: false })
+    }
+
+    /// That the store can be opened once more by its name. Errors: what was done to it.
+    pub fn is_in_place(&self) -> Result<(), String> {
+        match self.names() {
+            Ok(None) => Ok(()),
+            Ok(Some(what)) => Err(what),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// What a next start would open.
+    fn names(&self) -> io::Result<Option<String>> {
+        let said = |path: &Path, what: &str| Ok(Some(format!("{} {what}", path.display())));
+        match found(fs::symlink_metadata(&self.path))? {
+            None => return self.gone(),
+            Some(found) if found.is_symlink() => return said(&self.path, "is a symbolic link now"),
+            Some(found) if identity(&found) != self.identity => return said(&self.path, "is another file now"),
+            Some(_) => {}
+        }
+        if self.asked != self.path
+            && found(fs::metadata(&self.asked))?.is_none_or(|found| identity(&found) != self.identity)
+        {
+            return said(&self.asked, "leads to another file now");
+        }
+        match (&self.log, found(fs::symlink_metadata(&self.log_path))?) {
+            (None, _) => Ok(None),
+            (Some(_), None) => said(&self.log_path, "was removed"),
+            (Some((_, own)), Some(found)) if identity(&found) != *own => said(&self.log_path, "is another file now"),
+            (Some(_), Some(_)) => Ok(None),
+        }
+    }
+
+    fn gone(&self) -> io::Result<Option<String>> {
+        if self.file.metadata()?.nlink() == 0 {
+            return Ok(Some(format!("{} was removed", self.path.display())));
+        }
+        let now = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let now = now.map(|now| format!(" to {}", now.display())).unwrap_or_default();
+        Ok(Some(format!("{} was moved away{now}", self.path.display())))
+    }
+
+    /// Whether somebody wrote to the file.
+    fn content(&mut self, connection: &Connection, found: &Metadata) -> io::Result<Option<String>> {
+        let said = |what: &str| Ok(Some(format!("{} {what}", self.path.display())));
+        let Some(left) = &mut self.left else { return Ok(None) };
+        if found.len() < left.bytes {
+            return said("was cut");
+        }
+        if found.len() > left.bytes || read(&self.file, 0, &mut [0; HEAD_BYTES])? != left.head {
+            return said("was overwritten");
+        }
+        if modified(found) == left.modified {
+            return Ok(None);
+        }
+        let (at, page) = &left.marked;
+        if read(&self.file, *at, &mut [0; PAGE_BYTES as usize])? != page {
+            return said("was overwritten");
+        }
+        // It was touched, or something within was altered: that is for the checksums to say.
+        if let Err(damage) = sound(connection) {
+            return said(&format!("was written to: {damage}"));
+        }
+        left.modified = modified(found);
+        Ok(None)
+    }
+
+    /// Whether somebody wrote to the log. One that was cut and written on has a hole where its last frame was.
+    fn log_content(&self) -> io::Result<Option<String>> {
+        let said = |what: &str| Ok(Some(format!("{} {what}", self.log_path.display())));
+        let Some((log, _)) = self.log.as_ref().filter(|_| self.log_left.frames > 0) else { return Ok(None) };
+        if let Some(change) = self.log_is_cut() {
+            return Ok(Some(change.what));
+        }
+        let last = log_bytes(self.log_left.frames - 1).max(LOG_HEADER_BYTES);
+        let same = read(log, 0, &mut [0; LOG_HEADER_BYTES as usize])? == self.log_left.head
+            && read(log, last, &mut [0; FRAME_HEADER_BYTES])? == self.log_left.last_frame;
+        if same { Ok(None) } else { said("was overwritten") }
+    }
+
+    /// Takes note of a commit: the log has `frames` now. To be called when a look found nothing.
+    pub fn committed(&mut self, frames: u64) {
+        if frames != self.log_left.frames {
+            // What cannot be read is not compared.
+            self.log_left = self.read_log(frames).unwrap_or_default();
+        }
+    }
+
+    fn read_log(&self, frames: u64) -> io::Result<LogLeft> {
+        let Some((log, _)) = self.log.as_ref().filter(|_| frames > 0) else { return Ok(LogLeft::default()) };
+        let head = match self.log_left.head.is_empty() {
+            true => read(log, 0, &mut [0; LOG_HEADER_BYTES as usize])?.to_vec(),
+            false => self.log_left.head.clone(),
+        };
+        let last = log_bytes(frames - 1).max(LOG_HEADER_BYTES);
+        Ok(LogLeft { frames, head, last_frame: read(log, last, &mut [0; FRAME_HEADER_BYTES])?.to_vec() })
+    }
+
+    /// Takes note of the file after the log, the `whole` of it or a part, was moved into it. `Some`: somebody else has
+    /// written to it meanwhile.
+    pub fn moved(&mut self, connection: &Connection, whole: bool) -> Option<String> {
+        let mark = self.mark.filter(|_| whole).map(u64::to_be_bytes);
+        if whole {
+            (self.log_left, self.mark) = (LogLeft::default(), None);
+        }
+        // What cannot be read is not compared.
+        let (left, pages) = self.read_file(connection).ok().unzip();
+        self.left = left;
+        let (left, pages) = (self.left.as_ref()?, pages?);
+        // What somebody writes while we do must not become what we believe to have left.
+        let has_mark = mark.is_none_or(|mark| left.marked.1.windows(mark.len()).any(|part| part == mark));
+        let right = has_mark && left.bytes == pages * u64::from(PAGE_BYTES);
+        (whole && !right).then(|| format!("{} was overwritten", self.path.display()))
+    }
+
+    /// The file as it is, and how many pages it should have once the whole log is in it.
+    fn read_file(&self, connection: &Connection) -> io::Result<(Left, u64)> {
+        let number = |sql: &str| -> io::Result<u64> {
+            let found = connection.prepare_cached(sql).and_then(|mut s| s.query_row([], |row| row.get::<_, u32>(0)));
+            found.map(u64::from).map_err(|e| io::Error::other(sqlite::text(&e)))
+        };
+        let page = number("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'")?;
+        let at = page.saturating_sub(1) * u64::from(PAGE_BYTES);
+        let found = self.file.metadata()?;
+        let marked = read(&self.file, at, &mut [0; PAGE_BYTES as usize])?.to_vec();
+        let head = read(&self.file, 0, &mut [0; HEAD_BYTES])?.to_vec();
+        let left = Left { bytes: found.len(), modified: modified(&found), head, marked: (at, marked) };
+        Ok((left, number("PRAGMA page_count")?))
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
+    OpenOptions::new().read(true).custom_flags(nofollow).open(path)
+}
+
+/// Bytes of a log of that many frames.
+fn log_bytes(frames: u64) -> u64 {
+    if frames == 0 { 0 } else { LOG_HEADER_BYTES + frames * FRAME_BYTES }
+}
+
+/// What no other file has while a descriptor of this one is open.
+fn identity(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+fn modified(found: &Metadata) -> (i64, i64) {
+    (found.mtime(), found.mtime_nsec())
+}
+
+/// `None`: it is not there, nor anything behind a link.
+fn found(looked: io::Result<Metadata>) -> io::Result<Option<Metadata>> {
+    match looked {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(e) if e.kind() == ErrorKind::StaleNetworkFileHandle => Ok(None),
+        Err(e) if e.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// What stands at `offset`; fewer bytes at the end of the file.
+fn read<'b>(file: &File, offset: u64, bytes: &'b mut [u8]) -> io::Result<&'b [u8]> {
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(bytes.get(..filled).unwrap_or_default())
+}
+
+/// Whether every row, read from the file anew, matches its checksum.
+fn sound(connection: &Connection) -> Result<(), String> {
+    // What SQLite has in memory was read before.
+    connection.release_memory().map_err(|e| sqlite::text(&e))?;
+    let checked = users::each(connection, None, u32::MAX, |_| ())
+        .and_then(|()| users::check_seen(connection, |what| Err(row::RowError::Damaged(what))))
+        .and_then(|_| row::reserved(connection))
+        .and_then(|_| row::each_message(connection, |_| ()));
+    checked.map_err(|e| e.text())
+}

@@ -1,0 +1,40 @@
+//! The twin of tests/replaced.rs: a cpd that does not look at its files goes on with its 240s, and they are lost.
+//!
+//! `cargo test --test proof_replaced -- --nocapture`; it builds the sabotaged cpd, unless CPD_SABOTAGED names one.
+
+#[path = "../replaced/play.rs"]
+mod play;
+#[path = "../running/mod.rs"]
+mod running;
+#[path = "../support/sabotaged.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod sabotaged;
+
+use std::fs;
+
+use cpd::sabotage::Fault;
+use play::{next_start, play, prepare};
+
+/// Messages sent after the change, by each client.
+const AFTER: usize = 50;
+
+#[test]
+fn a_cpd_that_does_not_look_at_its_files_is_caught() {
+    let mut daemon = prepare(|command| sabotaged::order(command, Fault::BlindStore));
+    let told = play(&daemon, AFTER, |data| {
+        fs::rename(data.join("cpd.db"), data.with_file_name("aside")).expect("moved");
+    });
+    assert!(told.late.len() > AFTER, "{} after the change: {}", told.late.len(), daemon.log());
+    daemon.signal(rustix::process::Signal::KILL);
+    daemon.ends();
+    let folder = std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"));
+    fs::rename(folder.path().join("aside"), folder.path().join("data/cpd.db")).expect("moved back");
+    fs::remove_file(folder.path().join("data/cpd.db-wal")).expect("removed");
+    let there = next_start(folder);
+    let lost = told.late.difference(&there).count();
+    assert!(lost > 0, "all of {} are there", told.late.len());
+    println!(
+        "proof: replaced store: twin blind-store: {} got 240 after the store was moved away, caught at once: {lost} lost",
+        told.late.len()
+    );
+}
