@@ -50,6 +50,7 @@ codes! {
     NotPermitted "not_permitted" "the peer may not do this",
     StoreFailed "store_failed" "the store could not do it",
     Stopping "stopping" "the daemon is stopping",
+    Unavailable "unavailable" "the daemon cannot run; the message says why",
     Internal "internal" "a fault in the daemon; its log says more",
 }
 

@@ -167,7 +167,11 @@ impl Client {
             refusal.message
         };
         let code = ErrorCode::parse(&refusal.code);
-        let exit = if code == Some(ErrorCode::NotPermitted) { Exit::NotPermitted } else { Exit::Refused };
+        let exit = match code {
+            Some(ErrorCode::NotPermitted) => Exit::NotPermitted,
+            Some(ErrorCode::Unavailable) => Exit::Unreachable,
+            _ => Exit::Refused,
+        };
         Err(Failure { refusal: code, ..Failure::new(exit, message) })
     }
 }

@@ -138,8 +138,9 @@ impl State {
             status => format!("{}, status {status}", self.result),
         };
         match self.status_text.as_str() {
-            "" => format!("{number}; journalctl -u cpd says why"),
-            text => format!("{number}: {text}"),
+            // Of a cpd that could not say why it ended it is a status of better days.
+            text if self.result == "exit-code" && !text.is_empty() => format!("{number}: {text}"),
+            _ => format!("{number}; journalctl -u cpd says why"),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod auth_pool;
 pub mod config;
 pub mod conn;
 pub mod control_conn;
+mod doors;
 pub mod exit;
 pub mod fd;
 mod health;
@@ -16,6 +17,7 @@ mod operators;
 pub mod port;
 mod reactor;
 mod reload;
+pub mod stand_in;
 pub mod succession;
 pub mod wall;
 
@@ -32,6 +34,7 @@ use signal_hook_mio::v1_0::Signals;
 use self::auth_pool::AuthPool;
 use self::config::{Arguments, Config, Invocation};
 use self::control_conn::Hub;
+use self::doors::Doors;
 use self::exit::{ExitCode, Fatal};
 use self::fd::Inherited;
 use self::listeners::Listeners;
@@ -54,6 +57,7 @@ const RESERVED_DESCRIPTORS: u64 = 64 + 64 + conn::LINGER_MAX as u64;
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> std::process::ExitCode {
     let inherited = fd::take_inherited();
     exit::end_on_panic();
+    let doors = Doors::of(inherited.as_deref().unwrap_or_default());
     let result = match config::parse_arguments(arguments) {
         Ok(Invocation::Print(text)) => {
             let mut stdout = std::io::stdout();
@@ -73,7 +77,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> std::process::Exit
     };
     match result {
         Ok(()) => ExitCode::Ok.into(),
-        Err(fatal) => fatal.report(),
+        Err(fatal) => {
+            let code = fatal.report();
+            doors::last_words(&doors, &fatal);
+            code
+        }
     }
 }
 

@@ -42,8 +42,10 @@ impl Unit {
 fn the_sockets_are_those_of_the_default_configuration() {
     let config = Config::default();
     let (cp, control) = (Unit::read("cpd.socket"), Unit::read("cpd-control.socket"));
-    assert_eq!(cp.one("Socket", "ListenStream"), DEFAULT_PORT.to_string());
-    assert_eq!(cp.one("Socket", "BindIPv6Only"), "both");
+    // This machine alone, as the configuration has it, and the other loopback address, be IPv6 there or not.
+    let here = ["127.0.0.1", "[::1]"].map(|address| format!("{address}:{DEFAULT_PORT}"));
+    assert_eq!(cp.all("Socket", "ListenStream"), here);
+    assert_eq!((cp.one("Socket", "BindIPv6Only"), cp.one("Socket", "FreeBind")), ("both", "yes"));
     assert_eq!(control.one("Socket", "ListenStream"), config.control_socket.display().to_string());
     assert_eq!(control.one("Socket", "SocketGroup"), config.control_group);
     assert_eq!((control.one("Socket", "SocketMode"), control.one("Socket", "SocketUser")), ("0660", "root"));
@@ -53,6 +55,9 @@ fn the_sockets_are_those_of_the_default_configuration() {
         assert_eq!(unit.one("Install", "WantedBy"), "sockets.target");
         // cpd accepts for itself.
         assert!(unit.all("Socket", "Accept").is_empty());
+        // Nothing that a client can reach closes the socket.
+        assert_eq!(unit.one("Socket", "TriggerLimitIntervalSec"), "0");
+        assert_eq!(unit.one("Unit", "StartLimitIntervalSec"), "0");
     }
 }
 
@@ -61,21 +66,44 @@ fn the_service_fits_the_program() {
     let (unit, config) = (Unit::read("cpd.service"), Config::default());
     assert_eq!((unit.one("Service", "Type"), unit.one("Service", "NotifyAccess")), ("notify", "main"));
     assert_eq!(unit.one("Service", "ExecStart"), "/usr/sbin/cpd");
-    assert!(unit.one("Service", "ExecReload").ends_with(" -HUP $MAINPID"));
+    // The file is checked before the process hears of it.
+    assert_eq!(unit.all("Service", "ExecReload"), ["/usr/sbin/cpd --check", "/usr/bin/kill -HUP $MAINPID"]);
     assert_eq!(unit.one("Unit", "Wants"), "cpd.socket");
     assert_eq!(unit.one("Unit", "Requires"), "cpd-control.socket");
-    assert_eq!(unit.one("Unit", "After"), "cpd.socket cpd-control.socket");
+    assert_eq!(unit.all("Unit", "After"), ["cpd.socket cpd-control.socket", "cpd-failed.service"]);
     assert_eq!(unit.one("Service", "Sockets"), "cpd.socket cpd-control.socket");
     let state = Path::new("/var/lib").join(unit.one("Service", "StateDirectory"));
     assert_eq!(config.store_path.parent(), Some(state.as_path()));
     let never =
         [ExitCode::Usage, ExitCode::DamagedStore, ExitCode::CannotCreate, ExitCode::NotPermitted, ExitCode::Config];
     let never: Vec<String> = never.iter().map(|code| (*code as u8).to_string()).collect();
-    assert_eq!(unit.one("Service", "RestartPreventExitStatus"), never.join(" "));
+    let by_systemd: Vec<String> = (200..=245).map(|code: u8| code.to_string()).collect();
+    assert_eq!(unit.all("Service", "RestartPreventExitStatus"), [never.join(" "), by_systemd.join(" ")]);
+    // What else may fail is tried again once a second at most.
+    assert_eq!((unit.one("Service", "Restart"), unit.one("Service", "RestartSec")), ("on-failure", "1"));
+    // A machine that was paused is no daemon that hangs: cpd watches itself, by the time in which it ran.
+    assert!(unit.all("Service", "WatchdogSec").is_empty());
     let number = |key: &str| unit.one("Service", key).parse::<u32>().expect("a number");
     let connections = config.settings.limits.connections;
     assert!(number("LimitNOFILE") > connections);
     assert!(number("FileDescriptorStoreMax") >= 2, "a restart leaves two");
     // With it every peer of the control socket would be nobody.
     assert!(unit.all("Service", "PrivateUsers").is_empty());
+}
+
+#[test]
+fn the_stand_in_has_the_sockets_and_ends_with_a_restart() {
+    let (service, unit) = (Unit::read("cpd.service"), Unit::read("cpd-failed.service"));
+    assert_eq!(service.one("Unit", "OnFailure"), "cpd-failed.service");
+    assert_eq!(unit.one("Unit", "PartOf"), "cpd.service");
+    assert_eq!(unit.one("Service", "Sockets"), service.one("Service", "Sockets"));
+    assert_eq!((unit.one("Service", "Type"), unit.one("Unit", "StartLimitIntervalSec")), ("oneshot", "0"));
+    // With its sandbox, and without where that is what fails; and should both fail, not again at once.
+    let program = "/usr/libexec/cpd/cpd-failed";
+    assert_eq!(unit.all("Service", "ExecStart"), [format!("-{program}"), format!("+{program}")]);
+    assert_eq!((unit.one("Service", "Restart"), unit.one("Service", "RestartSec")), ("on-failure", "15"));
+    // It does not need what cpd may be missing: its user, its program, its folder.
+    for key in ["User", "Group", "StateDirectory"] {
+        assert!(unit.all("Service", key).is_empty(), "{key}");
+    }
 }

@@ -6,11 +6,15 @@ client.py stay ADDRESS FILE PDU... -- PDU...   the same in one connection: the f
 client.py hold ADDRESS FILE        connects and stays while FILE exists
 client.py knock ADDRESS FILE       connects and is answered, over and over, while FILE exists; prints how often, the
                                    failures and the longest wait
+client.py besiege ADDRESS SECONDS  three clients and a `cpctl status` at a time, over and over; prints the answers, how
+                                   long the longest client waited for one or for a close, and what cpctl said
 """
 
 import os
 import socket
+import subprocess
 import sys
+import threading
 import time
 
 PATIENCE_S = 20
@@ -65,6 +69,44 @@ def knock(address, path):
     print("answered=%d failures=%d longest_ms=%d %s" % (answered, len(failures), longest * 1000, failures[:3]))
 
 
+def besiege(address, seconds):
+    end = time.monotonic() + seconds
+    answers, sayings, longest = {}, {}, {"client": 0.0, "cpctl": 0.0}
+    lock = threading.Lock()
+
+    def again(who, counts, pause, ask_once):
+        while time.monotonic() < end:
+            begun = time.monotonic()
+            answer = ask_once()
+            waited = time.monotonic() - begun
+            with lock:
+                counts[answer] = counts.get(answer, 0) + 1
+                longest[who] = max(longest[who], waited)
+            time.sleep(pause)
+
+    def client():
+        try:
+            with connect(address) as link:
+                return ask(link, b"USERnobody")[:3].decode() or "closed"
+        except OSError as error:
+            return str(error)
+
+    def cpctl():
+        done = subprocess.run(["cpctl", "status"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        return "%d %s" % (done.returncode, done.stderr.decode("ascii", "backslashreplace").strip())
+
+    threads = [threading.Thread(target=again, args=("client", answers, 0.01, client)) for _ in range(3)]
+    threads.append(threading.Thread(target=again, args=("cpctl", sayings, 0.05, cpctl)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print("clients: %s" % ", ".join("%d x %s" % (many, what) for what, many in sorted(answers.items())))
+    print("longest_ms: client=%d cpctl=%d" % (longest["client"] * 1000, longest["cpctl"] * 1000))
+    for what, many in sorted(sayings.items()):
+        print("cpctl: %d x %s" % (many, what))
+
+
 def main():
     what, address, rest = sys.argv[1], sys.argv[2], sys.argv[3:]
     if what == "talk":
@@ -77,6 +119,8 @@ def main():
         with connect(address):
             while os.path.exists(rest[0]):
                 time.sleep(0.1)
+    elif what == "besiege":
+        besiege(address, float(rest[0]))
     elif what == "knock":
         knock(address, rest[0])
     else:

@@ -1,0 +1,249 @@
+//! What answers at cpd's sockets while cpd cannot start: `cpd-failed.service`, which the service manager starts when
+//! `cpd.service` has failed (`OnFailure=`). The sockets would start cpd again for every client, as fast as it fails; as
+//! long as this runs, they wait with it. It closes every client's connection and tells administrators the cause, for a
+//! while, then the next one who connects starts cpd once more.
+//!
+//! A program of its own, because cpd may be what cannot be executed. It reads nothing that anybody sends.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+
+use super::doors::{Doors, Stay, one_line, words};
+use super::fd;
+
+const SERVICE: &str = "cpd.service";
+/// Between two starts of a cpd that cannot start.
+const PAUSE: Duration = Duration::from_secs(15);
+const PAUSE_MAX: Duration = Duration::from_secs(600);
+/// A start that took processor time, because it read a damaged store of gigabytes, is followed by a pause so many times
+/// as long: cpd takes a second of a processor in a minute and a half at most.
+const PAUSE_PER_PROCESSOR_TIME: u32 = 90;
+/// How long the manager may take to say how cpd failed.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Exit codes of cpd itself, sysexits.h.
+const OWN_CODES: std::ops::RangeInclusive<u8> = 64..=78;
+/// A user without rights.
+const NOBODY: u32 = 65534;
+
+/// The stand-in's main function.
+pub fn main() -> ExitCode {
+    let doors = fd::take_inherited().map(|inherited| Doors::of(&inherited)).unwrap_or_default();
+    let end = End::ask();
+    if end.goes_on || already_stood_in(&end) {
+        return ExitCode::SUCCESS;
+    }
+    if drop_rights().is_err() {
+        return ExitCode::FAILURE;
+    }
+    doors.turn_away(&words(&end.cause()), Stay::Full(end.pause()));
+    ExitCode::SUCCESS
+}
+
+/// How cpd ended, as the manager tells it.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct End {
+    /// Of the start that failed.
+    invocation: String,
+    /// cpd runs, or is about to.
+    goes_on: bool,
+    /// The last status of cpd. When it ended with a code of its own, that is the cause.
+    status: String,
+    /// `exit-code`, `signal`, `timeout` and others of systemd.exec(5).
+    result: String,
+    exit_code: Option<u8>,
+    processor_time: Duration,
+}
+
+impl End {
+    fn ask() -> End {
+        let mut end = End { result: variable("MONITOR_SERVICE_RESULT"), ..End::default() };
+        end.exit_code = variable("MONITOR_EXIT_STATUS").parse().ok();
+        end.invocation = variable("MONITOR_INVOCATION_ID");
+        let properties = "ActiveState,SubState,InvocationID,StatusText,Result,ExecMainStatus,CPUUsageNSec";
+        if let Some(text) = output(Command::new("systemctl").args(["show", "--property", properties, SERVICE])) {
+            end.read(&text);
+        }
+        end
+    }
+
+    fn read(&mut self, properties: &str) {
+        for (key, value) in properties.lines().filter_map(|line| line.split_once('=')) {
+            match key {
+                "ActiveState" => self.goes_on = !matches!(value, "failed" | "inactive"),
+                "InvocationID" if !value.is_empty() => self.invocation = value.to_owned(),
+                "StatusText" => self.status = value.to_owned(),
+                "Result" => self.result = value.to_owned(),
+                "ExecMainStatus" => self.exit_code = value.parse().ok(),
+                "CPUUsageNSec" => self.processor_time = Duration::from_nanos(value.parse().unwrap_or(0)),
+                _ => {}
+            }
+        }
+    }
+
+    fn cause(&self) -> String {
+        let own = self.result == "exit-code" && self.exit_code.is_some_and(|code| OWN_CODES.contains(&code));
+        if own && !self.status.is_empty() {
+            return one_line(&self.status);
+        }
+        let cause = match (self.result.as_str(), self.exit_code) {
+            ("exit-code", Some(code)) => match by_systemd(code) {
+                Some(meaning) => format!("{SERVICE} failed with {code}: {meaning}"),
+                None => format!("{SERVICE} failed with exit code {code}"),
+            },
+            ("success" | "", _) => format!("{SERVICE} was not started, a unit that it needs has failed"),
+            (result, _) => format!("{SERVICE} failed ({})", one_line(result)),
+        };
+        format!("{cause}; systemctl status cpd and journalctl -u cpd say more")
+    }
+
+    fn pause(&self) -> Duration {
+        self.processor_time.saturating_mul(PAUSE_PER_PROCESSOR_TIME).clamp(PAUSE, PAUSE_MAX)
+    }
+}
+
+/// What the manager's own exit codes mean before a program runs (systemd.exec(5)), for those that people meet.
+fn by_systemd(code: u8) -> Option<&'static str> {
+    Some(match code {
+        200 => "its working directory cannot be entered",
+        203 => "/usr/sbin/cpd cannot be executed",
+        205 => "a limit (Limit...=) cannot be set",
+        208 | 209 => "its standard input or output cannot be set up",
+        216 => "its group does not exist",
+        217 => "its user does not exist",
+        218 => "its capabilities cannot be set",
+        225 => "its network namespace cannot be made",
+        226 => "its view of the file system cannot be set up: a folder that the unit names may be missing",
+        228 => "its system call filter cannot be installed",
+        233 => "its folder below /run cannot be made",
+        238 => "its state folder, /var/lib/cpd, cannot be made or given to it",
+        200..=245 => "the service manager could not prepare it",
+        _ => return None,
+    })
+}
+
+/// Whether the same failure was stood in for, and somebody has ended that: who restarts cpd.service restarts this with
+/// it (`PartOf=`), and does not want to wait. The folder goes when the stand-in ends by itself.
+fn already_stood_in(end: &End) -> bool {
+    let folder = std::env::var_os("RUNTIME_DIRECTORY").map_or_else(|| PathBuf::from("/run/cpd-failed"), PathBuf::from);
+    let file = folder.join("stood-in-for");
+    if end.invocation.is_empty() {
+        return false;
+    }
+    if std::fs::read_to_string(&file).is_ok_and(|before| before == end.invocation) {
+        return true;
+    }
+    // Where it cannot be written, whoever restarts waits for the pause to end.
+    let _ = std::fs::write(&file, &end.invocation);
+    false
+}
+
+/// What asks the manager is root; what meets clients is nobody.
+fn drop_rights() -> nix::Result<()> {
+    if !Uid::effective().is_root() {
+        return Ok(());
+    }
+    setgroups(&[])?;
+    setgid(Gid::from_raw(NOBODY))?;
+    setuid(Uid::from_raw(NOBODY))
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+/// What a command prints, if it ends within [`PATIENCE`].
+fn output(command: &mut Command) -> Option<String> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let end = Instant::now() + PATIENCE;
+    let mut pipe = child.stdout.take()?;
+    let mut text = Vec::new();
+    let mut piece = [0; 4096];
+    let whole = loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let ready = poll(
+            &mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)],
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO),
+        );
+        match ready {
+            Ok(1..) => match pipe.read(&mut piece) {
+                Ok(0) => break true,
+                Ok(length) => text.extend_from_slice(piece.get(..length).unwrap_or_default()),
+                Err(_) => break false,
+            },
+            _ => break false,
+        }
+    };
+    if !whole {
+        let _ = child.kill();
+    }
+    let _ = child.wait();
+    whole.then(|| String::from_utf8_lossy(&text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(properties: &str) -> End {
+        let mut end = End::default();
+        end.read(properties);
+        end
+    }
+
+    #[test]
+    fn the_cause_is_what_cpd_said() {
+        let end = told("ActiveState=failed\nResult=exit-code\nExecMainStatus=78\nStatusText=a.toml:3: wrong=key\n");
+        assert!(!end.goes_on);
+        assert_eq!(end.cause(), "a.toml:3: wrong=key");
+    }
+
+    #[test]
+    fn a_status_of_better_days_is_no_cause() {
+        let end = told("ActiveState=failed\nResult=signal\nExecMainStatus=9\nStatusText=connections: 3\n");
+        assert_eq!(end.cause(), "cpd.service failed (signal); systemctl status cpd and journalctl -u cpd say more");
+        let end = told("ActiveState=failed\nResult=exit-code\nExecMainStatus=203\nStatusText=connections: 3\n");
+        assert!(!end.cause().contains("connections"), "{}", end.cause());
+    }
+
+    #[test]
+    fn what_the_manager_could_not_do_is_named() {
+        for (code, part) in
+            [(203, "/usr/sbin/cpd"), (217, "user"), (226, "file system"), (238, "/var/lib/cpd"), (241, "prepare")]
+        {
+            let cause =
+                told(&format!("ActiveState=failed\nResult=exit-code\nExecMainStatus={code}\nStatusText=\n")).cause();
+            assert!(cause.contains(part) && cause.contains(&code.to_string()), "{cause}");
+        }
+        assert!(told("Result=exit-code\nExecMainStatus=3").cause().contains("exit code 3"));
+        assert!(told("ActiveState=inactive\nResult=success\nExecMainStatus=0").cause().contains("was not started"));
+    }
+
+    #[test]
+    fn a_cpd_that_runs_or_is_about_to_is_left_alone() {
+        for state in ["active", "activating", "reloading", "deactivating"] {
+            assert!(told(&format!("ActiveState={state}")).goes_on, "{state}");
+        }
+        assert!(!told("ActiveState=inactive").goes_on && !End::default().goes_on);
+    }
+
+    #[test]
+    fn the_pause_grows_with_what_a_start_costs() {
+        let pause = |cost: &str| told(&format!("CPUUsageNSec={cost}")).pause();
+        assert_eq!(pause("[not set]"), PAUSE);
+        assert_eq!(pause("20000000"), PAUSE);
+        assert_eq!(pause("1000000000"), Duration::from_secs(90));
+        assert_eq!(pause("18446744073709551615"), PAUSE_MAX);
+    }
+
+    #[test]
+    fn a_command_that_prints_is_read_and_one_that_is_missing_is_not() {
+        assert_eq!(output(Command::new("echo").arg("ActiveState=failed")).as_deref(), Some("ActiveState=failed\n"));
+        assert_eq!(output(&mut Command::new("/nonexistent/systemctl")), None);
+    }
+}
