@@ -221,15 +221,18 @@ pub fn words(cause: &str) -> String {
     format!("cpd cannot run: {cause} (after the repair: systemctl restart cpd)")
 }
 
-/// The last words of a cpd that cannot go on: to the service manager, which shows them in `systemctl status` until the
-/// next start, and to those who wait at `doors`.
+/// The last words of a cpd that cannot go on: to the service manager, and to those who wait at `doors`.
 pub fn last_words(doors: &Doors, fatal: &Fatal) {
-    let cause = one_line(&fatal.message);
+    tell_manager(fatal);
+    doors.turn_away(&words(&one_line(&fatal.message)), Stay::Pending(LAST_WORDS));
+}
+
+/// The cause as the status of the service, which `systemctl status` shows until the next start.
+pub fn tell_manager(fatal: &Fatal) {
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
-        // The exit code says the same to a manager that does not listen.
-        let _ = sd_notify::notify(&[NotifyState::Status(&cause)]);
+        // To a manager that does not listen the exit code says the same.
+        let _ = sd_notify::notify(&[NotifyState::Status(&one_line(&fatal.message))]);
     }
-    doors.turn_away(&words(&cause), Stay::Pending(LAST_WORDS));
 }
 
 #[cfg(test)]

@@ -70,7 +70,9 @@ pub fn end_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
         let cause = info.payload_as_str().unwrap_or("no cause given");
-        let _ = Fatal::new(ExitCode::Internal, format!("internal error{place}: {cause}")).report();
+        let fatal = Fatal::new(ExitCode::Internal, format!("internal error{place}: {cause}"));
+        let _ = fatal.report();
+        super::doors::tell_manager(&fatal);
         std::process::exit(i32::from(ExitCode::Internal as u8));
     }));
 }

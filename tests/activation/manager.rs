@@ -1,6 +1,7 @@
 //! What cpd tells a service manager, which here is the test.
 
-use std::os::unix::net::UnixDatagram;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -91,14 +92,24 @@ fn it_hears_of_readiness_reload_and_stop() {
     assert_eq!(daemon.ends().code(), Some(0));
 }
 
+/// Not ready, but why not: the manager, and whoever waits at the sockets.
 #[test]
-fn nobody_is_told_of_readiness_that_is_none() {
+fn a_start_that_fails_tells_everybody_who_waits() {
     let manager = Manager::new();
     let names = names_of_the_units();
     let mut activated = Activated::start(&names, "store.path = \"/nonexistent/cpd.db\"\n", &manager.environment(None));
-    let _wakes = Client::connect(activated.address);
+    let mut administrator = UnixStream::connect(&activated.control).expect("connect");
+    administrator.write_all(b"{\"v\":1,\"cmd\":\"status\"}\n").expect("ask");
     assert_eq!(activated.daemon.ends().code(), Some(73));
+    let mut answer = String::new();
+    administrator.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("{\"ok\":false,\"error\":{\"code\":\"unavailable\","), "{answer}");
+    assert!(answer.contains("/nonexistent") && answer.contains("systemctl restart cpd"), "{answer}");
     manager.socket.set_nonblocking(true).expect("set");
+    let mut told = [0; 1024];
+    let length = manager.socket.recv(&mut told).expect("a status");
+    let told = String::from_utf8_lossy(&told[..length]);
+    assert!(told.starts_with("STATUS=") && told.contains("/nonexistent"), "{told}");
     assert!(manager.socket.recv(&mut [0; 64]).is_err());
 }
 
