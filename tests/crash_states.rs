@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use cpd::sabotage::Fault;
 use crash::disk::{Bytes, Disk, Kept};
-use crash::judge::{judge, lay};
+use crash::judge::{FILES, judge, lay};
 use crash::recording::{self, Event, File};
 use crash::wire::Wire;
 use ledger::{Kind, Parting};
@@ -51,8 +51,8 @@ const SHOWN_MAX: usize = 5;
 
 struct Recording {
     seed: u64,
-    /// The store's file and its log at the beginning, when everything was synced.
-    files: [Bytes; 2],
+    /// The store's file, its log and its history at the beginning, when everything was synced.
+    files: [Bytes; 3],
     events: Vec<Event>,
 }
 
@@ -64,7 +64,7 @@ fn record(recipe: Recipe) -> Recording {
     trial.cpd.signal(Signal::TERM);
     assert!(trial.cpd.wait().success());
     let data = trial.cpd.data();
-    let files = sabotage::files(&data).map(|path| std::fs::read(path).ok());
+    let files = FILES.map(|name| std::fs::read(data.join(name)).ok());
     let mut events = Vec::new();
     for signal in [Signal::KILL, Signal::TERM] {
         let trace = trial.cpd.folder().join(format!("trace-{}", signal.as_raw()));
@@ -139,7 +139,7 @@ struct Findings {
     kept: u64,
     wrong: Vec<(Kind, String)>,
     /// The first state in which something was wrong.
-    first: Option<[Bytes; 2]>,
+    first: Option<[Bytes; 3]>,
 }
 
 impl Findings {
@@ -220,10 +220,10 @@ fn what_the_judge_is_worth(recording: &Recording) {
         wire.note(event);
     }
     let folder = tempfile::tempdir().expect("a folder");
-    let [file, log] = disk.crashed(Kept::All, &mut Random::new(0, 0));
-    lay(folder.path(), &[file.clone(), log]);
+    let [file, log, history] = disk.crashed(Kept::All, &mut Random::new(0, 0));
+    lay(folder.path(), &[file.clone(), log, history.clone()]);
     assert_eq!(judge(folder.path(), wire.after_the_end()), []);
-    lay(folder.path(), &[file, None]);
+    lay(folder.path(), &[file, None, history]);
     let wrong = judge(folder.path(), wire.after_the_end());
     assert!(wrong.iter().any(|(kind, _)| *kind == Kind::Lost), "{wrong:?}");
 }

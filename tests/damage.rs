@@ -32,6 +32,7 @@ const COMMIT: u64 = 30;
 const PAGE: usize = 4096;
 const WAL_HEADER: usize = 32;
 const FRAME: usize = 24 + PAGE;
+const HISTORY: &str = ".cpd.db.history";
 const SESSION: SessionId = SessionId { serial: 1, slot: 1 };
 /// Messages of one page of a download.
 const FETCHED: usize = 64;
@@ -99,9 +100,17 @@ fn body(id: u64) -> String {
     format!("number {id} from {} to {}: {filler}", sender(id), recipient(id))
 }
 
-/// A store of several users and hundreds of messages, in several commits: its file once it was closed; and the file and
-/// the log of the same as a killed process would leave them.
-fn filled() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+/// A store as a killed process would leave it.
+struct Killed {
+    file: Vec<u8>,
+    log: Vec<u8>,
+    /// What the folder knows of the store.
+    history: Vec<u8>,
+}
+
+/// A store of several users and hundreds of messages, in several commits: its file once it was closed; and as a killed
+/// process would leave it.
+fn filled() -> (Vec<u8>, Killed) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("cpd.db");
     let (wake, wakes) = mpsc::channel();
@@ -143,9 +152,11 @@ fn filled() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let killed = tempfile::tempdir().expect("a folder");
     fs::copy(&path, killed.path().join("cpd.db")).expect("copies");
     fs::copy(folder.path().join("cpd.db-wal"), killed.path().join("cpd.db-wal")).expect("copies");
+    fs::copy(folder.path().join(HISTORY), killed.path().join(HISTORY)).expect("copies");
     writer.close();
     let read = |path: &Path| fs::read(path).expect("reads");
-    (read(&path), read(&killed.path().join("cpd.db")), read(&killed.path().join("cpd.db-wal")))
+    let left = |name| read(&killed.path().join(name));
+    (read(&path), Killed { file: left("cpd.db"), log: left("cpd.db-wal"), history: left(HISTORY) })
 }
 
 /// All files but the lock, which is no part of the store.
@@ -156,11 +167,15 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     named.map(|(name, path)| (name, fs::read(path).expect("reads"))).collect()
 }
 
-fn lay(folder: &Path, file: &[u8], log: Option<&[u8]>) {
+/// Lays a store with its log and what its folder knows of it; without them, as an earlier version left it.
+fn lay(folder: &Path, file: &[u8], log: Option<(&[u8], &[u8])>) {
     use std::os::unix::fs::PermissionsExt;
     let log_file = folder.join("cpd.db-wal");
     let _ = fs::remove_file(&log_file);
-    for (path, bytes) in [(folder.join("cpd.db"), Some(file)), (log_file, log)] {
+    let history = folder.join(HISTORY);
+    let _ = fs::remove_file(&history);
+    let (log, known) = log.unzip();
+    for (path, bytes) in [(folder.join("cpd.db"), Some(file)), (log_file, log), (history, known)] {
         let Some(bytes) = bytes else { continue };
         fs::write(&path, bytes).expect("writes");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("sets the mode");
@@ -285,7 +300,7 @@ fn every_page_of_a_file_is_damaged() {
 
 #[test]
 fn every_frame_of_a_log_is_damaged() {
-    let (_, file, log) = filled();
+    let (_, Killed { file, log, history }) = filled();
     let (frames, mut chance) = ((log.len() - WAL_HEADER) / FRAME, Chance::new(10, 0));
     assert!(frames > 30, "{frames} frames are few");
     let (folder, mut tally) = (tempfile::tempdir().expect("a folder"), Tally::default());
@@ -300,7 +315,7 @@ fn every_frame_of_a_log_is_damaged() {
         cases.extend(damages(&log, at, FRAME, other, &mut chance).into_iter().step_by(2));
     }
     for (what, log) in cases {
-        lay(folder.path(), &file, Some(&log));
+        lay(folder.path(), &file, Some((&log, &history)));
         let fate = match judge(folder.path()) {
             Fate::Served { right, .. } if !right.is_multiple_of(COMMIT as usize) => {
                 Fate::Wrong(format!("{right} messages are no whole commits"))

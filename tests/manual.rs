@@ -81,6 +81,7 @@ fn exit_codes_are_the_programs() {
         ExitCode::Ok,
         ExitCode::Usage,
         ExitCode::DamagedStore,
+        ExitCode::NoInput,
         ExitCode::Unavailable,
         ExitCode::Internal,
         ExitCode::System,

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-pub use arguments::{Arguments, Invocation, command, parse as parse_arguments};
+pub use arguments::{Arguments, Invocation, Tool, command, parse as parse_arguments};
 pub use duration::{parse as parse_duration, show as show_duration};
 pub use keys::{KEYS, Key, Kind};
 

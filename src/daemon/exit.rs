@@ -14,6 +14,8 @@ pub enum ExitCode {
     Usage = 64,
     /// The store is damaged (EX_DATAERR).
     DamagedStore = 65,
+    /// There is no such file to restore (EX_NOINPUT).
+    NoInput = 66,
     /// An address is in use, or another cpd holds the store (EX_UNAVAILABLE).
     Unavailable = 69,
     /// A fault of cpd itself (EX_SOFTWARE).
@@ -87,6 +89,7 @@ mod tests {
             (ExitCode::Ok, 0),
             (ExitCode::Usage, 64),
             (ExitCode::DamagedStore, 65),
+            (ExitCode::NoInput, 66),
             (ExitCode::Unavailable, 69),
             (ExitCode::Internal, 70),
             (ExitCode::System, 71),

@@ -18,6 +18,7 @@ pub mod port;
 mod reactor;
 mod reload;
 pub mod stand_in;
+mod store_tools;
 pub mod succession;
 pub mod wall;
 
@@ -48,7 +49,7 @@ use self::succession::Heritage;
 use crate::auth::Costs;
 use crate::engine::Engine;
 use crate::engine::settings::Settings;
-use crate::store::{OpenError, OpenErrorKind, Store, StoreEvent};
+use crate::store::{OpenError, Opening, Store, StoreEvent};
 
 /// Descriptors kept for all that is not a session: the store, the log, control connections, those being drained.
 const RESERVED_DESCRIPTORS: u64 = 64 + 64 + conn::LINGER_MAX as u64;
@@ -70,6 +71,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> std::process::Exit
             }
         }
         Ok(Invocation::Run(arguments)) if arguments.check => check(&arguments),
+        Ok(Invocation::Run(arguments)) if arguments.tool.is_some() => store_tools::run(&arguments),
         Ok(Invocation::Run(arguments)) => inherited
             .map_err(|e| Fatal::new(ExitCode::System, format!("cannot take over the sockets of systemd: {e}")))
             .and_then(|inherited| run(arguments, inherited)),
@@ -118,18 +120,23 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
         logger.warn(Line::new("configuration").field("warning", warning));
     }
     let system = |what: &str, e: std::io::Error| Fatal::new(ExitCode::System, format!("{what}: {e}"));
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| system("cannot take signals", e))?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| system("cannot take signals", e))?;
     // A file that may not grow (RLIMIT_FSIZE) is a write that fails, not the end.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(|e| system("cannot take signals", e))?;
     // A core file would hold passwords. Where this is refused, the limit was 0 already.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let connections_max = raise_file_limit();
     let settings = within_file_limit(config.settings, connections_max, logger);
-    let mut store = Store::open(&config.store_path).map_err(store_error)?;
+    let Some(mut store) = open_store(&arguments, &config, &mut signals, logger)? else { return Ok(()) };
     for warning in store.warnings() {
         logger.warn(Line::new("store").field("warning", warning));
     }
-    let engine = load(&mut store, settings)?;
+    let warned = store.warnings().len();
+    let store_error = |error| store_tools::store_error(error, &arguments);
+    let engine = load(&mut store, settings).map_err(store_error)?;
+    for warning in store.warnings().iter().skip(warned) {
+        logger.warn(Line::new("store").field("warning", warning));
+    }
     let hashes = store.hashes().map_err(store_error)?;
     let costs = Costs::new(config.auth.params(), hashes.iter().map(String::as_str));
     let (inherited, heritage) = succession::find(inherited);
@@ -245,29 +252,43 @@ fn within_file_limit(mut settings: Settings, connections_max: u32, logger: &Logg
     settings
 }
 
-/// The engine with everything that the store holds.
-fn load(store: &mut Store, settings: Settings) -> Result<Engine, Fatal> {
-    let mut engine = Engine::new(settings, 0, CLOCK_ORIGIN);
-    let engine_cell = std::cell::RefCell::new(&mut engine);
-    let loaded = store
-        .load(
-            |name| engine_cell.borrow_mut().load_user(name),
-            |message| engine_cell.borrow_mut().load_message(&message),
-        )
-        .map_err(store_error)?;
-    engine.set_next_message(loaded.next_id);
-    Ok(engine)
+/// Opens the store; `None` when cpd is to stop while it waits for a tool that works on the store.
+fn open_store(
+    arguments: &Arguments,
+    config: &Config,
+    signals: &mut Signals,
+    logger: &Logger,
+) -> Result<Option<Store>, Fatal> {
+    let (mut waits, mut stops) = (false, false);
+    let mut ask = || {
+        if !waits {
+            logger.warn(Line::new("store").field("event", "waiting for cpd --restore, --salvage or --check-store"));
+        }
+        waits = true;
+        stops |= signals.pending().any(|signal| signal != SIGHUP);
+        !stops
+    };
+    let opened = Store::open_as(&config.store_path, Opening { anew: config.data.is_some(), waits: &mut ask });
+    if stops {
+        return Ok(None);
+    }
+    let store = opened.map_err(|error| store_tools::store_error(error, arguments))?;
+    if store.was_made() {
+        logger.info(Line::new("store made").field("path", config.store_path.display()));
+    }
+    Ok(Some(store))
 }
 
-fn store_error(error: OpenError) -> Fatal {
-    let code = match error.kind {
-        OpenErrorKind::Damaged | OpenErrorKind::Newer => ExitCode::DamagedStore,
-        OpenErrorKind::Busy => ExitCode::Unavailable,
-        OpenErrorKind::CannotCreate => ExitCode::CannotCreate,
-        OpenErrorKind::Permission => ExitCode::NotPermitted,
-        OpenErrorKind::System => ExitCode::System,
-    };
-    Fatal::new(code, error.message)
+/// The engine with everything that the store holds.
+fn load(store: &mut Store, settings: Settings) -> Result<Engine, OpenError> {
+    let mut engine = Engine::new(settings, 0, CLOCK_ORIGIN);
+    let engine_cell = std::cell::RefCell::new(&mut engine);
+    let loaded = store.load(
+        |name| engine_cell.borrow_mut().load_user(name),
+        |message| engine_cell.borrow_mut().load_message(&message),
+    )?;
+    engine.set_next_message(loaded.next_id);
+    Ok(engine)
 }
 
 fn spawn_store(store: Store, waker: Arc<Waker>, logger: Logger) -> Result<Box<dyn StorePort>, Fatal> {

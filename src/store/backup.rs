@@ -1,21 +1,26 @@
 //! A copy of the store, made between batches by the connection that writes: SQLite carries what is committed
-//! meanwhile over into the copy, so that it is whole as of its end.
+//! meanwhile over into the copy, so that it is whole as of its end. Where much of it is empty pages, what it holds is then
+//! copied once more, without them.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::cycle::Core;
 use super::files::{self, BACKUP_SUFFIX, Place};
+use super::history;
+use super::squeeze::{self, Squeeze};
 use super::writer::{Exit, Inbox, serve};
 use crate::engine::port::{AdminAnswer, RequestId};
 
 /// Pages copied between two looks at what waits.
 const STEP_PAGES: i32 = 128;
+/// Where a SQLite file says that it has a write-ahead log.
+const FORMAT_OFFSET: u64 = 18;
 /// Bytes of one answer to a read.
 pub const READ_MAX_BYTES: u32 = 1024 * 1024;
 
@@ -37,7 +42,12 @@ impl Held {
 }
 
 /// A copy under way, as the writer's loop sees it.
-pub type Copying<'a> = Backup<'a, 'a>;
+pub enum Copying<'a> {
+    /// The pages of the store, as they are.
+    Pages(Backup<'a, 'a>),
+    /// What the pages hold.
+    Rows(Squeeze<'a>),
+}
 
 /// What a step of copying came to.
 pub enum Step {
@@ -46,34 +56,41 @@ pub enum Step {
     Failed(String),
 }
 
-/// Copies a few more pages.
+/// Copies a little more.
 pub fn step(copy: &Copying<'_>) -> Step {
-    match copy.step(STEP_PAGES) {
-        Ok(StepResult::Done) => Step::Whole,
-        Ok(StepResult::More) => Step::More,
-        Ok(_) => Step::Failed("the store is locked".to_owned()),
-        Err(e) => Step::Failed(super::sqlite::text(&e)),
+    match copy {
+        Copying::Pages(copy) => match copy.step(STEP_PAGES) {
+            Ok(StepResult::Done) => Step::Whole,
+            Ok(StepResult::More) => Step::More,
+            Ok(_) => Step::Failed("the store is locked".to_owned()),
+            Err(e) => Step::Failed(super::sqlite::text(&e)),
+        },
+        Copying::Rows(squeeze) => match squeeze.step() {
+            Ok(true) => Step::Whole,
+            Ok(false) => Step::More,
+            Err(e) => Step::Failed(super::sqlite::text(&e)),
+        },
     }
 }
 
 /// Serves batches and copies between them until the copy is whole or cannot be, and answers `request`.
 pub fn copy_while_serving(core: &mut Core, connection: &Connection, request: RequestId, inbox: &mut Inbox) -> Exit {
-    let exit = match prepare(&core.place) {
+    let exit = match Target::make(&core.place, core.place.bytes()) {
         Err(cause) => Exit::CopyOver(Err(cause)),
-        Ok((path, mut target)) => {
-            let exit = match Backup::new(connection, &mut target) {
-                Ok(copy) => serve(core, connection, inbox, Some(&copy)),
+        Ok(mut target) => {
+            let exit = match Backup::new(connection, &mut target.connection) {
+                Ok(copy) => serve(core, connection, inbox, Some(&Copying::Pages(copy))),
                 Err(e) => Exit::CopyOver(Err(super::sqlite::text(&e))),
             };
-            let closed = target.close().map_err(|(_, e)| super::sqlite::text(&e));
             match exit {
-                Exit::CopyOver(Ok(())) => Exit::CopyOver(closed.and_then(|()| hold(core, &path))),
+                Exit::CopyOver(Ok(())) => match squeeze::run(core, connection, inbox, &target) {
+                    Ok(squeezed) => Exit::CopyOver(hold(core, squeezed.unwrap_or(target))),
+                    Err(exit) => exit,
+                },
                 other => other,
             }
         }
     };
-    // Once it is open it needs no name; if it is not whole nobody needs it.
-    let _ = files::remove(&core.place.beside(BACKUP_SUFFIX));
     core.copying = false;
     let (answer, exit) = match exit {
         Exit::CopyOver(Ok(())) => match &core.held {
@@ -87,34 +104,55 @@ pub fn copy_while_serving(core: &mut Core, connection: &Connection, request: Req
     exit
 }
 
-/// Makes the file to copy to.
-fn prepare(place: &Place) -> Result<(PathBuf, Connection), String> {
-    let free = place.available().map_err(|e| e.to_string())?;
-    let needed = place.bytes().saturating_add(super::room::DISK_RESERVE_BYTES);
-    if free < needed {
-        return Err(format!("the disk has {free} bytes left, the copy needs {needed}"));
+/// A file to copy to. It has no name: however this process ends, nothing is left of it.
+pub struct Target {
+    pub connection: Connection,
+    file: File,
+}
+
+impl Target {
+    /// Makes one, if the disk has room for `bytes`.
+    pub fn make(place: &Place, bytes: u64) -> Result<Target, String> {
+        let free = place.available().map_err(|e| e.to_string())?;
+        let needed = bytes.saturating_add(super::room::DISK_RESERVE_BYTES);
+        if free < needed {
+            return Err(format!("the disk has {free} bytes left, the copy needs {needed}"));
+        }
+        let named = |e: io::Error| format!("{}: {e}", place.beside(BACKUP_SUFFIX).display());
+        let path = place.make(BACKUP_SUFFIX).map_err(named)?;
+        let opened = Target::open(&path);
+        // SQLite has it open, and looks for its name no more: it is to keep no journal.
+        let removed = files::remove(&path).map_err(named);
+        opened.and_then(|target| removed.map(|()| target))
     }
-    let path = place.make(BACKUP_SUFFIX).map_err(|e| format!("{}: {e}", place.beside(BACKUP_SUFFIX).display()))?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = || {
-        let target = Connection::open_with_flags(&path, flags)?;
-        // Whoever reads the copy syncs what he makes of it; a copy that a crash cuts off is deleted.
-        target.execute_batch(
-            "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-2048;",
-        )?;
-        Ok(target)
-    };
-    open().map(|target| (path.clone(), target)).map_err(|e: rusqlite::Error| super::sqlite::text(&e))
+
+    fn open(path: &Path) -> Result<Target, String> {
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| e.to_string())?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let open = || {
+            let connection = Connection::open_with_flags(path, flags)?;
+            // Whoever reads the copy syncs what he makes of it.
+            connection.execute_batch(
+                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;
+                 PRAGMA cache_size=-2048;",
+            )?;
+            Ok(connection)
+        };
+        open().map(|connection| Target { connection, file }).map_err(|e: rusqlite::Error| super::sqlite::text(&e))
+    }
 }
 
 /// Takes the finished copy under a new number.
-fn hold(core: &mut Core, path: &PathBuf) -> Result<(), String> {
-    let open = || -> io::Result<(File, u64)> {
-        let file = OpenOptions::new().read(true).open(path)?;
-        let bytes = file.metadata()?.len();
-        Ok((file, bytes))
+fn hold(core: &mut Core, target: Target) -> Result<(), String> {
+    let Target { connection, file } = target;
+    connection.close().map_err(|(_, e)| super::sqlite::text(&e))?;
+    let mark = || -> io::Result<u64> {
+        history::set_number(&file, history::NO_LOG)?;
+        // As the store itself: to open it with a log needs no change of it.
+        file.write_all_at(&[2, 2], FORMAT_OFFSET)?;
+        Ok(file.metadata()?.len())
     };
-    let (file, bytes) = open().map_err(|e| format!("{}: {e}", path.display()))?;
+    let bytes = mark().map_err(|e| e.to_string())?;
     core.backups += 1;
     core.held = Some(Held { number: core.backups, bytes, file });
     Ok(())

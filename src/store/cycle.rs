@@ -9,7 +9,7 @@ use rusqlite::{Connection, ffi};
 use super::backup::Held;
 use super::files::Place;
 use super::reads::read;
-use super::row::{self, RESERVE_IDS, RowError};
+use super::row::{RESERVE_IDS, RowError};
 use super::sqlite::{self, Faults, Hot, NewMessage, Point};
 use super::watch::{Change, Watch};
 use super::writer::{self, Progress};
@@ -246,7 +246,7 @@ impl Cycle {
             match highest {
                 Some(id) if id >= core.reserved => {
                     let reserved = (id / RESERVE_IDS + 1).saturating_mul(RESERVE_IDS);
-                    row::set_reserved(connection, reserved)?;
+                    core.place.reserve_ids(connection, reserved)?;
                     Ok(reserved)
                 }
                 _ => Ok(core.reserved),

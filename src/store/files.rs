@@ -1,6 +1,6 @@
 //! The store's files: who may touch them, the lock, and what a file must look like before SQLite may open it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
+use rusqlite::{Connection, ffi};
 
+use super::history::{self, History};
 use super::schema::{APPLICATION_ID, VERSION};
 use super::watch::Watch;
-use super::{OpenError, OpenErrorKind};
+use super::{OpenError, OpenErrorKind, lock, row, sqlite};
 use crate::sabotage;
 
 /// Bytes of a SQLite file's header.
@@ -32,22 +34,34 @@ pub struct Place {
     folder: PathBuf,
     /// A write-ahead log was there, be it an empty one.
     had_log: bool,
+    pub history: History,
     _lock: File,
 }
 
+/// Whether the file that is there is the one that the folder knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// It is, or the folder knows nothing.
+    Own,
+    /// It is a copy that somebody has put here, and no log lies beside it.
+    Copy,
+}
+
 impl Place {
-    /// Finds and locks the store at `path`. Nothing of the store is touched before the lock is held.
-    pub fn take(path: &Path, warnings: &mut Vec<String>) -> Result<Place, OpenError> {
+    /// Finds and locks the store at `path`. Nothing of the store is touched before the lock is held. While a tool holds
+    /// it, `waits` is asked whether to go on waiting.
+    pub fn take(path: &Path, warnings: &mut Vec<String>, waits: &mut dyn FnMut() -> bool) -> Result<Place, OpenError> {
         let file = resolve(path)?;
         let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
         check_folder(&folder)?;
-        let lock = lock(&with_suffix(&file, "-lock"), &file)?;
+        let lock = lock::for_daemon(&with_suffix(&file, "-lock"), &file, waits)?;
         let had_log = fs::symlink_metadata(with_suffix(&file, "-wal")).is_ok();
-        let place = Place { asked: path.to_path_buf(), file, folder, had_log, _lock: lock };
+        let history = read_history(&file)?;
+        let place = Place { asked: path.to_path_buf(), file, folder, had_log, history, _lock: lock };
         for suffix in ["", "-wal"] {
             tighten(&place.beside(suffix), warnings)?;
         }
-        place.delete_leftovers()?;
+        delete_leftovers(&place.file)?;
         Ok(place)
     }
 
@@ -101,12 +115,7 @@ impl Place {
 
     /// Makes the folder's entries durable. SQLite does this too, and ignores its failure.
     pub fn sync_folder(&self) -> Result<(), OpenError> {
-        match File::open(&self.folder).and_then(|f| f.sync_all()) {
-            Err(e) if !sabotage::is(sabotage::Fault::DeafFolder) => {
-                Err(system(&self.folder, "cannot sync the folder", &e))
-            }
-            _ => Ok(()),
-        }
+        sync_folder(&self.folder)
     }
 
     /// Makes an empty file of mode 0600 beside the store, in the place of what was there.
@@ -120,41 +129,46 @@ impl Place {
     /// Looks at the file without changing it: `false` when there is none. SQLite would replay logs and write to a
     /// file that it can make sense of, so what does not look like a store is refused here.
     pub fn examine(&self) -> Result<bool, OpenError> {
-        let wal = fs::metadata(self.beside("-wal")).map_or(0, |m| m.len());
-        let journal = self.beside("-journal");
-        if fs::metadata(&journal).is_ok_and(|m| m.len() > 0) {
-            let said = "is the unfinished change of another program; the store was left as it is";
-            return Err(damaged(&journal, said));
-        }
-        let file = match File::open(&self.file) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && wal == 0 => return Ok(false),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(damaged(&self.file, "is missing, but its write-ahead log is there"));
-            }
-            Err(e) => return Err(system(&self.file, "cannot open", &e)),
-        };
-        let length = file.metadata().map_err(|e| system(&self.file, "cannot read", &e))?.len();
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        let head = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
-        file.take(head).read_to_end(&mut header).map_err(|e| system(&self.file, "cannot read", &e))?;
-        check_header(&header, length).map_err(|(kind, said)| {
-            let text = format!("{}: {said}; the file was left as it is", self.file.display());
-            OpenError::new(kind, text)
-        })?;
-        Ok(true)
+        examine(&self.file)
     }
 
-    /// Deletes what an earlier process left half made.
-    fn delete_leftovers(&self) -> Result<(), OpenError> {
-        for made in [NEW_SUFFIX, BACKUP_SUFFIX] {
-            for tail in ["", "-journal", "-wal"] {
-                let path = self.beside(&format!("{made}{tail}"));
-                remove(&path).map_err(|e| system(&path, "cannot delete", &e))?;
-            }
-        }
-        Ok(())
+    /// Whether the store's file is the one that the folder knows. Refuses a log that is not this file's: replayed into it,
+    /// it would make a mixture of both.
+    pub fn origin(&self) -> Result<Origin, OpenError> {
+        origin(&self.file, &self.history)
     }
+
+    /// Records that ids below `reserved` may be in use: in the store as a part of the transaction that is open, and before
+    /// that in its folder.
+    pub fn reserve_ids(&mut self, connection: &Connection, reserved: u64) -> rusqlite::Result<()> {
+        self.history.reserve(reserved).map_err(|e| {
+            let code = match e.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ffi::SQLITE_FULL,
+                _ => ffi::SQLITE_IOERR_WRITE,
+            };
+            sqlite::error(code, &format!("{}: {e}", self.history.path().display()))
+        })?;
+        row::set_reserved(connection, reserved)
+    }
+}
+
+/// Makes the folder's entries durable.
+pub fn sync_folder(folder: &Path) -> Result<(), OpenError> {
+    match File::open(folder).and_then(|f| f.sync_all()) {
+        Err(e) if !sabotage::is(sabotage::Fault::DeafFolder) => Err(system(folder, "cannot sync the folder", &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes what an earlier process left half made.
+pub fn delete_leftovers(file: &Path) -> Result<(), OpenError> {
+    for made in [NEW_SUFFIX, BACKUP_SUFFIX] {
+        for tail in ["", "-journal", "-wal"] {
+            let path = with_suffix(file, &format!("{made}{tail}"));
+            remove(&path).map_err(|e| system(&path, "cannot delete", &e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the disk gives every byte of the store at `path` and of its log, by the same call as SQLite reads them.
@@ -176,6 +190,59 @@ pub fn read_through(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Looks at the store's file at `path`, see [`Place::examine`].
+pub fn examine(path: &Path) -> Result<bool, OpenError> {
+    let log = with_suffix(path, "-wal");
+    let wal = fs::metadata(&log).map_or(0, |m| m.len());
+    let journal = with_suffix(path, "-journal");
+    if fs::metadata(&journal).is_ok_and(|m| m.len() > 0) {
+        let said = "is the unfinished change of another program; the store was left as it was";
+        return Err(damaged(&journal, said));
+    }
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && wal == 0 => return Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let said = format!("{}: the store is gone, but its write-ahead log is there", path.display());
+            return Err(OpenError::new(OpenErrorKind::Gone, said));
+        }
+        Err(e) => return Err(system(path, "cannot open", &e)),
+    };
+    let length = file.metadata().map_err(|e| system(path, "cannot read", &e))?.len();
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    let head = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
+    file.take(head).read_to_end(&mut header).map_err(|e| system(path, "cannot read", &e))?;
+    check_header(&header, length).map_err(|(kind, said)| {
+        let text = format!("{}: {said}; the file was left as it is", path.display());
+        OpenError::new(kind, text)
+    })?;
+    Ok(true)
+}
+
+/// See [`Place::origin`].
+pub fn origin(path: &Path, history: &History) -> Result<Origin, OpenError> {
+    let number = history::number_at(path).map_err(|e| system(path, "cannot read", &e))?;
+    let (Some(number), Some(record)) = (number, history.record()) else { return Ok(Origin::Own) };
+    if record.knows(number) {
+        return Ok(Origin::Own);
+    }
+    let log = with_suffix(path, "-wal");
+    if fs::metadata(&log).map_or(0, |m| m.len()) == 0 {
+        return Ok(Origin::Copy);
+    }
+    let said = format!(
+        "{}: is not the store that the write-ahead log {} belongs to; both were left as they are",
+        path.display(),
+        log.display()
+    );
+    Err(OpenError::new(OpenErrorKind::Foreign, said))
+}
+
+/// What the folder of the store knows of it.
+pub fn read_history(store: &Path) -> Result<History, OpenError> {
+    History::read(store).map_err(|e| system(&history::path(store), "cannot read", &e))
 }
 
 impl Drop for Place {
@@ -212,14 +279,15 @@ fn damaged(path: &Path, said: &str) -> OpenError {
     OpenError::new(OpenErrorKind::Damaged, format!("{} {said}", path.display()))
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+/// `path` with `suffix` after its name.
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_os_string();
     name.push(suffix);
     PathBuf::from(name)
 }
 
 /// The one real path of the store, so that two names of one file meet the same lock.
-fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
+pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     let name = path
         .file_name()
         .ok_or_else(|| OpenError::new(OpenErrorKind::CannotCreate, format!("{}: names no file", path.display())))?;
@@ -245,7 +313,7 @@ fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
 
 /// Refuses a folder in which others could put another store in this one's place, or in which this process would leave
 /// files that the folder's owner cannot use.
-fn check_folder(folder: &Path) -> Result<(), OpenError> {
+pub fn check_folder(folder: &Path) -> Result<(), OpenError> {
     let refuse = |said: String| Err(OpenError::new(OpenErrorKind::Permission, format!("{}: {said}", folder.display())));
     let found = fs::metadata(folder).map_err(|e| system(folder, "cannot use the store's folder", &e))?;
     if !found.is_dir() {
@@ -265,30 +333,6 @@ fn check_folder(folder: &Path) -> Result<(), OpenError> {
         return refuse(format!("the store's folder may be written by group {group} (mode {:04o})", mode & 0o7777));
     }
     Ok(())
-}
-
-/// Takes the lock, or says who cannot.
-fn lock(path: &Path, store: &Path) -> Result<File, OpenError> {
-    let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(nofollow)
-        .open(path)
-        .map_err(|e| match e.kind() {
-            io::ErrorKind::PermissionDenied => system(path, "cannot write in the store's folder", &e),
-            _ => OpenError { kind: OpenErrorKind::CannotCreate, ..system(path, "cannot create", &e) },
-        })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let said = format!("{}: the store is held by another cpd", store.display());
-            Err(OpenError::new(OpenErrorKind::Busy, said))
-        }
-        Err(TryLockError::Error(e)) => Err(system(path, "cannot lock", &e)),
-    }
 }
 
 /// Takes from others what they must not have: the file holds password hashes and letters.

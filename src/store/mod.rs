@@ -9,16 +9,24 @@
 
 mod admin;
 mod backup;
+mod carve;
 mod cycle;
 mod files;
 mod guard;
+mod history;
+mod lock;
+mod pages;
 mod reads;
 mod recovery;
+mod restore;
 mod room;
 mod row;
+mod salvage;
 mod schema;
 mod sqlite;
+mod squeeze;
 mod users;
+mod verify;
 mod watch;
 mod writer;
 
@@ -26,6 +34,7 @@ mod writer;
 mod tests;
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -33,6 +42,9 @@ use rusqlite::Connection;
 use crate::engine::port::StoredMessage;
 use crate::proto::types::Username;
 
+pub use restore::{Restored, Source, restore};
+pub use salvage::{Salvaged, salvage};
+pub use verify::{Report, check};
 pub use writer::{BATCHES_MAX, Progress, Writer};
 
 /// Why a store could not be opened. Each kind has its exit code in cpd(8).
@@ -42,8 +54,16 @@ pub enum OpenErrorKind {
     Damaged,
     /// Written by a later cpd.
     Newer,
+    /// The file is missing where there was one.
+    Gone,
+    /// The log beside the file belongs to another file; both are left untouched.
+    Foreign,
+    /// There is no such file to restore.
+    NoInput,
     /// Another program holds it.
     Busy,
+    /// A tool of cpd works on it.
+    InWork,
     CannotCreate,
     Permission,
     /// The system failed to read or write.
@@ -77,7 +97,7 @@ impl OpenError {
         match error {
             row::RowError::Damaged(what) => OpenError::new(
                 OpenErrorKind::Damaged,
-                format!("{}: {what}; the file was left as it is: restore a backup", path.display()),
+                format!("{}: {what}; the file was left as it is", path.display()),
             ),
             row::RowError::Sql(error) => OpenError::sql(path, "cannot read the store", error),
         }
@@ -143,12 +163,22 @@ impl fmt::Display for StoreEvent {
     }
 }
 
+/// How a store is to be opened.
+pub struct Opening<'a> {
+    /// A store that is missing is made also where there was one.
+    pub anew: bool,
+    /// Asked again and again while a tool holds the store: whether to go on waiting for it.
+    pub waits: &'a mut dyn FnMut() -> bool,
+}
+
 /// An open store that nothing was written to yet.
 pub struct Store {
     // Closed before its place is left.
     connection: Connection,
     watch: watch::Watch,
     place: files::Place,
+    origin: files::Origin,
+    made: bool,
     /// Ids below this may have been used; kept in the file.
     reserved: u64,
     loaded: bool,
@@ -157,19 +187,39 @@ pub struct Store {
 }
 
 impl Store {
+    /// As [`Store::open_as`]: makes a store only where there never was one, and waits for tools.
+    pub fn open(path: &Path) -> Result<Store, OpenError> {
+        Store::open_as(path, Opening { anew: false, waits: &mut || true })
+    }
+
     /// Locks the store at `path` against every other cpd, makes it if it is missing, checks its form and brings an
     /// older one up to date.
-    pub fn open(path: &Path) -> Result<Store, OpenError> {
+    pub fn open_as(path: &Path, opening: Opening<'_>) -> Result<Store, OpenError> {
         let mut warnings = Vec::new();
-        let place = files::Place::take(path, &mut warnings)?;
-        if !place.examine()? {
+        let mut place = files::Place::take(path, &mut warnings, opening.waits)?;
+        let file = place.file().to_owned();
+        warnings.extend(restore::finish(&file, &mut place.history)?);
+        let made = !place.examine()?;
+        if made && place.history.exists() && !opening.anew {
+            let (file, known) = (place.file().display(), place.history.path().display());
+            let said = format!("{file}: the store is gone; to begin with an empty one delete {known}");
+            return Err(OpenError::new(OpenErrorKind::Gone, said));
+        }
+        if made {
             schema::create(&place)?;
         }
+        let origin = place.origin()?;
         let file = place.file();
         let watch = place.watch()?;
         let connection = sqlite::connect(file).map_err(|e| OpenError::sql(file, "cannot open the store", &e))?;
         schema::bring_up_to_date(&connection, file, schema::MIGRATIONS)?;
-        Ok(Store { place, watch, connection, reserved: 0, loaded: false, warnings, faults: sqlite::Faults::default() })
+        let faults = sqlite::Faults::default();
+        Ok(Store { connection, watch, place, origin, made, reserved: 0, loaded: false, warnings, faults })
+    }
+
+    /// Whether there was no store, and an empty one was made.
+    pub fn was_made(&self) -> bool {
+        self.made
     }
 
     /// What was found and put right while opening; for the log.
@@ -196,9 +246,58 @@ impl Store {
         })
         .map_err(as_open)?;
         self.settle()?;
-        let next_id = self.reserved.max(last.saturating_add(1));
+        let next_id = self.begin_anew(last.saturating_add(1))?;
         self.loaded = true;
         Ok(Loaded { next_id })
+    }
+
+    /// Gives the store a new number, and returns the first id to give out when those of the messages are below `after`.
+    /// The log is empty before, and after: of which file what is written from now on is the log is known. Each step is on
+    /// stable storage before the next, and wherever a crash ends this, the next start has a file that the folder knows.
+    fn begin_anew(&mut self, after: u64) -> Result<u64, OpenError> {
+        let file = self.place.file().to_owned();
+        let read = |e| files::system(&file, "cannot read", &e);
+        let number = self.watch.number().map_err(read)?;
+        let known = self.place.history.record().map_or(0, |record| record.reserved);
+        let mut first = after.max(self.reserved).max(known);
+        if self.place.history.exists() && self.place.history.record().is_none() {
+            let said = "cannot be made sense of; that a log belongs to another store would not have been noticed";
+            self.warnings.push(format!("{}: {said}", self.place.history.path().display()));
+        }
+        if self.origin == files::Origin::Copy {
+            first = first.saturating_add(history::IDS_APART);
+            let said = if self.made { "is a new store in the place of another" } else { "is a copy that was put here" };
+            self.warnings.push(format!("{}: {said}; message ids go on at {first}", file.display()));
+        }
+        let next = history::new_number(number).map_err(read)?;
+        let record = history::Record { number, next, reserved: first, ..Default::default() };
+        let path = self.place.history.path().to_owned();
+        let cannot = |e: io::Error| files::system(&path, "cannot write", &e);
+        self.place.history.write(record).map_err(cannot)?;
+        let crash = |e: rusqlite::Error| OpenError::sql(&file, "cannot start", &e);
+        self.faults.at(sqlite::Point::Started).map_err(crash)?;
+        match self.give_number(next, first) {
+            Ok(()) => {}
+            // The old number goes on, or the new one is in the log alone: both stay on record.
+            Err(e) if sqlite::is_full(&e) => return Ok(first),
+            Err(e) => return Err(OpenError::sql(&file, "cannot write to the store", &e)),
+        };
+        self.place.history.write(history::Record { number: next, next: 0, ..record }).map_err(cannot)?;
+        Ok(first)
+    }
+
+    fn give_number(&mut self, number: u32, reserved: u64) -> rusqlite::Result<()> {
+        let transaction = self.connection.unchecked_transaction()?;
+        sqlite::set_number(&transaction, number)?;
+        if reserved > self.reserved {
+            row::set_reserved(&transaction, reserved)?;
+        }
+        transaction.commit()?;
+        self.faults.at(sqlite::Point::Started)?;
+        sqlite::settle(&self.connection)?;
+        self.faults.at(sqlite::Point::Started)?;
+        self.reserved = self.reserved.max(reserved);
+        Ok(())
     }
 
     /// The password hash of each user.

@@ -139,7 +139,8 @@ pub fn each_message(connection: &Connection, mut on_message: impl FnMut(StoredMe
     Ok(())
 }
 
-const RESERVED: &str = "reserved";
+/// The key of the record of used ids.
+pub const RESERVED: &str = "reserved";
 
 /// What the file is told by from its earlier states: see [`super::watch`].
 const MARK: &str = "mark";
@@ -176,6 +177,7 @@ fn set_meta(connection: &Connection, key: &str, value: u64) -> rusqlite::Result<
     Ok(())
 }
 
-fn meta_sum(key: &str, value: u64) -> u32 {
+/// The checksum of such a record.
+pub fn meta_sum(key: &str, value: u64) -> u32 {
     sum(b"meta", &[key.as_bytes(), &value.to_le_bytes()])
 }

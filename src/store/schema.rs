@@ -77,7 +77,7 @@ pub fn create(place: &Place) -> Result<(), OpenError> {
     place.sync_folder()
 }
 
-fn fill(path: &Path) -> rusqlite::Result<()> {
+pub fn fill(path: &Path) -> rusqlite::Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.execute_batch(&format!(
@@ -115,7 +115,7 @@ pub fn bring_up_to_date(connection: &Connection, file: &Path, steps: &[Migration
 }
 
 /// Applies the steps after `from`, all or none.
-fn apply(connection: &Connection, from: usize, steps: &[Migration]) -> rusqlite::Result<()> {
+pub fn apply(connection: &Connection, from: usize, steps: &[Migration]) -> rusqlite::Result<()> {
     let transaction = connection.unchecked_transaction()?;
     for step in steps.iter().skip(from) {
         step(&transaction)?;
@@ -126,7 +126,7 @@ fn apply(connection: &Connection, from: usize, steps: &[Migration]) -> rusqlite:
 
 /// Compares the tables with those of a fresh store: a trigger or a column that is not ours would change what the
 /// statements mean.
-fn check_tables(connection: &Connection, file: &Path, steps: &[Migration]) -> Result<(), OpenError> {
+pub fn check_tables(connection: &Connection, file: &Path, steps: &[Migration]) -> Result<(), OpenError> {
     let as_open = |e: rusqlite::Error| OpenError::sql(file, "cannot read the store's tables", &e);
     let model = Connection::open_in_memory().map_err(as_open)?;
     apply(&model, 0, steps).map_err(as_open)?;

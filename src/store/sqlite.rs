@@ -19,7 +19,7 @@ const CACHE_KIB: i64 = 16 * 1024;
 /// A log that grew beyond this many bytes is cut when it begins anew.
 const WAL_KEPT_BYTES: i64 = 64 * 1024 * 1024;
 /// Longest value in bytes that a row may hold; a damaged row cannot ask for more memory.
-const VALUE_MAX_BYTES: i32 = 64 * 1024;
+pub const VALUE_MAX_BYTES: i32 = 64 * 1024;
 /// Prepared statements kept for the connection's life.
 const STATEMENTS_MAX: usize = 64;
 
@@ -52,6 +52,13 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
          PRAGMA cache_size=-{CACHE_KIB};"
     ))?;
     Ok(connection)
+}
+
+/// Gives the store the number by which its file is known (`history`), as a part of the transaction that is open.
+pub fn set_number(connection: &Connection, number: u32) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "default_cache_size", number)?;
+    // SQLite believes that this is the size of its cache.
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)
 }
 
 /// Moves the whole log into the store's file, synced, and begins a new one: what may be unsynced below is no longer
@@ -136,6 +143,8 @@ pub enum Point {
     Reopen,
     /// The log is about to be moved into the file.
     Checkpoint,
+    /// A step of a start is done that a crash may come after.
+    Started,
     /// The disk is asked for its room; a failure here means that there is none.
     Space,
 }

@@ -28,7 +28,8 @@ impl User {
         UserRow { name: self.name, locked: self.locked, created: self.created, last_login: self.last_login }
     }
 
-    fn sum(&self) -> u32 {
+    /// The checksum of its row.
+    pub fn sum(&self) -> u32 {
         // A login at second 0 and none at all must differ, hence the length of the last field.
         let last = self.last_login.map(u64::to_le_bytes);
         sum(
@@ -150,15 +151,21 @@ pub fn logged_in(
     }
     write(connection, &found)?;
     let address = address(from);
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO seen(user, address, at, sum) VALUES(?1, ?2, ?3, ?4)")?
-        .execute(params![name.as_str(), address, rowid(at)?, seen_sum(name.as_str(), &address, at)])?;
+    write_seen(connection, name.as_str(), &address, at)?;
     connection
         .prepare_cached(
             "DELETE FROM seen WHERE user = ?1 AND address <> ?2 AND address NOT IN
              (SELECT address FROM seen WHERE user = ?1 AND address <> ?2 ORDER BY at DESC, address LIMIT ?3)",
         )?
         .execute(params![name.as_str(), address, SEEN_MAX - 1])?;
+    Ok(())
+}
+
+/// Writes when `user` was last there from `address`.
+pub fn write_seen(connection: &Connection, user: &str, address: &str, at: u64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO seen(user, address, at, sum) VALUES(?1, ?2, ?3, ?4)")?
+        .execute(params![user, address, rowid(at)?, seen_sum(user, address, at)])?;
     Ok(())
 }
 
@@ -181,7 +188,8 @@ pub fn check_seen(
     Ok(count)
 }
 
-fn seen_sum(user: &str, address: &str, at: u64) -> u32 {
+/// The checksum of an address.
+pub fn seen_sum(user: &str, address: &str, at: u64) -> u32 {
     sum(b"seen", &[user.as_bytes(), address.as_bytes(), &at.to_le_bytes()])
 }
 

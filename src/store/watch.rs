@@ -16,7 +16,7 @@ use rusqlite::Connection;
 
 use super::room::{FRAME_BYTES, LOG_HEADER_BYTES};
 use super::schema::PAGE_BYTES;
-use super::{row, sqlite, users};
+use super::{history, row, sqlite, users};
 use crate::sabotage;
 
 /// Bytes at the beginning of the file that are compared at each look.
@@ -104,6 +104,11 @@ impl Watch {
         // A mark of this process is not in it yet, so that there is nothing to be wrong.
         let _ = self.moved(connection, true);
         Ok(())
+    }
+
+    /// The number in the file's header.
+    pub fn number(&self) -> io::Result<u32> {
+        Ok(history::number_of(&self.file)?.unwrap_or(history::NO_LOG))
     }
 
     /// Whether everything is as we left it. `connection` is asked only where the file's time has changed.

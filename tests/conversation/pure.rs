@@ -378,6 +378,7 @@ fn settings(settings: &[Setting]) -> Result<Settings, String> {
     let file: PathBuf = folder.path().join("cpd.toml");
     let text: String = settings.iter().map(|s| format!("{} = {}\n", s.key, s.value)).collect();
     std::fs::write(&file, text).map_err(|e| e.to_string())?;
-    let arguments = Arguments { config: Some(file), data: Some(folder.path().to_owned()), check: true };
+    let data = Some(folder.path().to_owned());
+    let arguments = Arguments { config: Some(file), data, check: true, ..Arguments::default() };
     Ok(Config::load(&arguments).map_err(|e| e.message)?.settings)
 }

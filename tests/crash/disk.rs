@@ -39,16 +39,16 @@ struct Name {
     pending: Vec<Option<usize>>,
 }
 
-/// The store's two files.
+/// The store's file, its log, and what the folder knows of them.
 #[derive(Debug, Default)]
 pub struct Disk {
     inodes: Vec<Inode>,
-    names: [Name; 2],
+    names: [Name; 3],
 }
 
 impl Disk {
-    /// A disk on which these are durable: the store's file and its log.
-    pub fn new(files: [Bytes; 2]) -> Disk {
+    /// A disk on which these are durable: the store's file, its log and its history.
+    pub fn new(files: [Bytes; 3]) -> Disk {
         let mut disk = Disk::default();
         for (name, bytes) in files.into_iter().enumerate() {
             disk.names[name].durable = bytes.map(|durable| disk.add(Inode { durable, pending: Vec::new() }));
@@ -106,7 +106,7 @@ impl Disk {
     }
 
     /// The files as they could be found if the power went now.
-    pub fn crashed(&self, kept: Kept, random: &mut Random) -> [Bytes; 2] {
+    pub fn crashed(&self, kept: Kept, random: &mut Random) -> [Bytes; 3] {
         self.names.each_ref().map(|name| {
             let inode = match kept {
                 Kept::Nothing => name.durable,
@@ -228,7 +228,7 @@ fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
 #[test]
 fn what_was_synced_is_there_and_the_rest_in_any_part() {
     let wrote = |at, byte| Event::Wrote { file: File::Store, at, bytes: vec![byte; 1024] };
-    let mut disk = Disk::new([Some(vec![0; 512]), None]);
+    let mut disk = Disk::new([Some(vec![0; 512]), None, None]);
     disk.note(&wrote(256, 1));
     disk.note(&Event::Synced { file: File::Store });
     assert!(disk.is_settled());
@@ -237,12 +237,12 @@ fn what_was_synced_is_there_and_the_rest_in_any_part() {
     disk.note(&Event::Cut { file: File::Store, length: 1536 });
     let mut random = Random::new(1, 1);
     let durable = [vec![0; 256], vec![1; 1024]].concat();
-    assert_eq!(disk.crashed(Kept::Nothing, &mut random), [Some(durable.clone()), None]);
+    assert_eq!(disk.crashed(Kept::Nothing, &mut random), [Some(durable.clone()), None, None]);
     let all = [vec![0; 256], vec![1; 512], vec![2; 768]].concat();
-    assert_eq!(disk.crashed(Kept::All, &mut random), [Some(all.clone()), Some(vec![])]);
+    assert_eq!(disk.crashed(Kept::All, &mut random), [Some(all.clone()), Some(vec![]), None]);
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..500 {
-        let [file, log] = disk.crashed(Kept::Some, &mut random);
+        let [file, log, _] = disk.crashed(Kept::Some, &mut random);
         let file = file.expect("was always there");
         // Sectors of the second write: 768..1024, 1024..1536, 1536..1792.
         assert_eq!(file[..768], durable[..768]);

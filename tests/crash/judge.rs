@@ -13,12 +13,13 @@ use crate::ledger::{End, Kind, Ledger, Parting};
 use crate::rounds::load::USERS;
 use crate::rounds::open_stores;
 
-const FILES: [&str; 2] = ["cpd.db", "cpd.db-wal"];
+/// As they stand in [`super::recording::File`].
+pub const FILES: [&str; 3] = ["cpd.db", "cpd.db-wal", ".cpd.db.history"];
 /// Messages of one page.
 const FETCHED: usize = 64;
 
 /// Puts the files in place of what `folder` has.
-pub fn lay(folder: &Path, files: &[Bytes; 2]) {
+pub fn lay(folder: &Path, files: &[Bytes; 3]) {
     for (name, bytes) in FILES.iter().zip(files) {
         let path = folder.join(name);
         match bytes {

@@ -24,6 +24,8 @@ const WRITTEN_MAX: Duration = Duration::from_secs(30);
 pub enum File {
     Store,
     Log,
+    /// What the folder knows of the store.
+    History,
 }
 
 #[derive(Debug)]
@@ -175,6 +177,7 @@ impl<'a> Reader<'a> {
         match path.strip_prefix(&self.data)? {
             "/cpd.db" => Some(File::Store),
             "/cpd.db-wal" => Some(File::Log),
+            "/.cpd.db.history" => Some(File::History),
             _ => None,
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::ValueParser;
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use crate::daemon::exit::{ExitCode, Fatal};
 
@@ -18,6 +18,19 @@ pub struct Arguments {
     pub data: Option<PathBuf>,
     /// `--check`: read and check the configuration, then end.
     pub check: bool,
+    /// What is to be done to the store instead of serving it.
+    pub tool: Option<Tool>,
+}
+
+/// Work on the store of a cpd that does not run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Tool {
+    /// `--restore FILE`: put this backup in the store's place.
+    Restore(PathBuf),
+    /// `--check-store[=FILE]`: name what is damaged in the store, or in this copy of one.
+    CheckStore(Option<PathBuf>),
+    /// `--salvage NEW`: copy what is sound to a new file.
+    Salvage(PathBuf),
 }
 
 /// What is to be done.
@@ -43,6 +56,14 @@ pub fn command() -> Command {
             "First try without root: store and control socket in DIR, listening on 127.0.0.1:5035",
         ))
         .arg(Arg::new("check").long("check").action(ArgAction::SetTrue).help("Check the configuration and exit"))
+        .arg(path("restore", "FILE", "Put this backup in the place of the store of a cpd that does not run, and exit"))
+        .arg(
+            path("check-store", "FILE", "Name what is damaged in the store, or in a copy of one, and exit")
+                .num_args(0..=1)
+                .require_equals(true),
+        )
+        .arg(path("salvage", "NEW", "Copy what is sound of a damaged store into a new file, and exit"))
+        .group(ArgGroup::new("instead").args(["check", "restore", "check-store", "salvage"]))
 }
 
 /// Reads the command line, `arguments` beginning with the program's name. Errors: [`ExitCode::Usage`].
@@ -66,11 +87,25 @@ where
         config: matches.remove_one("config"),
         data: matches.remove_one("data"),
         check: matches.get_flag("check"),
+        tool: tool(&mut matches),
     };
-    if [&arguments.config, &arguments.data].into_iter().flatten().any(|path| path.as_os_str().is_empty()) {
+    let named = match &arguments.tool {
+        Some(Tool::Restore(path) | Tool::Salvage(path) | Tool::CheckStore(Some(path))) => Some(path),
+        Some(Tool::CheckStore(None)) | None => None,
+    };
+    let paths = [arguments.config.as_ref(), arguments.data.as_ref(), named];
+    if paths.into_iter().flatten().any(|path| path.as_os_str().is_empty()) {
         return Err(Fatal::new(ExitCode::Usage, "a path must not be empty (try cpd --help)"));
     }
     Ok(Invocation::Run(arguments))
+}
+
+fn tool(matches: &mut ArgMatches) -> Option<Tool> {
+    let is_check = matches.contains_id("check-store");
+    let restore = matches.remove_one("restore").map(Tool::Restore);
+    let salvage = || matches.remove_one("salvage").map(Tool::Salvage);
+    let tool = restore.or_else(salvage);
+    tool.or_else(|| is_check.then(|| Tool::CheckStore(matches.remove_one("check-store"))))
 }
 
 #[cfg(test)]
@@ -81,8 +116,17 @@ mod tests {
     fn arguments_are_read() {
         command().debug_assert();
         let all = parse(["cpd", "--config", "/a", "--data=/b", "--check"]).unwrap();
-        let expected = Arguments { config: Some("/a".into()), data: Some("/b".into()), check: true };
+        let expected = Arguments { config: Some("/a".into()), data: Some("/b".into()), check: true, tool: None };
         assert_eq!(all, Invocation::Run(expected));
+        for (words, tool) in [
+            (&["cpd", "--restore", "/c"][..], Tool::Restore("/c".into())),
+            (&["cpd", "--check-store"], Tool::CheckStore(None)),
+            (&["cpd", "--check-store=/c"], Tool::CheckStore(Some("/c".into()))),
+            (&["cpd", "--salvage", "/c"], Tool::Salvage("/c".into())),
+        ] {
+            let expected = Arguments { tool: Some(tool), ..Arguments::default() };
+            assert_eq!(parse(words).unwrap(), Invocation::Run(expected));
+        }
         assert_eq!(parse(["cpd"]).unwrap(), Invocation::Run(Arguments::default()));
     }
 
@@ -99,6 +143,16 @@ mod tests {
     #[test]
     fn wrong_arguments_are_one_line_and_64() {
         for wrong in [&["cpd", "--confg", "x"][..], &["cpd", "x"], &["cpd", "--data"], &["cpd", "--data", ""]] {
+            assert_eq!(parse(wrong).unwrap_err().code, ExitCode::Usage, "{wrong:?}");
+        }
+        for wrong in [
+            &["cpd", "--restore"][..],
+            &["cpd", "--restore", ""],
+            &["cpd", "--check-store", "/c"],
+            &["cpd", "--restore", "/c", "--salvage", "/d"],
+            &["cpd", "--check-store", "--restore", "/c"],
+            &["cpd", "--check", "--check-store"],
+        ] {
             let fatal = parse(wrong).unwrap_err();
             assert_eq!(fatal.code, ExitCode::Usage, "{wrong:?}");
             assert!(!fatal.message.contains('\n') && fatal.message.contains("--help"), "{}", fatal.message);

@@ -4,10 +4,12 @@ mod backups;
 mod causes;
 mod changed;
 mod faults;
+mod history;
 mod migration;
 mod model;
 mod opening;
 mod refusals;
+mod tools;
 mod unwelcome;
 mod writing;
 

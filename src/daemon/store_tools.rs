@@ -1,0 +1,197 @@
+//! `--restore`, `--check-store` and `--salvage`: what is done to the store of a cpd that does not run.
+
+use std::fs::{File, Metadata};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::OFlag;
+use nix::unistd::{Gid, Uid, setegid, seteuid, setgroups};
+use signal_hook::consts::signal::SIGXFSZ;
+
+use super::config::{self, Arguments, Config, Tool};
+use super::exit::{ExitCode, Fatal};
+use super::wall_clock;
+use crate::store::{self, OpenError, OpenErrorKind, Source};
+
+/// Does it, and says on standard output what came of it.
+pub fn run(arguments: &Arguments) -> Result<(), Fatal> {
+    let config = Config::load(arguments)?;
+    // A file that may not grow is a write that fails, and is undone.
+    let limit = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    limit.map_err(|e| Fatal::new(ExitCode::System, format!("cannot take signals: {e}")))?;
+    let fatal = |error: OpenError| store_error(error, arguments);
+    match &arguments.tool {
+        None => Ok(()),
+        Some(Tool::Restore(name)) => restore(&config, name, &fatal),
+        Some(Tool::CheckStore(name)) => check(arguments, name.as_ref().unwrap_or(&config.store_path), &fatal),
+        Some(Tool::Salvage(new)) => salvage(arguments, &config, new, &fatal),
+    }
+}
+
+type AsFatal<'a> = &'a dyn Fn(OpenError) -> Fatal;
+
+fn restore(config: &Config, name: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal> {
+    if let Some(dir) = &config.data {
+        config::make_data_dir(dir)?;
+    }
+    // Opened before this process becomes the store's owner, who need not be able to read it.
+    let source = Source::open(name).map_err(fatal)?;
+    become_owner(&config.store_path)?;
+    let restored = store::restore(&config.store_path, &source, wall_clock().as_secs()).map_err(fatal)?;
+    let (users, messages) = (count(restored.users, "user"), count(restored.messages, "message"));
+    let (path, name) = (config.store_path.display(), name.display());
+    let mut text = format!("{path}: restored from {name}: {users}, {messages}\n");
+    for kept in &restored.kept {
+        text.push_str(&format!("kept of the store before: {}\n", kept.display()));
+    }
+    print(&text)
+}
+
+fn check(arguments: &Arguments, path: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal> {
+    let report = store::check(path).map_err(fatal)?;
+    if report.damage.is_empty() {
+        let (users, messages) = (count(report.users, "user"), count(report.messages, "message"));
+        return print(&format!("{}: {users}, {messages}; nothing is damaged\n", path.display()));
+    }
+    let mut text = report.damage.join("\n");
+    if report.more > 0 {
+        text.push_str(&format!("\nand {} more", report.more));
+    }
+    print(&format!("{text}\n"))?;
+    let found = (report.damage.len() as u64).saturating_add(report.more);
+    let (restore, salvage) = (restoring(arguments), command(arguments, "--salvage NEW"));
+    let said = format!("{}: {} of damage", path.display(), count(found, "case"));
+    let hint = format!("put a backup in its place: {restore}; or copy what is sound: {salvage}");
+    Err(Fatal::new(ExitCode::DamagedStore, format!("{said}; {hint}")))
+}
+
+fn salvage(arguments: &Arguments, config: &Config, new: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal> {
+    let found = store::salvage(&config.store_path, new).map_err(fatal)?;
+    let (path, lost) = (new.display(), found.lost);
+    let (users, messages) = (count(found.users, "user"), count(found.messages, "message"));
+    let mut text = format!("{path}: kept {users} and {messages}\n");
+    let (messages, others) = (count(lost.messages, "message"), count(lost.others, "other row"));
+    text.push_str(&format!("lost: {messages}, {others}"));
+    if lost.pages > 0 {
+        text.push_str(&format!(", and what {} held that cannot be read", count(lost.pages, "page")));
+    }
+    text.push('\n');
+    if let Some(log) = found.foreign_log {
+        text.push_str(&format!("{}: belongs to another store and was left out\n", log.display()));
+    }
+    text.push_str(&format!("to use it: {}\n", command(arguments, &format!("--restore {path}"))));
+    print(&text)
+}
+
+/// As root, does everything from here on as the owner of the store: what is made is his, and he can use it.
+fn become_owner(store: &Path) -> Result<(), Fatal> {
+    if !Uid::effective().is_root() {
+        return Ok(());
+    }
+    let folder = store.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // What is not there the store's room says better.
+    let Ok(found) = std::fs::metadata(folder) else { return Ok(()) };
+    let found = match std::fs::metadata(store) {
+        // In a folder of root's the store may be another's; in another's folder a store of root's is a slip.
+        Ok(store) if found.uid() == 0 => store,
+        _ => found,
+    };
+    take_back(store, &found).map_err(|e| {
+        let said = format!("{}: cannot be given to the owner of its folder: {e}", store.display());
+        Fatal::new(ExitCode::NotPermitted, said)
+    })?;
+    let (uid, gid) = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
+    let changed = setgroups(&[gid]).and_then(|()| setegid(gid)).and_then(|()| seteuid(uid));
+    changed.map_err(|e| {
+        let said = format!("{}: cannot work as its owner, uid {uid}: {e}", folder.display());
+        Fatal::new(ExitCode::NotPermitted, said)
+    })
+}
+
+/// Gives what root has made of the store's files, as by a copy, to their owner, who could not even keep it aside.
+fn take_back(store: &Path, owner: &Metadata) -> std::io::Result<()> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    for suffix in ["", "-wal", "-lock"] {
+        let mut name = store.as_os_str().to_owned();
+        name.push(suffix);
+        let Ok(file) = File::options().read(true).custom_flags(flags.bits()).open(name) else { continue };
+        let found = file.metadata()?;
+        // A second name could be that of a file which is none of theirs.
+        if found.is_file() && found.uid() == 0 && found.nlink() == 1 && owner.uid() != 0 {
+            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The exit code and what to type, for a store that cannot be used.
+pub fn store_error(error: OpenError, arguments: &Arguments) -> Fatal {
+    let code = match error.kind {
+        OpenErrorKind::Damaged | OpenErrorKind::Newer | OpenErrorKind::Gone | OpenErrorKind::Foreign => {
+            ExitCode::DamagedStore
+        }
+        OpenErrorKind::NoInput => ExitCode::NoInput,
+        OpenErrorKind::Busy | OpenErrorKind::InWork => ExitCode::Unavailable,
+        OpenErrorKind::CannotCreate => ExitCode::CannotCreate,
+        OpenErrorKind::Permission => ExitCode::NotPermitted,
+        OpenErrorKind::System => ExitCode::System,
+    };
+    let hint = hint(error.kind, arguments);
+    let busy_tool = error.kind == OpenErrorKind::Busy && arguments.tool.is_some();
+    let hint = match (busy_tool, &arguments.data) {
+        (true, None) => "stop it: systemctl stop cpd.socket cpd-control.socket cpd.service".to_owned(),
+        (true, Some(_)) => "stop it first".to_owned(),
+        (false, _) => hint,
+    };
+    let message = if hint.is_empty() { error.message } else { format!("{}; {hint}", error.message) };
+    Fatal::new(code, message)
+}
+
+fn hint(kind: OpenErrorKind, arguments: &Arguments) -> String {
+    let command = |what: &str| command(arguments, what);
+    match kind {
+        OpenErrorKind::Damaged => {
+            let (check, salvage) = (command("--check-store"), command("--salvage NEW"));
+            format!(
+                "see {check}; put a backup in its place: {}; or copy what is sound: {salvage}",
+                restoring(arguments)
+            )
+        }
+        OpenErrorKind::Gone | OpenErrorKind::Foreign => format!("put a backup in its place: {}", restoring(arguments)),
+        _ => String::new(),
+    }
+}
+
+fn restoring(arguments: &Arguments) -> String {
+    command(arguments, "--restore FILE")
+}
+
+/// The command line for this store.
+fn command(arguments: &Arguments, what: &str) -> String {
+    let option = |name: &str, path: &Option<PathBuf>| {
+        path.as_ref().map_or_else(String::new, |path| format!(" --{name} {}", path.display()))
+    };
+    format!("cpd{}{} {what}", option("config", &arguments.config), option("data", &arguments.data))
+}
+
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn print(text: &str) -> Result<(), Fatal> {
+    let mut line = String::new();
+    for part in text.lines() {
+        super::logging::escape_into(&mut line, part);
+        line.push('\n');
+    }
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
+        // Whoever asked may have closed the pipe.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Fatal::new(ExitCode::System, format!("cannot write to standard output: {e}")))
+        }
+        _ => Ok(()),
+    }
+}

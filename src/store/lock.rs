@@ -1,0 +1,97 @@
+//! Who works on a store: one cpd that serves it, or tools that do not serve. A cpd locks for itself alone, a tool together
+//! with others, so that whoever meets the lock sees which of both it is, and a process that was killed leaves no trace.
+//! Among themselves tools lock the folder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::files::system;
+use super::{OpenError, OpenErrorKind};
+
+/// How long a cpd that is started waits for a tool.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Pause between two looks at the lock.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Locks the store for a cpd that is to serve it. While a tool holds it, `waits` is asked whether to go on waiting.
+pub fn for_daemon(path: &Path, store: &Path, waits: &mut dyn FnMut() -> bool) -> Result<File, OpenError> {
+    let file = open(path, true)?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(e)) => return Err(system(path, "cannot lock", &e)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        // Only beside a tool can anybody lock in this way.
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock().map_err(|e| system(path, "cannot unlock", &e))?,
+            Err(TryLockError::Error(e)) => return Err(system(path, "cannot lock", &e)),
+            Err(TryLockError::WouldBlock) => {
+                // A tool may have ended and another cpd have come between the two looks.
+                return Err(busy(store, "the store is held by another cpd"));
+            }
+        }
+        if !waits() || begun.elapsed() >= WAIT_MAX {
+            return Err(in_work(store));
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// What keeps other programs from a store while a tool works on it.
+#[derive(Debug)]
+pub struct ToolLock {
+    _lock: Option<File>,
+    _folder: File,
+}
+
+/// Locks the store for a tool. A tool that is to change nothing does not make the lock's file either: where it is missing
+/// no cpd has ever been.
+pub fn for_tool(path: &Path, folder: &Path, store: &Path, changes: bool) -> Result<ToolLock, OpenError> {
+    let own = File::open(folder).map_err(|e| system(folder, "cannot use the store's folder", &e))?;
+    let locked = if changes { own.try_lock() } else { own.try_lock_shared() };
+    match locked {
+        Ok(()) => {}
+        Err(TryLockError::Error(e)) => return Err(system(folder, "cannot lock", &e)),
+        Err(TryLockError::WouldBlock) => {
+            return Err(in_work(store));
+        }
+    }
+    let lock = match open(path, changes) {
+        Ok(lock) => Some(lock),
+        Err(_) if !changes && !path.exists() => None,
+        Err(error) => return Err(error),
+    };
+    match lock.as_ref().map_or(Ok(()), File::try_lock_shared) {
+        Ok(()) => Ok(ToolLock { _lock: lock, _folder: own }),
+        Err(TryLockError::Error(e)) => Err(system(path, "cannot lock", &e)),
+        Err(TryLockError::WouldBlock) => Err(busy(store, "the store is held by a cpd that runs")),
+    }
+}
+
+fn open(path: &Path, changes: bool) -> Result<File, OpenError> {
+    let mut options = OpenOptions::new();
+    match changes {
+        true => options.write(true).create(true).truncate(false).mode(0o600),
+        false => options.read(true),
+    };
+    let opened = options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path);
+    opened.map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => system(path, "cannot write in the store's folder", &e),
+        _ => OpenError { kind: OpenErrorKind::CannotCreate, ..system(path, "cannot create", &e) },
+    })
+}
+
+fn in_work(store: &Path) -> OpenError {
+    let said = "cpd --restore, --salvage or --check-store works on this store; wait until it has ended";
+    OpenError::new(OpenErrorKind::InWork, format!("{}: {said}", store.display()))
+}
+
+fn busy(store: &Path, said: &str) -> OpenError {
+    OpenError::new(OpenErrorKind::Busy, format!("{}: {said}", store.display()))
+}

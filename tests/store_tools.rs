@@ -1,0 +1,369 @@
+//! `cpd --restore`, `--check-store` and `--salvage` as an administrator meets them, and what cpd says of a store for which
+//! they are the remedy.
+
+mod running;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use running::{Daemon, Ended, cpd, need, run, wait_for};
+use rustix::process::Signal;
+
+/// A file of root's that the one who is to own the store cannot read, and this one's id.
+const NOBODY: u32 = 65_534;
+
+/// A cpd with these users, and a message to each of them that says `text`.
+fn with(users: &[&str], text: &str) -> Daemon {
+    let daemon = Daemon::start("");
+    for user in users {
+        daemon.add_user(user, "sesame");
+    }
+    say(&daemon, users, text);
+    daemon
+}
+
+fn say(daemon: &Daemon, users: &[&str], text: &str) {
+    let mut client = daemon.connect();
+    client.logs_in(users[0], "sesame");
+    for user in users {
+        client.asks(&format!("SMSG {user}:{text}"), "240 ");
+    }
+}
+
+/// Ends it as a crash does: the log is left.
+fn kill(mut daemon: Daemon) -> tempfile::TempDir {
+    daemon.signal(Signal::KILL);
+    daemon.ends();
+    let log = daemon.folder.path().join("data/cpd.db-wal");
+    assert!(fs::metadata(log).expect("a log").len() > 0);
+    std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"))
+}
+
+fn tool(folder: &Path, words: &[&str]) -> Command {
+    let mut command = cpd();
+    command.arg("--data").arg(folder.join("data")).args(words);
+    command
+}
+
+#[track_caller]
+fn ends_with(command: &mut Command, code: i32) -> Ended {
+    let ended = run(command, "");
+    assert_eq!(ended.code(), code, "{ended:?}");
+    ended
+}
+
+/// What every user of the store in `folder` has queued, and the ids.
+fn queues(folder: tempfile::TempDir) -> (tempfile::TempDir, Vec<String>, Vec<u64>) {
+    let daemon = Daemon::start_in(folder, "", |_| {});
+    let users: Vec<serde_json::Value> =
+        serde_json::from_str(&daemon.cpctl(&["--json", "user", "list"], "")).expect("a list");
+    let (mut told, mut ids) = (Vec::new(), Vec::new());
+    for user in users {
+        let user = user["name"].as_str().expect("a name").to_owned();
+        let shown = daemon.cpctl(&["--json", "queue", "show", &user, "--body"], "");
+        let shown: Vec<serde_json::Value> = serde_json::from_str(&shown).expect("a list");
+        for message in shown {
+            told.push(format!("{user}: {}", message["body"].as_str().expect("a body")));
+            ids.push(message["id"].as_u64().expect("an id"));
+        }
+    }
+    (daemon.stop(), told, ids)
+}
+
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[test]
+fn a_backup_is_restored_over_the_store_of_a_crash() {
+    let daemon = with(&["alice", "bob"], "before the backup");
+    let backup = daemon.folder.path().join("backup");
+    daemon.cpctl(&["store", "backup", &show(&backup)], "");
+    say(&daemon, &["alice", "bob"], "after the backup");
+    let folder = kill(daemon);
+    // By hand it is refused, with what to type.
+    let data = folder.path().join("data");
+    let left = data.join("cpd.db");
+    let old = fs::read(&left).expect("a store");
+    fs::copy(&backup, &left).expect("copied");
+    let refused = Daemon::launch(folder, "", |_| {});
+    let folder = ends_refused(refused, "cpd --config");
+    let data_again = folder.path().join("data");
+    assert_eq!(data, data_again);
+    fs::write(&left, old).expect("written");
+
+    let ended = ends_with(&mut tool(folder.path(), &["--restore", &show(&backup)]), 0);
+    assert!(ended.stdout.contains("2 users, 2 messages"), "{ended:?}");
+    let kept: Vec<PathBuf> = ended
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("kept of the store before: "))
+        .map(Into::into)
+        .collect();
+    assert_eq!(kept.len(), 2, "{ended:?}");
+    let (folder, told, ids) = queues(folder);
+    assert_eq!(told, ["alice: before the backup", "bob: before the backup"]);
+    // What comes now has an id that no message after the backup had.
+    let daemon = Daemon::start_in(folder, "", |_| {});
+    say(&daemon, &["alice"], "after the restore");
+    let (folder, told, later) = queues(daemon.stop());
+    assert_eq!(told[1], "alice: after the restore");
+    assert!(later[1] > ids[1] + (1 << 40), "{ids:?} {later:?}");
+    // And back to what was there, the log included.
+    ends_with(&mut tool(folder.path(), &["--restore", &show(&kept[0])]), 0);
+    let (_, told, _) = queues(folder);
+    let expected = ["alice: before the backup", "alice: after the backup", "bob: before the backup"];
+    assert_eq!(told[..3], expected);
+}
+
+/// A cpd that must end with 65, naming the command that helps.
+#[track_caller]
+fn ends_refused(mut daemon: Daemon, command: &str) -> tempfile::TempDir {
+    let status = daemon.ends();
+    let log = daemon.log();
+    assert_eq!(status.code(), Some(65), "{log}");
+    let cause = log.lines().last().unwrap_or_default();
+    assert!(cause.contains(command) && cause.contains("--restore FILE"), "{log}");
+    std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"))
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_its_code() {
+    let daemon = with(&["alice"], "hello");
+    let folder = daemon.folder.path().to_owned();
+    let backup = folder.join("backup");
+    daemon.cpctl(&["store", "backup", &show(&backup)], "");
+    for words in [&["--restore", &show(&backup)][..], &["--check-store"], &["--salvage", &show(&folder.join("new"))]] {
+        let ended = ends_with(&mut tool(&folder, words), 69);
+        assert!(ended.stderr.contains("a cpd that runs; stop it"), "{ended:?}");
+    }
+    let folder = daemon.stop();
+    let whole = fs::read(folder.path().join("data/cpd.db")).expect("a store");
+    ends_with(&mut tool(folder.path(), &["--restore", "/nonexistent"]), 66);
+    let mut bytes = fs::read(&backup).expect("a backup");
+    let at = bytes.windows(5).position(|w| w == b"hello").expect("the message");
+    bytes[at] ^= 1;
+    let damaged = folder.path().join("damaged");
+    fs::write(&damaged, bytes).expect("written");
+    let ended = ends_with(&mut tool(folder.path(), &["--restore", &show(&damaged)]), 65);
+    assert!(ended.stderr.contains(&show(&damaged)) && ended.stderr.contains("message 1"), "{ended:?}");
+    let ended = ends_with(&mut tool(folder.path(), &[&format!("--check-store={}", show(&damaged))]), 65);
+    assert!(ended.stdout.contains("table message: message 1 does not match its checksum"), "{ended:?}");
+    let ended = ends_with(&mut tool(folder.path(), &["--check-store"]), 0);
+    assert!(ended.stdout.contains("1 user, 1 message; nothing is damaged"), "{ended:?}");
+    assert!(fs::read(folder.path().join("data/cpd.db")).expect("a store") == whole);
+    // A disk without room: here a file that may not grow.
+    need("prlimit", "util-linux");
+    let mut small = Command::new("prlimit");
+    small.args(["--fsize=8192", env!("CARGO_BIN_EXE_cpd"), "--data"]).arg(folder.path().join("data"));
+    let ended = run(small.args(["--restore", &show(&backup)]), "");
+    assert!([71, 73].contains(&ended.code()) && ended.stderr.contains("cpd.db-new"), "{ended:?}");
+    let names: Vec<_> = fs::read_dir(folder.path().join("data")).expect("lists").collect();
+    assert!(names.iter().all(|e| !e.as_ref().expect("an entry").file_name().to_string_lossy().contains("-new")));
+    assert!(fs::read(folder.path().join("data/cpd.db")).expect("a store") == whole);
+}
+
+#[test]
+fn root_restores_for_the_owner_of_the_folder() {
+    if !nix::unistd::geteuid().is_root() {
+        // Only root can give files away.
+        return;
+    }
+    let daemon = with(&["alice"], "hello");
+    let backup = daemon.folder.path().join("backup");
+    daemon.cpctl(&["store", "backup", &show(&backup)], "");
+    let folder = kill(daemon);
+    let data = folder.path().join("data");
+    // What nobody can read, and a path that nobody can enter.
+    fs::set_permissions(&backup, fs::Permissions::from_mode(0o400)).expect("set");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).expect("set");
+    chown(&data, Some(NOBODY), Some(NOBODY)).expect("given");
+    for entry in fs::read_dir(&data).expect("lists") {
+        // The store itself is root's, as after a copy by hand.
+        let path = entry.expect("an entry").path();
+        let owner = if path.ends_with("cpd.db") { 0 } else { NOBODY };
+        chown(path, Some(owner), Some(owner)).expect("given");
+    }
+    ends_with(&mut tool(folder.path(), &["--check-store"]), 0);
+    ends_with(&mut tool(folder.path(), &["--restore", &show(&backup)]), 0);
+    for name in ["cpd.db", ".cpd.db.history", "cpd.db-lock"] {
+        let found = fs::metadata(data.join(name)).expect("is there");
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (NOBODY, NOBODY, 0o600), "{name}");
+    }
+    let new = data.join("saved.db");
+    ends_with(&mut tool(folder.path(), &["--salvage", &show(&new)]), 0);
+    let found = fs::metadata(&new).expect("is there");
+    assert_eq!((found.uid(), found.mode() & 0o7777), (NOBODY, 0o600));
+}
+
+#[test]
+fn a_cpd_that_is_started_meanwhile_waits_and_can_be_stopped() {
+    let folder = with(&["alice"], "hello").stop();
+    let lock = File::open(folder.path().join("data/cpd.db-lock")).expect("a lock");
+    lock.lock_shared().expect("locked");
+    let mut daemon = Daemon::launch(folder, "", |_| {});
+    daemon.waits_for_log("waiting for cpd --restore");
+    assert!(daemon.runs());
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.ends().code(), Some(0), "{}", daemon.log());
+    let folder = std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"));
+    let daemon = Daemon::launch(folder, "", |_| {});
+    daemon.waits_for_log("waiting for cpd --restore");
+    lock.unlock().expect("unlocked");
+    daemon.waits_for_log(" started ");
+    daemon.stop();
+}
+
+#[test]
+fn a_store_that_is_gone_is_no_empty_store() {
+    let folder = with(&["alice"], "hello").stop();
+    let data = folder.path().join("data");
+    fs::remove_file(data.join("cpd.db")).expect("removed");
+    // Without --data, as an installed one.
+    let config = folder.path().join("own.toml");
+    let text = format!(
+        "listen.cp = [\"{}\"]\nstore.path = \"{}\"\ncontrol.socket = \"{}\"\ncontrol.group = \"\"\nlog.target = \"stderr\"\n",
+        running::next_address(),
+        show(&data.join("cpd.db")),
+        show(&folder.path().join("own.sock"))
+    );
+    fs::write(&config, text).expect("written");
+    let ended = ends_with(cpd().arg("--config").arg(&config), 65);
+    let command = format!("cpd --config {} --restore FILE", show(&config));
+    for part in ["the store is gone", ".cpd.db.history", &command] {
+        assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+    }
+    assert!(!data.join("cpd.db").exists());
+    let daemon = Daemon::start_in(folder, "", |_| {});
+    assert!(daemon.log().contains("store made "), "{}", daemon.log());
+}
+
+#[test]
+fn what_is_sound_of_a_damaged_store_goes_on() {
+    let daemon = with(&["alice", "bob", "carol"], "hello");
+    let folder = daemon.stop();
+    let store = folder.path().join("data/cpd.db");
+    let mut bytes = fs::read(&store).expect("a store");
+    let at = bytes.windows(8).position(|w| w == b"bobalice").expect("the message");
+    bytes[at] ^= 1;
+    fs::write(&store, bytes).expect("written");
+    let refused = Daemon::launch(folder, "", |_| {});
+    let folder = ends_refused(refused, "--salvage NEW");
+    let new = folder.path().join("saved.db");
+    let ended = ends_with(&mut tool(folder.path(), &["--salvage", &show(&new)]), 0);
+    assert!(ended.stdout.contains("kept 3 users and 2 messages\nlost: 1 message, 0 other rows\n"), "{ended:?}");
+    ends_with(&mut tool(folder.path(), &["--salvage", &show(&new)]), 73);
+    ends_with(&mut tool(folder.path(), &["--restore", &show(&new)]), 0);
+    let (_, told, _) = queues(folder);
+    assert_eq!(told, ["alice: hello", "carol: hello"]);
+}
+
+#[test]
+fn a_restore_that_is_killed_at_any_call_leaves_one_of_both_stores() {
+    need("strace", "strace");
+    let daemon = with(&["alice"], "the backup");
+    let backup = daemon.folder.path().join("backup");
+    daemon.cpctl(&["store", "backup", &show(&backup)], "");
+    say(&daemon, &["alice"], "the log");
+    let folder = kill(daemon);
+    let pristine = folder.path().join("pristine");
+    copy_folder(&folder.path().join("data"), &pristine);
+    const CALLS: &[&str] = &[
+        "openat",
+        "pwrite64",
+        "copy_file_range",
+        "write",
+        "fsync",
+        "fdatasync",
+        "ftruncate",
+        "link",
+        "linkat",
+        "rename",
+        "renameat",
+        "unlink",
+        "unlinkat",
+    ];
+    let (mut killed, mut old, mut new) = (0, 0, 0);
+    for call in CALLS {
+        for number in 1.. {
+            let data = folder.path().join("data");
+            fs::remove_dir_all(&data).expect("removed");
+            copy_folder(&pristine, &data);
+            let mut command = Command::new("strace");
+            let inject = format!("inject={call}:signal=KILL:when={number}");
+            command.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
+            command.arg(env!("CARGO_BIN_EXE_cpd")).arg("--data").arg(&data).args(["--restore", &show(&backup)]);
+            let ended = run(&mut command, "");
+            if ended.status.success() {
+                break;
+            }
+            killed += 1;
+            let what = format!("killed at {call} {number}");
+            let checked = tool(folder.path(), &["--check-store"]).output().expect("runs");
+            let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+            // The copy in its place with the old log beside it is what the next start puts in order.
+            assert!(checked.status.success() || said.contains("cpd.db-wal"), "{what}: {checked:?}");
+            // Whatever it was, the next restore succeeds and leaves nothing behind.
+            let state = folder.path().join("state");
+            let _ = fs::remove_dir_all(&state);
+            copy_folder(&data, &state);
+            ends_with(&mut tool(folder.path(), &["--restore", &show(&backup)]), 0);
+            let left: Vec<String> = names(&data);
+            assert!(!left.iter().any(|name| name.contains("-new")), "{what}: {left:?}");
+            fs::remove_dir_all(&data).expect("removed");
+            copy_folder(&state, &data);
+            match opened(&data, &what) {
+                2 => old += 1,
+                1 => new += 1,
+                other => panic!("{what}: {other} messages"),
+            }
+            let left: Vec<String> = names(&data);
+            assert!(!left.iter().any(|name| name.contains("-new")), "{what}: {left:?}");
+        }
+    }
+    println!("proof: restore: killed at {killed} calls, then {old} times the old store, {new} times the new one");
+    assert!(old > 20 && new > 3, "{old} {new}");
+}
+
+/// Messages in the store that a start finds.
+fn opened(data: &Path, what: &str) -> usize {
+    let mut count = 0;
+    let mut store = cpd::store::Store::open(&data.join("cpd.db")).unwrap_or_else(|error| panic!("{what}: {error}"));
+    store.load(|_| (), |_| count += 1).unwrap_or_else(|error| panic!("{what}: {error}"));
+    count
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("lists");
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("made");
+    for name in names(from) {
+        if fs::symlink_metadata(from.join(&name)).is_ok_and(|found| found.is_file()) {
+            fs::copy(from.join(&name), to.join(&name)).expect("copied");
+        }
+    }
+}
+
+#[test]
+fn two_restores_at_once_are_one_after_the_other_or_one() {
+    let daemon = with(&["alice"], "hello");
+    let backup = daemon.folder.path().join("backup");
+    daemon.cpctl(&["store", "backup", &show(&backup)], "");
+    let folder = daemon.stop();
+    let start = || -> Child {
+        tool(folder.path(), &["--restore", &show(&backup)]).stdout(std::process::Stdio::null()).spawn().expect("runs")
+    };
+    let mut both: Vec<Child> = (0..4).map(|_| start()).collect();
+    let codes: Vec<i32> = both.iter_mut().map(|child| child.wait().expect("ends").code().unwrap_or(-1)).collect();
+    assert!(codes.contains(&0) && codes.iter().all(|code| [0, 69].contains(code)), "{codes:?}");
+    wait_for("the store", || queues_of(folder.path()));
+}
+
+fn queues_of(folder: &Path) -> Option<()> {
+    ends_with(&mut tool(folder, &["--check-store"]), 0).stdout.contains("1 message; nothing").then_some(())
+}
