@@ -13,6 +13,8 @@ use super::exit::{ExitCode, Fatal};
 
 /// Messages that may wait for the thread.
 pub const QUEUE_MAX_MESSAGES: usize = 32;
+/// How often the status is looked at where systemd's watchdog does not ask more often.
+const STATUS_INTERVAL: Duration = Duration::from_secs(15);
 /// Longest status text, in bytes.
 pub const STATUS_MAX_BYTES: usize = 256;
 
@@ -78,16 +80,19 @@ impl Notifier {
         self.thread.is_some()
     }
 
-    /// How often [`Notice::Watchdog`] is due: half of what `WATCHDOG_USEC` allows, as sd_watchdog_enabled(3) advises.
-    /// `None`: systemd does not watch this process.
+    /// How often the manager hears of the daemon: half of what `WATCHDOG_USEC` allows, as sd_watchdog_enabled(3) advises,
+    /// or, for the status alone, [`STATUS_INTERVAL`]. `None`: nobody listens.
     pub fn watchdog_interval(&self) -> Option<Duration> {
-        self.watchdog.map(|time| time / 2)
+        self.thread.as_ref().map(|_| self.watchdog.map_or(STATUS_INTERVAL, |time| time / 2))
     }
 
     /// Hands a notice to the thread. Never blocks. `false`: the channel is full and the notice is dropped; the next
     /// status or watchdog notice makes up for it, and anything else is to be tried again.
     pub fn send(&self, notice: Notice) -> bool {
         let Some(thread) = &self.thread else { return true };
+        if notice == Notice::Watchdog && self.watchdog.is_none() {
+            return true;
+        }
         !matches!(thread.notices.try_send(notice), Err(TrySendError::Full(_)))
     }
 
@@ -171,8 +176,7 @@ mod tests {
             let _ = gate.recv();
             Ok(())
         });
-        let notifier = Notifier::start_with(send, None).unwrap();
-        assert_eq!(notifier.watchdog_interval(), None);
+        let notifier = Notifier::start_with(send, Some(Duration::from_secs(10))).unwrap();
         let taken = (0..2 * QUEUE_MAX_MESSAGES).filter(|_| notifier.send(Notice::Watchdog)).count();
         assert!((QUEUE_MAX_MESSAGES..2 * QUEUE_MAX_MESSAGES).contains(&taken), "{taken}");
         assert!(!notifier.finish(Duration::from_millis(20)));
@@ -180,8 +184,19 @@ mod tests {
     }
 
     #[test]
+    fn without_a_watchdog_the_status_is_told_and_nothing_else() {
+        let (send, sent) = recorder();
+        let notifier = Notifier::start_with(send, None).unwrap();
+        assert_eq!(notifier.watchdog_interval(), Some(STATUS_INTERVAL));
+        assert!(notifier.send(Notice::Watchdog) && notifier.send(Notice::Status("well".into())));
+        assert!(notifier.finish(PATIENCE));
+        assert_eq!(*sent.lock().unwrap(), ["STATUS=well\n"]);
+    }
+
+    #[test]
     fn without_systemd_nothing_happens() {
         let notifier = Notifier { thread: None, watchdog: None };
+        assert_eq!(notifier.watchdog_interval(), None);
         assert!(!notifier.is_active() && notifier.send(Notice::Ready) && notifier.finish(Duration::ZERO));
     }
 }
