@@ -32,10 +32,9 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to the daemon, unless that would start a service for a command that only asks.
     pub fn connect(target: &Target) -> Result<Client, Failure> {
-        if !target.may_start && target.is_packaged() && target.manager.would_start() {
+        if !target.may_start && target.is_packaged() && target.manager.lacks_the_service() {
             let state = target.manager.state();
-            // By now it may have been started by somebody else.
-            if !state.runs() {
+            if state.would_start() {
                 return Err(stopped(target, &state));
             }
         }

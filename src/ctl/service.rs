@@ -1,7 +1,7 @@
 //! What systemd says about cpd.service: asked before a question would start it, and for the reason when it is not there.
 //!
-//! Whether the service runs is read from links that the manager keeps for its journal, so that it costs nothing, needs no
-//! bus and no right. What they do not say, systemctl(1) is asked, for a bounded time.
+//! That the service runs is read from a link that the manager keeps for its journal, so that it costs nothing, and needs no
+//! bus and no right. Where there is none, systemctl(1) is asked, for a bounded time.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const ANSWER_MAX_BYTES: u64 = 64 * 1024;
 const SERVICE: &str = "cpd.service";
 const SOCKET_UNIT: &str = "cpd-control.socket";
+const PROPERTIES: &str = "--property=Id,ActiveState,SubState,Result,ExecMainStatus,StatusText";
 
 /// Where systemd is asked.
 #[derive(Clone, Debug)]
@@ -43,7 +44,8 @@ impl Default for Manager {
 /// The state of the service, as far as it can be said.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct State {
-    /// As `ActiveState=`; empty where systemctl does not say.
+    /// As `ActiveState=` of the control socket, and of the service; empty where systemctl does not say.
+    socket: String,
     active: String,
     sub: String,
     result: String,
@@ -52,22 +54,18 @@ pub(crate) struct State {
 }
 
 impl Manager {
-    /// Whether systemd holds the control socket open for a service that does not run: a connection would start it.
-    pub fn would_start(&self) -> bool {
-        self.is_active(SOCKET_UNIT) && !self.is_active(SERVICE)
+    /// Whether systemd is there, and its service has no process. That is so between two starts as well.
+    pub fn lacks_the_service(&self) -> bool {
+        // A link without a target: its text is what matters to the manager.
+        self.units.is_dir() && self.units.join(format!("invocation:{SERVICE}")).symlink_metadata().is_err()
     }
 
-    /// A link without a target: its text is what matters to the manager.
-    fn is_active(&self, unit: &str) -> bool {
-        self.units.join(format!("invocation:{unit}")).symlink_metadata().is_ok()
-    }
-
-    /// What systemctl says of the service; nothing in it where it cannot be asked, or not in time.
+    /// What systemctl says of the two units; nothing in it where it cannot be asked, or not in time.
     pub fn state(&self) -> State {
         let Some((program, words)) = self.program.split_first() else { return State::default() };
         let asked = Command::new(program)
             .args(words)
-            .args(["show", SERVICE, "--no-pager", "--property=ActiveState,SubState,Result,ExecMainStatus,StatusText"])
+            .args(["show", SOCKET_UNIT, SERVICE, "--no-pager", PROPERTIES])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -92,22 +90,32 @@ impl Manager {
 }
 
 impl State {
+    /// A paragraph a unit, a line a property.
     fn read(answer: &str) -> State {
-        let value = |key: &str| {
+        let value = |unit: &str, key: &str| {
+            let mut paragraphs = answer.split("\n\n");
+            let paragraph = paragraphs.find(|text| text.lines().any(|line| line.strip_prefix("Id=") == Some(unit)))?;
             let of_key = |line: &str| line.strip_prefix(key)?.strip_prefix('=').map(|text| text.trim().to_owned());
-            answer.lines().find_map(of_key).unwrap_or_default()
+            paragraph.lines().find_map(of_key)
         };
+        let of_service = |key: &str| value(SERVICE, key).unwrap_or_default();
         State {
-            active: value("ActiveState"),
-            sub: value("SubState"),
-            result: value("Result"),
-            exit_status: value("ExecMainStatus"),
-            status_text: value("StatusText"),
+            socket: value(SOCKET_UNIT, "ActiveState").unwrap_or_default(),
+            active: of_service("ActiveState"),
+            sub: of_service("SubState"),
+            result: of_service("Result"),
+            exit_status: of_service("ExecMainStatus"),
+            status_text: of_service("StatusText"),
         }
     }
 
+    /// Whether a connection to the control socket would start the service, as far as can be told.
+    pub fn would_start(&self) -> bool {
+        !self.runs() && matches!(self.socket.as_str(), "active" | "")
+    }
+
     /// Whether the service runs, or is being started: a connection starts nothing.
-    pub fn runs(&self) -> bool {
+    fn runs(&self) -> bool {
         matches!(self.active.as_str(), "active" | "reloading")
             || (self.active == "activating" && self.sub != "auto-restart")
     }
@@ -171,23 +179,37 @@ mod tests {
         (dir, manager)
     }
 
+    /// As systemctl 252 and 257 answer.
+    fn said(socket: &str, service: &str) -> State {
+        State::read(&format!("Id=cpd-control.socket\nActiveState={socket}\n\nLoadState=loaded\nId=cpd.service\n{service}\n"))
+    }
+
     #[test]
-    fn only_an_active_socket_of_a_service_without_a_process_would_start_it() {
-        for (units, would) in [
-            (&[][..], false),
-            (&["cpd-control.socket"], true),
-            (&["cpd.service"], false),
-            (&["cpd-control.socket", "cpd.service"], false),
-        ] {
-            assert_eq!(manager("", units).1.would_start(), would, "{units:?}");
-        }
+    fn only_a_service_without_a_process_is_asked_about() {
+        assert!(manager("", &[]).1.lacks_the_service());
+        assert!(!manager("", &["cpd.service"]).1.lacks_the_service());
         let nowhere = Manager { units: PathBuf::from("/nonexistent"), ..Manager::default() };
-        assert!(!nowhere.would_start(), "without systemd there is nothing to start");
+        assert!(!nowhere.lacks_the_service(), "without systemd there is nothing to start");
+    }
+
+    #[test]
+    fn only_an_active_socket_of_a_service_that_does_not_run_would_start_it() {
+        for (socket, service, would) in [
+            ("active", "ActiveState=inactive", true),
+            ("active", "ActiveState=failed", true),
+            ("active", "ActiveState=activating\nSubState=auto-restart", true),
+            ("active", "ActiveState=activating\nSubState=start", false),
+            ("active", "ActiveState=active", false),
+            ("inactive", "ActiveState=inactive", false),
+        ] {
+            assert_eq!(said(socket, service).would_start(), would, "{socket} {service}");
+        }
+        assert!(State::default().would_start(), "where nobody can tell, nothing is started");
     }
 
     #[test]
     fn a_failure_is_told_with_its_cause() {
-        let told = |answer: &str| State::read(answer).sentence();
+        let told = |service: &str| said("active", service).sentence();
         let failed = "ActiveState=failed\nSubState=failed\nResult=exit-code\nExecMainStatus=78\nStatusText=/etc/cpd/cpd.toml:3: unknown key\n";
         assert_eq!(
             told(failed),
@@ -200,13 +222,13 @@ mod tests {
         let stopped =
             "ActiveState=inactive\nSubState=dead\nResult=success\nExecMainStatus=0\nStatusText=connections: 0\n";
         assert_eq!(told(stopped), "cpd.service is stopped (systemctl start cpd)");
-        assert!(told("").contains("systemctl start cpd"), "what to type is said in any case");
-        assert!(State::read("ActiveState=active\n").runs() && !State::read(failed).runs());
+        assert!(State::default().sentence().contains("systemctl start cpd"), "what to type is said in any case");
     }
 
     #[test]
     fn systemctl_is_asked_without_waiting_for_ever() {
-        let (_dir, works) = manager("[ \"$1 $2\" = 'show cpd.service' ] && echo ActiveState=inactive", &[]);
+        let (_dir, works) =
+            manager("[ \"$3\" = cpd.service ] && printf 'Id=cpd.service\\nActiveState=inactive\\n'", &[]);
         assert_eq!(works.state().active, "inactive");
         for script in ["exit 1", "echo 'Failed to connect to bus' >&2; exit 1"] {
             assert_eq!(manager(script, &[]).1.state(), State::default());
@@ -221,20 +243,19 @@ mod tests {
 
     #[test]
     fn a_question_does_not_knock_at_a_stopped_services_socket_and_a_change_does() {
-        let failed = "echo ActiveState=failed; echo Result=exit-code; echo ExecMainStatus=78; echo StatusText=line 3";
+        let script = |service: &str| {
+            format!("printf 'Id=cpd-control.socket\\nActiveState=active\\n\\nId=cpd.service\\n{service}\\n'")
+        };
+        let failed = "ActiveState=failed\\nResult=exit-code\\nExecMainStatus=78\\nStatusText=line 3";
         for (script, units, says) in [
-            (
-                "echo ActiveState=inactive",
-                &["cpd-control.socket"][..],
-                Some("cpd.service is stopped (systemctl start cpd)"),
-            ),
-            (failed, &["cpd-control.socket"], Some("(exit status 78: line 3)")),
-            ("exit 1", &["cpd-control.socket"], Some("systemctl start cpd")),
-            ("echo ActiveState=active", &["cpd-control.socket"], None),
-            ("echo ActiveState=inactive", &["cpd-control.socket", "cpd.service"], None),
-            ("echo ActiveState=inactive", &[], None),
+            (script("ActiveState=inactive"), &[][..], Some("cpd.service is stopped (systemctl start cpd)")),
+            (script(failed), &[], Some("(exit status 78: line 3)")),
+            ("exit 1".to_owned(), &[], Some("systemctl start cpd")),
+            (script("ActiveState=active"), &[], None),
+            ("exit 1".to_owned(), &["cpd.service"], None),
+            ("echo; echo Id=cpd-control.socket; echo ActiveState=inactive".to_owned(), &[], None),
         ] {
-            let (_dir, manager) = manager(script, units);
+            let (_dir, manager) = manager(&script, units);
             let listener = UnixListener::bind(&manager.socket).unwrap();
             listener.set_nonblocking(true).unwrap();
             let mut target = Target {
