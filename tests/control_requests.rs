@@ -194,7 +194,7 @@ fn request() -> impl Strategy<Value = Request> {
         (any::<u64>(), 1u32..=256).prop_map(|(after, limit)| Request::SessionList { after, limit }),
         any::<u64>().prop_map(|id| Request::SessionClose { id }),
         Just(()).prop_map(|()| Request::Ping),
-        Just(()).prop_map(|()| Request::Status),
+        any::<bool>().prop_map(|details| Request::Status { details }),
     ]
 }
 

@@ -86,9 +86,12 @@ fn every_command_prints_text_for_people() {
     let (code, out, err) = run(&mut daemon.cpctl(&["status"]));
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with("version                     0.1.0\nuptime                      1d 1h\n"), "{out}");
-    // Version, uptime, and each number of the document once.
+    // Version, uptime, a listener, the configuration's name, and each number of the document once.
     let status = COMMANDS.iter().find(|command| command.words == ["status"]).expect("status");
-    assert_eq!(out.lines().count(), status.json.len());
+    let details = status.json.iter().filter(|field| field.starts_with("configuration.") || **field == "listeners");
+    assert_eq!(out.lines().count(), status.json.len() - details.count() + 2);
+    assert!(out.contains("\nlistens                     cp [::]:5035 (systemd, cpd.socket)\n"), "{out}");
+    assert!(out.contains("\nconfiguration               the defaults\n"), "{out}");
 }
 
 /// A command line for `words` that the small daemon does not refuse.
@@ -282,7 +285,7 @@ fn a_refusal_is_1_with_the_daemons_words() {
     fails(&mut daemon.cpctl(&["user", "show", "nobody", "--json"]), 1, "there is no user 'nobody'");
     fails(&mut daemon.cpctl(&["session", "close", "8"]), 1, "no session");
     let odd = FakeDaemon::start(|request| match request {
-        Request::Status => {
+        Request::Status { .. } => {
             b"{\"ok\":false,\"error\":{\"code\":\"of_tomorrow\",\"message\":\"a\\nb\\u001b[2J\"}}\n".to_vec()
         }
         _ => encode_error(ErrorCode::Busy, ""),

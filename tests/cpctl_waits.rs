@@ -135,6 +135,31 @@ fn ping_asks_an_older_daemon_what_that_understands() {
     assert_eq!((code, out.as_str()), (0, "{\"version\":\"0.1.0\"}\n"));
 }
 
+/// What cpd 0.1.0 answers, as it was recorded.
+#[test]
+fn the_status_of_an_older_daemon_is_shown_as_far_as_it_goes() {
+    const STATUS: &str = concat!(
+        r#"{"ok":true,"version":"0.1.0","uptime_seconds":77,"connections":28,"sessions":{"idle":1,"user_validated":2,"#,
+        r#""authentication_validated":3,"process_command":4,"sending_message":5,"receiving_message":6,"#,
+        r#""error_processing":7},"queued_messages":21,"store_bytes":23,"counters":{"connections_accepted":1,"#,
+        r#""connections_refused":2,"logins":3,"login_failures":4,"logins_throttled":5,"messages_accepted":6,"#,
+        r#""messages_refused":7,"messages_delivered":8,"messages_expired":9,"messages_purged":10,"bad_commands":11,"#,
+        r#""timeouts":12,"store_batches":13,"store_failures":14}}"#
+    );
+    let daemon = FakeDaemon::start(|request| match request {
+        Request::Status { details: false } => format!("{STATUS}\n").into_bytes(),
+        _ => encode_error(ErrorCode::UnknownField, "status has no field 'details'"),
+    });
+    let (code, out, err) = run(&mut daemon.cpctl(&["status"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(
+        out.starts_with("version                     0.1.0\nuptime                      1m 17s\nconnections "),
+        "{out}"
+    );
+    let (code, out, _) = run(&mut daemon.cpctl(&["status", "--json"]));
+    assert_eq!((code, out), (0, format!("{}\n", STATUS.replacen("\"ok\":true,", "", 1))));
+}
+
 #[test]
 fn data_means_the_socket_in_that_folder_and_stands_alone() {
     let daemon = FakeDaemon::start(small);

@@ -190,6 +190,38 @@ pub struct Status {
     /// The sizes of the store's files.
     pub store_bytes: u64,
     pub counters: Counters,
+    /// Only where details were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listeners: Option<Vec<ListenerInfo>>,
+    /// Only where details were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<ConfigurationInfo>,
+}
+
+/// Where clients and administrators come in.
+#[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
+pub struct ListenerInfo {
+    /// As in [`SessionInfo`], or `control`.
+    pub listener: String,
+    /// Address and port, or a path.
+    pub address: String,
+    /// `systemd` or `cpd`.
+    pub opened_by: String,
+}
+
+/// Which configuration is in force.
+#[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone, Default)]
+pub struct ConfigurationInfo {
+    /// `null`: there is none, or none was read; the defaults hold.
+    pub file: Option<String>,
+    /// When what is in force was read.
+    pub read_at: String,
+    /// Why the file as it was at the last reload is not in force; `null` where it is.
+    pub problem: Option<String>,
+    /// When that was found out.
+    pub problem_since: Option<String>,
+    /// Keys whose new value waits for a restart.
+    pub needs_restart: Vec<String>,
 }
 
 /// How many sessions are in each state of docs/protocol.md section 5.

@@ -52,8 +52,9 @@ pub enum Request {
     SessionClose { id: u64 },
     /// Whether anybody is there. Answered by [`super::answer::Pong`].
     Ping,
-    /// Answered by [`super::answer::Status`].
-    Status,
+    /// Answered by [`super::answer::Status`]; `details`: with where the daemon listens and by which configuration, which
+    /// versions before 0.2.0 do not know.
+    Status { details: bool },
 }
 
 /// Which messages of a queue to delete: those that meet every condition given; all of them when none is.
@@ -128,7 +129,7 @@ pub const COMMANDS: &[CommandShape] = &[
     }),
     shape("session.close", &["id"], true, |f| Ok(Request::SessionClose { id: number(f, "id")? })),
     shape("ping", &[], false, |_| Ok(Request::Ping)),
-    shape("status", &[], false, |_| Ok(Request::Status)),
+    shape("status", &["details"], false, |f| Ok(Request::Status { details: f.switch("details")? })),
 ];
 
 impl Request {
@@ -177,7 +178,7 @@ impl Request {
             Request::SessionList { .. } => "session.list",
             Request::SessionClose { .. } => "session.close",
             Request::Ping => "ping",
-            Request::Status => "status",
+            Request::Status { .. } => "status",
         }
     }
 
@@ -254,7 +255,12 @@ impl Request {
                 map.serialize_entry("limit", limit)?;
             }
             Request::SessionClose { id } => map.serialize_entry("id", id)?,
-            Request::StoreBackup | Request::Ping | Request::Status => {}
+            Request::Status { details } => {
+                if *details {
+                    map.serialize_entry("details", details)?;
+                }
+            }
+            Request::StoreBackup | Request::Ping => {}
         }
         map.end().map(drop)
     }

@@ -15,6 +15,7 @@ mod render;
 mod run;
 mod service;
 mod signals;
+mod status;
 pub mod table;
 mod target;
 mod typed;

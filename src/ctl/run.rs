@@ -262,47 +262,11 @@ pub(super) fn ping(context: &Context, _: &ArgMatches) -> Outcome {
     let pong = match client.ask::<Pong>(&Request::Ping) {
         // A daemon that is older than this question has another that costs little.
         Err(failure) if failure.refusal == Some(ErrorCode::UnknownCommand) => {
-            Pong { version: client.ask::<Status>(&Request::Status)?.version }
+            Pong { version: client.ask::<Status>(&Request::Status { details: false })?.version }
         }
         pong => pong?,
     };
     Ok(show(context, &pong, || format!("cpd {} answers\n", pong.version)))
-}
-
-pub(super) fn status(context: &Context, _: &ArgMatches) -> Outcome {
-    let status: Status = Client::connect(&context.socket)?.ask(&Request::Status)?;
-    Ok(show(context, &status, || {
-        let (states, counters) = (&status.sessions, &status.counters);
-        let numbers = [
-            ("connections", status.connections),
-            ("  idle", states.idle),
-            ("  user validated", states.user_validated),
-            ("  authentication validated", states.authentication_validated),
-            ("  process command", states.process_command),
-            ("  sending message", states.sending_message),
-            ("  receiving message", states.receiving_message),
-            ("  error processing", states.error_processing),
-            ("queued messages", status.queued_messages),
-            ("store bytes", status.store_bytes),
-            ("connections accepted", counters.connections_accepted),
-            ("connections refused", counters.connections_refused),
-            ("logins", counters.logins),
-            ("login failures", counters.login_failures),
-            ("logins throttled", counters.logins_throttled),
-            ("messages accepted", counters.messages_accepted),
-            ("messages refused", counters.messages_refused),
-            ("messages delivered", counters.messages_delivered),
-            ("messages expired", counters.messages_expired),
-            ("messages purged", counters.messages_purged),
-            ("bad commands", counters.bad_commands),
-            ("timeouts", counters.timeouts),
-            ("store batches", counters.store_batches),
-            ("store failures", counters.store_failures),
-        ];
-        let mut lines = vec![("version", status.version.clone()), ("uptime", age::show(status.uptime_seconds))];
-        lines.extend(numbers.iter().map(|(name, number)| (*name, number.to_string())));
-        pairs(&lines)
-    }))
 }
 
 /// The document for programs, or the text for people.

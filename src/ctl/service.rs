@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// Longest answer of systemctl that is looked at, in bytes.
 const ANSWER_MAX_BYTES: u64 = 64 * 1024;
 const SERVICE: &str = "cpd.service";
+/// Answers in the place of a service that has failed.
+const STAND_IN: &str = "cpd-failed.service";
 const SOCKET_UNIT: &str = "cpd-control.socket";
 const PROPERTIES: &str = "--property=Id,ActiveState,SubState,Result,ExecMainStatus,StatusText";
 
@@ -57,7 +59,8 @@ impl Manager {
     /// Whether systemd is there, and its service has no process. That is so between two starts as well.
     pub fn lacks_the_service(&self) -> bool {
         // A link without a target: its text is what matters to the manager.
-        self.units.is_dir() && self.units.join(format!("invocation:{SERVICE}")).symlink_metadata().is_err()
+        let runs = |unit: &&str| self.units.join(format!("invocation:{unit}")).symlink_metadata().is_ok();
+        self.units.is_dir() && ![SERVICE, STAND_IN].iter().any(runs)
     }
 
     /// What systemctl says of the two units; nothing in it where it cannot be asked, or not in time.
@@ -181,13 +184,16 @@ mod tests {
 
     /// As systemctl 252 and 257 answer.
     fn said(socket: &str, service: &str) -> State {
-        State::read(&format!("Id=cpd-control.socket\nActiveState={socket}\n\nLoadState=loaded\nId=cpd.service\n{service}\n"))
+        State::read(&format!(
+            "Id=cpd-control.socket\nActiveState={socket}\n\nLoadState=loaded\nId=cpd.service\n{service}\n"
+        ))
     }
 
     #[test]
     fn only_a_service_without_a_process_is_asked_about() {
         assert!(manager("", &[]).1.lacks_the_service());
         assert!(!manager("", &["cpd.service"]).1.lacks_the_service());
+        assert!(!manager("", &["cpd-failed.service"]).1.lacks_the_service(), "somebody answers, and says why");
         let nowhere = Manager { units: PathBuf::from("/nonexistent"), ..Manager::default() };
         assert!(!nowhere.lacks_the_service(), "without systemd there is nothing to start");
     }

@@ -3,7 +3,7 @@
 use clap::ArgMatches;
 
 use super::exit::Failure;
-use super::{Context, Output, backup, run};
+use super::{Context, Output, backup, run, status};
 use crate::control::request;
 
 /// What an argument or a flag's value must be.
@@ -266,7 +266,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["status"],
         json: STATUS_FIELDS,
         list: false,
-        run: run::status,
+        run: status::status,
     },
 ];
 
@@ -297,4 +297,10 @@ const STATUS_FIELDS: &[&str] = &[
     "counters.timeouts",
     "counters.store_batches",
     "counters.store_failures",
+    "listeners",
+    "configuration.file",
+    "configuration.read_at",
+    "configuration.problem",
+    "configuration.problem_since",
+    "configuration.needs_restart",
 ];

@@ -9,7 +9,7 @@ use crate::control::{self, BACKUP_CHUNK_BYTES, ControlError, ErrorCode, Request}
 use crate::engine::events::{AdminRequest, AdminResult, PurgeFilter};
 use crate::proto::types::{Password, Username};
 
-pub use self::render::{Context, pong, render};
+pub use self::render::{Context, Details, pong, render};
 
 /// What is to be done for a request.
 #[derive(Debug)]
@@ -69,7 +69,9 @@ enum Expected {
     Backup,
     Chunk,
     Checked,
-    Status,
+    Status {
+        details: bool,
+    },
 }
 
 /// What a request named, for the log and for refusals.
@@ -132,7 +134,7 @@ fn translate(request: Request, wall_seconds: u64) -> (Expected, Task) {
         Request::SessionList { after, limit } => (Expected::Sessions, AdminRequest::SessionList { after, limit }),
         Request::SessionClose { id } => (Expected::Done, AdminRequest::SessionClose { serial: id }),
         Request::Ping => return (Expected::Done, Task::Ping),
-        Request::Status => (Expected::Status, AdminRequest::Status),
+        Request::Status { details } => (Expected::Status { details }, AdminRequest::Status),
     };
     (answer, Task::Engine(request))
 }
@@ -159,7 +161,7 @@ fn about(request: &Request) -> About {
         | Request::StoreCheck { .. }
         | Request::SessionList { .. }
         | Request::Ping
-        | Request::Status => About::default(),
+        | Request::Status { .. } => About::default(),
     }
 }
 

@@ -1,14 +1,17 @@
 //! The configuration: file and arguments in, a validated [`Config`] out. What a key may hold, what it is without the
 //! file, and what it means stands in one table, [`KEYS`].
 
+pub mod addresses;
 mod arguments;
+pub mod check;
 mod duration;
 mod keys;
 mod read;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -61,6 +64,10 @@ pub struct Config {
     pub log_level: Level,
     /// Values that are possible but unusual; to be logged at the start.
     pub warnings: Vec<String>,
+    /// The keys that the file names, as `section.key`: what it does not name is nobody's wish.
+    pub named: BTreeSet<String>,
+    /// The addresses of `--listen` stand in `cp`, whatever the file says.
+    pub listen_given: bool,
 }
 
 /// `[auth]`: the numbers as they were read; checked together, see [`Auth::params`].
@@ -94,7 +101,8 @@ impl Default for Config {
         Config {
             file: None,
             data: None,
-            cp: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT))],
+            // Everything here is sent as it is typed: only this machine, until somebody says otherwise.
+            cp: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))],
             classic: Vec::new(),
             control_socket: PathBuf::from("/run/cpd/control.sock"),
             control_group: String::from("cpd-admin"),
@@ -104,14 +112,16 @@ impl Default for Config {
             log_target: LogTarget::Auto,
             log_level: Level::Info,
             warnings: Vec::new(),
+            named: BTreeSet::new(),
+            listen_given: false,
         }
     }
 }
 
 impl Config {
-    /// What the arguments ask for: the configuration file over the defaults, or over those of `--data`. Creates nothing.
-    /// Errors: [`ExitCode::Config`] with file, line, key and range; [`ExitCode::NotPermitted`] for a file that may not
-    /// be read.
+    /// What the arguments ask for: `--listen` over the configuration file over the defaults, or over those of `--data`.
+    /// Creates nothing. Errors: [`ExitCode::Config`] with file, line, key and range; [`ExitCode::NotPermitted`] for a
+    /// file that may not be read.
     pub fn load(arguments: &Arguments) -> Result<Config, Fatal> {
         Config::load_from(arguments, Path::new(DEFAULT_FILE))
     }
@@ -122,7 +132,7 @@ impl Config {
             Some(dir) => Config::for_data(dir)?,
             None => Config::default(),
         };
-        let config = match (&arguments.config, &arguments.data) {
+        let mut config = match (&arguments.config, &arguments.data) {
             (Some(file), _) => base.with_file(file, read_file(file)?),
             (None, Some(_)) => Ok(base),
             (None, None) => match read_file_if_there(default_file)? {
@@ -130,6 +140,13 @@ impl Config {
                 None => Ok(base),
             },
         }?;
+        if !arguments.listen.is_empty() {
+            config.cp.clone_from(&arguments.listen);
+            config.listen_given = true;
+            if let Some(clash) = addresses::clash(&config) {
+                return Err(Fatal::new(ExitCode::Config, format!("--listen: {clash}")));
+            }
+        }
         // A file's path was checked with its line; this is for the one that `--data` makes.
         check_socket_path(&config.control_socket)
             .map_err(|problem| Fatal::new(ExitCode::Config, format!("control.socket: {problem}")))?;
@@ -146,7 +163,6 @@ impl Config {
         let dir = std::path::absolute(dir)
             .map_err(|e| Fatal::new(ExitCode::Config, format!("--data {}: {e}", dir.display())))?;
         Ok(Config {
-            cp: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))],
             control_socket: dir.join(DATA_SOCKET),
             // The group belongs to an installed cpd; here the socket is its owner's alone.
             control_group: String::new(),
@@ -160,6 +176,13 @@ impl Config {
     fn with_file(mut self, file: &Path, text: String) -> Result<Config, Fatal> {
         self.file = Some(file.to_owned());
         read::apply(self, file, &text)
+    }
+
+    /// Whether somebody asked for what this key holds, instead of leaving it to the default.
+    pub fn asks_for(&self, key: &str) -> bool {
+        self.named.contains(key)
+            || (self.listen_given && key == "listen.cp")
+            || (self.data.is_some() && ["control.socket", "store.path"].contains(&key))
     }
 
     /// The keys, as `section.key`, that differ in `new` and cannot change without a restart.

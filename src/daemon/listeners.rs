@@ -16,6 +16,7 @@ pub use control::ControlListener;
 pub use tcp::BACKLOG;
 
 use super::config::Config;
+use super::config::addresses::overlap;
 use super::exit::{ExitCode, Fatal};
 use super::fd::Inherited;
 use super::logging::{Level, Line};
@@ -49,8 +50,8 @@ pub fn open(config: &Config, inherited: Vec<Inherited>) -> Result<Listeners, Fat
     for Inherited { name, fd } in inherited {
         listeners.adopt(&name, fd)?;
     }
-    listeners.complete(Dialect::Cp, &config.cp)?;
-    listeners.complete(Dialect::Classic, &config.classic)?;
+    listeners.complete(Dialect::Cp, &config.cp, config)?;
+    listeners.complete(Dialect::Classic, &config.classic, config)?;
     listeners.complete_control(config)?;
     for stream in &listeners.streams {
         prepare(stream)?;
@@ -92,11 +93,13 @@ impl Listeners {
     }
 
     /// Binds what was configured for `dialect`, unless its sockets were handed over.
-    fn complete(&mut self, dialect: Dialect, configured: &[SocketAddr]) -> Result<(), Fatal> {
+    fn complete(&mut self, dialect: Dialect, configured: &[SocketAddr], config: &Config) -> Result<(), Fatal> {
+        let key = format!("listen.{}", dialect.name());
         let handed: Vec<SocketAddr> =
             self.streams.iter().filter(|one| one.dialect == dialect).map(|one| one.address).collect();
         if handed.is_empty() {
             for address in configured {
+                self.check_free(*address, &key)?;
                 let (socket, note) = tcp::listen(*address)?;
                 self.notes.extend(note);
                 let address = socket.local_addr().unwrap_or(*address);
@@ -106,9 +109,10 @@ impl Listeners {
             return Ok(());
         }
         let same = handed.len() == configured.len() && configured.iter().all(|address| handed.contains(address));
-        if !same {
+        // A default is nobody's wish.
+        if !same && config.asks_for(&key) {
             let line = Line::new("configured addresses not used: sockets were handed over")
-                .field("key", format!("listen.{}", dialect.name()))
+                .field("key", key)
                 .field("configured", list(configured))
                 .field("used", list(&handed));
             self.note(Level::Warn, line);
@@ -116,12 +120,27 @@ impl Listeners {
         Ok(())
     }
 
+    /// That no socket that was handed over takes what is to be bound. The addresses of the configuration have been
+    /// compared with each other.
+    fn check_free(&self, address: SocketAddr, key: &str) -> Result<(), Fatal> {
+        let taken = self.streams.iter().find(|one| one.inherited && overlap(one.address, address));
+        let Some(taken) = taken else { return Ok(()) };
+        let said = format!(
+            "{address} ({key}) and {} (handed over as {:?}) take the same connections",
+            taken.address,
+            taken.dialect.name()
+        );
+        Err(Fatal::new(ExitCode::Config, said))
+    }
+
     fn complete_control(&mut self, config: &Config) -> Result<(), Fatal> {
         if self.control.is_empty() {
             let (listener, note) = control::make(&config.control_socket, &config.control_group)?;
             self.notes.extend(note);
             self.control.push(listener);
-        } else if !self.control.iter().any(|one| one.path() == Some(config.control_socket.as_path())) {
+        } else if config.asks_for("control.socket")
+            && !self.control.iter().any(|one| one.path() == Some(config.control_socket.as_path()))
+        {
             let used: Vec<String> = self.control.iter().map(ControlListener::name).collect();
             let line = Line::new("configured socket not used: one was handed over")
                 .field("key", "control.socket")

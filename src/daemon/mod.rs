@@ -24,6 +24,7 @@ pub mod wall;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,13 +33,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook_mio::v1_0::Signals;
 
+use self::admin::Details;
 use self::auth_pool::AuthPool;
 use self::config::{Arguments, Config, Invocation};
 use self::control_conn::Hub;
 use self::doors::Doors;
 use self::exit::{ExitCode, Fatal};
 use self::fd::Inherited;
-use self::listeners::Listeners;
+use self::listeners::{ControlListener, Listeners, StreamListener};
 use self::logging::{Line, LogThread, Logger};
 use self::notify::{Notice, Notifier};
 use self::operators::Operators;
@@ -47,6 +49,8 @@ pub use self::reactor::WAKER;
 use self::reactor::{CLOCK_ORIGIN, Parts, Reactor};
 use self::succession::Heritage;
 use crate::auth::Costs;
+use crate::control::answer::{ConfigurationInfo, ListenerInfo};
+use crate::control::rfc3339;
 use crate::engine::Engine;
 use crate::engine::settings::Settings;
 use crate::store::{OpenError, Opening, Store, StoreEvent};
@@ -88,11 +92,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> std::process::Exit
 }
 
 fn check(arguments: &Arguments) -> Result<(), Fatal> {
-    let config = Config::load(arguments)?;
-    for warning in &config.warnings {
-        let _ = writeln!(std::io::stderr(), "cpd: warning: {warning}");
+    let report = config::check::check(arguments, Path::new("/"))?;
+    for warning in &report.warnings {
+        let _ = writeln!(std::io::stderr(), "cpd: warning: {}", escaped(warning));
+    }
+    let mut stdout = std::io::stdout().lock();
+    for line in &report.lines {
+        // Whoever asked may look at the exit code alone.
+        let _ = writeln!(stdout, "{}", escaped(line));
     }
     Ok(())
+}
+
+/// A line that nothing in a path or a file breaks.
+fn escaped(text: &str) -> String {
+    let mut line = String::new();
+    logging::escape_into(&mut line, text);
+    line
 }
 
 fn run(arguments: Arguments, inherited: Vec<Inherited>) -> Result<(), Fatal> {
@@ -193,10 +209,11 @@ pub fn serve(
         line = line.field("control", socket.name());
     }
     logger.info(line.field("store", config.store_path.display()));
+    let details = details(&config, &streams, &control);
     let (sockets, _files): (Vec<_>, Vec<_>) = control.into_iter().map(|c| (c.socket, c.file)).unzip();
     let hub = Hub::new(sockets, poll.registry(), Reactor::OPERATOR_TOKENS)
         .map_err(|e| Fatal::new(ExitCode::System, format!("cannot watch the control socket: {e}")))?;
-    let operators = Operators::new(hub, logger.clone(), CLOCK_ORIGIN);
+    let operators = Operators::new(hub, logger.clone(), CLOCK_ORIGIN, details);
     let parts = Parts {
         poll,
         engine,
@@ -221,6 +238,25 @@ pub fn serve(
     }
     reactor.notifier().send(Notice::Ready);
     reactor.run()
+}
+
+/// What a status tells beside numbers.
+fn details(config: &Config, streams: &[StreamListener], control: &[ControlListener]) -> Details {
+    let listener = |name: &str, address: String, inherited: bool| ListenerInfo {
+        listener: name.to_owned(),
+        address,
+        opened_by: if inherited { "systemd" } else { "cpd" }.to_owned(),
+    };
+    let clients = streams.iter().map(|one| listener(one.dialect.name(), one.address.to_string(), one.inherited));
+    let operators = control.iter().map(|one| listener("control", one.name(), one.inherited()));
+    Details {
+        listeners: clients.chain(operators).collect(),
+        configuration: ConfigurationInfo {
+            file: config.file.as_ref().map(|file| file.display().to_string()),
+            read_at: rfc3339(wall_clock().as_secs()),
+            ..ConfigurationInfo::default()
+        },
+    }
 }
 
 /// The time since 1970.

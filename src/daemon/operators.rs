@@ -7,13 +7,14 @@ use std::time::Duration;
 use mio::Registry;
 use mio::event::Event;
 
-use super::admin::{self, AfterHash, Asked, Context, Task};
+use super::admin::{self, AfterHash, Asked, Context, Details, Task};
 use super::auth_pool::{AuthPool, Job};
 use super::conn::Clients;
 use super::control_conn::{Hub, HubEvent, Incoming, Peer};
 use super::logging::{Line, Logger};
 use super::wall::WallClock;
 use crate::auth::AuthError;
+use crate::control::rfc3339;
 use crate::engine::Engine;
 use crate::engine::events::{AdminRequest, AdminResult};
 use crate::engine::port::{RequestId, SessionId};
@@ -35,11 +36,12 @@ pub struct Operators {
     wall: Duration,
     clock: WallClock,
     started: Millis,
+    details: Details,
 }
 
 impl Operators {
     /// `started`: the time of the start, from which uptime counts, whatever becomes of the wall clock.
-    pub fn new(hub: Hub, logger: Logger, started: Millis) -> Operators {
+    pub fn new(hub: Hub, logger: Logger, started: Millis, details: Details) -> Operators {
         Operators {
             hub,
             logger,
@@ -50,7 +52,24 @@ impl Operators {
             wall: Duration::ZERO,
             clock: WallClock::default(),
             started,
+            details,
         }
+    }
+
+    /// A configuration was read and is in force, but for these keys.
+    pub fn configured(&mut self, needs_restart: Vec<String>) {
+        let configuration = &mut self.details.configuration;
+        configuration.read_at = rfc3339(self.wall.as_secs());
+        (configuration.problem, configuration.problem_since) = (None, None);
+        configuration.needs_restart = needs_restart;
+    }
+
+    /// A configuration was read and is not in force, for this reason.
+    pub fn not_configured(&mut self, problem: &str) {
+        let configuration = &mut self.details.configuration;
+        configuration.problem = Some(problem.to_owned());
+        // The same trouble found again is no newer trouble.
+        configuration.problem_since.get_or_insert_with(|| rfc3339(self.wall.as_secs()));
     }
 
     /// It is `now`, and `wall` since 1970.
@@ -157,6 +176,7 @@ impl Operators {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.now.saturating_sub(self.started) / 1000,
             clock: self.clock,
+            details: &self.details,
             peer_of: &peer_of,
         };
         self.hub.answer(id, admin::render(&asked, result, &context), self.now);

@@ -403,7 +403,7 @@ impl Reactor {
                 for warning in &config.warnings {
                     self.parts.logger.warn(Line::new("configuration").field("warning", warning));
                 }
-                for key in kept {
+                for key in &kept {
                     self.parts.logger.warn(Line::new("configuration").field("needs_restart", key));
                 }
                 let settings =
@@ -412,9 +412,11 @@ impl Reactor {
                 self.parts.pool.set_params(config.auth.params());
                 self.parts.logger.set_level(config.log_level);
                 self.parts.logger.info(Line::new("configuration reloaded"));
+                self.parts.operators.configured(kept);
                 self.parts.config = config;
             }
             Err(fatal) => {
+                self.parts.operators.not_configured(&fatal.message);
                 self.parts.logger.error(Line::new("configuration not reloaded").field("cause", &fatal.message));
             }
         }

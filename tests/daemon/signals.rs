@@ -82,6 +82,11 @@ fn hup_with_a_bad_file_changes_nothing_and_says_so() {
     daemon.configure("limits.queue_messages = 2\nlog.level = \"loud\"\n");
     daemon.signal(Signal::HUP);
     daemon.waits_for_log(" error configuration not reloaded cause=\"");
+    let status = daemon.cpctl(&["status"], "");
+    assert!(status.contains("not in force") && status.contains("cpd.toml:6: log.level: "), "{status}");
+    let status: serde_json::Value = serde_json::from_str(&daemon.cpctl(&["status", "--json"], "")).expect("JSON");
+    let since = status["configuration"]["problem_since"].as_str().expect("a time").to_owned();
+    assert!(since.ends_with('Z') && status["configuration"]["problem"].as_str().expect("text").contains("log.level"));
     let log = daemon.log();
     let said = log.lines().find(|line| line.contains("not reloaded")).expect("waited for");
     assert!(said.contains("cpd.toml:6: log.level: ") && said.contains("debug"), "{said}");
@@ -92,6 +97,8 @@ fn hup_with_a_bad_file_changes_nothing_and_says_so() {
     daemon.waits_for_log(" configuration reloaded\n");
     bob.asks("201", "201 ");
     bob.asks("SMSG bob:two", "240 ");
+    let status = daemon.cpctl(&["status"], "");
+    assert!(!status.contains("not in force"), "{status}");
 }
 
 #[test]
@@ -106,6 +113,8 @@ fn hup_says_what_needs_a_restart() {
     daemon.waits_for_log(" configuration reloaded\n");
     assert!(daemon.log().contains(" warn configuration needs_restart=auth.threads\n"), "{}", daemon.log());
     assert!(!daemon.log().contains("needs_restart=timeouts"), "{}", daemon.log());
+    let status = daemon.cpctl(&["status"], "");
+    assert!(status.contains("needs a restart             auth.threads\n"), "{status}");
     assert!(daemon.runs());
 }
 

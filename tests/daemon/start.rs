@@ -12,7 +12,7 @@ fn version_and_help_are_told_on_stdout() {
     assert_eq!(version.stdout, format!("cpd {}\n", env!("CARGO_PKG_VERSION")));
     let help = run(cpd().arg("--help"), "");
     assert_eq!((help.code(), help.stderr.as_str()), (0, ""));
-    for option in ["--config", "--data", "--check", "--version", "--help"] {
+    for option in ["--config", "--data", "--listen", "--check", "--version", "--help"] {
         assert!(help.stdout.contains(option), "{option}");
     }
 }
@@ -58,6 +58,54 @@ fn the_first_try_needs_no_file_and_no_folder() {
     // It may have ended by itself.
     let _ = child.kill();
     child.wait().expect("a child");
+}
+
+#[test]
+fn listen_takes_the_place_of_the_configured_address_and_the_status_says_where_it_is() {
+    let other = crate::running::next_address();
+    let daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), "", |command| {
+        command.arg("--listen").arg(other.to_string());
+    });
+    crate::running::Client::connect(other).asks("USER bob", "220 ");
+    assert!(std::net::TcpStream::connect(daemon.address).is_err(), "the file's address is not used");
+    let status = daemon.cpctl(&["status"], "");
+    assert!(status.contains(&format!("listens                     cp {other} (cpd)\n")), "{status}");
+    let file = daemon.folder.path().join("cpd.toml");
+    assert!(status.contains(&format!("configuration               {}\n", file.display())), "{status}");
+    assert!(status.contains("only this machine can connect; for all: listen.cp = "), "{status}");
+    // What stands on the command line is no change of the file.
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.waits_for_log(" configuration reloaded\n");
+    assert!(!daemon.log().contains("needs_restart"), "{}", daemon.log());
+}
+
+/// What cpctl 0.1.0 sends, as it was recorded, is answered as 0.1.0 answered it: with no field that it did not have.
+#[test]
+fn an_older_cpctl_is_answered_as_ever() {
+    use std::io::{BufRead, BufReader, Write};
+    let daemon = Daemon::start("");
+    daemon.add_user("bob", "hunter2");
+    let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket()).expect("it answers");
+    let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+    let mut ask = |request: &str| {
+        stream.write_all(format!("{request}\n").as_bytes()).expect("sent");
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("an answer");
+        let answer: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(answer["ok"], true, "{request}: {line}");
+        let mut names: Vec<String> = answer.as_object().expect("an object").keys().cloned().collect();
+        names.sort();
+        names.join(" ")
+    };
+    assert_eq!(
+        ask(r#"{"v":1,"cmd":"status"}"#),
+        "connections counters ok queued_messages sessions store_bytes uptime_seconds version"
+    );
+    assert_eq!(ask(r#"{"v":1,"cmd":"user.show","name":"bob"}"#), "created last_login locked name ok queued");
+    assert_eq!(ask(r#"{"v":1,"cmd":"user.list","limit":256}"#), "next ok rows");
+    assert_eq!(ask(r#"{"v":1,"cmd":"session.list","after":0,"limit":256}"#), "next ok rows");
+    assert_eq!(ask(r#"{"v":1,"cmd":"user.passwd","name":"bob","password":"x","keep_sessions":false}"#), "ok sessions");
+    assert_eq!(ask(r#"{"v":1,"cmd":"store.check","after":0,"limit":256}"#), "damaged next ok rows");
 }
 
 #[test]

@@ -130,10 +130,18 @@ pub fn small(request: &Request) -> Vec<u8> {
             next: None,
         }),
         Request::Ping => encode_ok(&Pong { version: "0.1.0".to_owned() }),
-        Request::Status => encode_ok(&Status {
+        Request::Status { details } => encode_ok(&Status {
             version: "0.1.0".to_owned(),
             uptime_seconds: 90_061,
             connections: 1,
+            listeners: details.then(|| {
+                vec![ListenerInfo {
+                    listener: "cp".to_owned(),
+                    address: "[::]:5035".to_owned(),
+                    opened_by: "systemd".to_owned(),
+                }]
+            }),
+            configuration: details.then(ConfigurationInfo::default),
             ..Status::default()
         }),
     }

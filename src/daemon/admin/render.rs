@@ -5,8 +5,8 @@ use std::fmt;
 use super::super::wall::WallClock;
 use super::{Asked, Expected, outcome};
 use crate::control::answer::{
-    Backup, BackupChunk, Checked, Counters, Done, Ended, IdPage, MessageInfo, NamePage, Pong, Purged, QueueInfo,
-    Removed, SessionInfo, SessionStates, Status, UserInfo,
+    Backup, BackupChunk, Checked, ConfigurationInfo, Counters, Done, Ended, IdPage, ListenerInfo, MessageInfo,
+    NamePage, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionStates, Status, UserInfo,
 };
 use crate::control::{ANSWER_MAX_BYTES, DAMAGED_MAX, ErrorCode, encode_error, encode_ok, rfc3339};
 use crate::engine::events::{self, AdminResult, SessionRow};
@@ -19,8 +19,16 @@ pub struct Context<'a> {
     pub version: &'a str,
     pub uptime_seconds: u64,
     pub clock: WallClock,
+    pub details: &'a Details,
     /// The peer's address and the kind of its listener; `None` when the connection is gone.
     pub peer_of: &'a dyn Fn(SessionId) -> Option<(String, &'static str)>,
+}
+
+/// What a status says beside numbers, where it is asked to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Details {
+    pub listeners: Vec<ListenerInfo>,
+    pub configuration: ConfigurationInfo,
 }
 
 impl fmt::Debug for Context<'_> {
@@ -82,7 +90,10 @@ fn answer(asked: &Asked, result: AdminResult, context: &Context<'_>) -> Vec<u8> 
             damaged.truncate(DAMAGED_MAX);
             encode_ok(&Checked { rows, damaged, next })
         }
-        (Expected::Status, AdminResult::Status(found)) => encode_ok(&status(&found, context)),
+        (Expected::Status { details }, AdminResult::Status(found)) => {
+            let details = details.then(|| context.details.clone());
+            encode_ok(&status(&found, context, details))
+        }
         (_, _) => unexpected(),
     }
 }
@@ -143,7 +154,8 @@ fn state_key(name: &str) -> &'static str {
     }
 }
 
-fn status(found: &events::Status, context: &Context<'_>) -> Status {
+fn status(found: &events::Status, context: &Context<'_>, details: Option<Details>) -> Status {
+    let (listeners, configuration) = details.map(|found| (found.listeners, found.configuration)).unzip();
     let mut sessions = SessionStates::default();
     for (name, count) in &found.states {
         let field = match state_key(name) {
@@ -166,6 +178,8 @@ fn status(found: &events::Status, context: &Context<'_>) -> Status {
         queued_messages: found.queued_messages,
         store_bytes: found.store_bytes,
         counters: counters(&found.counters),
+        listeners,
+        configuration,
     }
 }
 

@@ -79,6 +79,7 @@ const EACH: &[(&str, &str, &str, &str)] = &[
         "Engine(SessionClose { serial: 4294967297 })",
         "admin cmd=session.close session=4294967297 uid=0 pid=12 result=ok",
     ),
+    ("ping", "", "Ping", ""),
     ("status", "", "Engine(Status)", ""),
 ];
 
@@ -92,7 +93,8 @@ fn answer(command: &str, result: AdminResult) -> String {
     let peer_of = |id: SessionId| (id.slot != 9).then(|| (format!("192.0.2.1:{}", id.slot), "cp"));
     let mut clock = WallClock::default();
     clock.read(NOW, Duration::from_secs(WALL));
-    let context = Context { version: "1.2.3", uptime_seconds: 77, clock, peer_of: &peer_of };
+    let details = Details::default();
+    let context = Context { version: "1.2.3", uptime_seconds: 77, clock, details: &details, peer_of: &peer_of };
     let line = String::from_utf8(render(&ask(command).1, result, &context)).expect("text");
     line.strip_suffix('\n').expect("a line").to_owned()
 }

@@ -1,6 +1,7 @@
 //! The command line of cpd.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::ValueParser;
@@ -16,6 +17,8 @@ pub struct Arguments {
     pub config: Option<PathBuf>,
     /// `--data DIR`: the first try without root.
     pub data: Option<PathBuf>,
+    /// `--listen ADDR:PORT`, once or more: in the place of `listen.cp`.
+    pub listen: Vec<SocketAddr>,
     /// `--check`: read and check the configuration, then end.
     pub check: bool,
     /// What is to be done to the store instead of serving it.
@@ -55,6 +58,14 @@ pub fn command() -> Command {
             "DIR",
             "First try without root: store and control socket in DIR, listening on 127.0.0.1:5035",
         ))
+        .arg(
+            Arg::new("listen")
+                .long("listen")
+                .value_name("ADDR:PORT")
+                .action(ArgAction::Append)
+                .value_parser(listen)
+                .help("Listen there, in the place of listen.cp; may be given more than once"),
+        )
         .arg(Arg::new("check").long("check").action(ArgAction::SetTrue).help("Check the configuration and exit"))
         .arg(path("restore", "FILE", "Put this backup in the place of the store of a cpd that does not run, and exit"))
         .arg(
@@ -64,6 +75,10 @@ pub fn command() -> Command {
         )
         .arg(path("salvage", "NEW", "Copy what is sound of a damaged store into a new file, and exit"))
         .group(ArgGroup::new("instead").args(["check", "restore", "check-store", "salvage"]))
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it is an address with port, as 127.0.0.1:5035 or [::]:5035".to_owned())
 }
 
 /// Reads the command line, `arguments` beginning with the program's name. Errors: [`ExitCode::Usage`].
@@ -86,6 +101,7 @@ where
     let arguments = Arguments {
         config: matches.remove_one("config"),
         data: matches.remove_one("data"),
+        listen: matches.remove_many("listen").map(Iterator::collect).unwrap_or_default(),
         check: matches.get_flag("check"),
         tool: tool(&mut matches),
     };
@@ -115,8 +131,11 @@ mod tests {
     #[test]
     fn arguments_are_read() {
         command().debug_assert();
-        let all = parse(["cpd", "--config", "/a", "--data=/b", "--check"]).unwrap();
-        let expected = Arguments { config: Some("/a".into()), data: Some("/b".into()), check: true, tool: None };
+        let all = ["cpd", "--config", "/a", "--data=/b", "--check", "--listen", "[::1]:7", "--listen=0.0.0.0:8"];
+        let all = parse(all).unwrap();
+        let listen = vec!["[::1]:7".parse().unwrap(), "0.0.0.0:8".parse().unwrap()];
+        let expected =
+            Arguments { config: Some("/a".into()), data: Some("/b".into()), listen, check: true, tool: None };
         assert_eq!(all, Invocation::Run(expected));
         for (words, tool) in [
             (&["cpd", "--restore", "/c"][..], Tool::Restore("/c".into())),
@@ -135,23 +154,21 @@ mod tests {
         let version = format!("cpd {}\n", env!("CARGO_PKG_VERSION"));
         assert_eq!(parse(["cpd", "--version"]).unwrap(), Invocation::Print(version));
         let Invocation::Print(help) = parse(["cpd", "--help"]).unwrap() else { panic!("no help") };
-        for option in ["--config", "--data", "--check", "--version", "--help"] {
+        for option in ["--config", "--data", "--listen", "--check", "--version", "--help"] {
             assert!(help.contains(option), "{option}");
         }
     }
 
     #[test]
     fn wrong_arguments_are_one_line_and_64() {
-        for wrong in [&["cpd", "--confg", "x"][..], &["cpd", "x"], &["cpd", "--data"], &["cpd", "--data", ""]] {
-            assert_eq!(parse(wrong).unwrap_err().code, ExitCode::Usage, "{wrong:?}");
-        }
         for wrong in [
-            &["cpd", "--restore"][..],
-            &["cpd", "--restore", ""],
-            &["cpd", "--check-store", "/c"],
-            &["cpd", "--restore", "/c", "--salvage", "/d"],
-            &["cpd", "--check-store", "--restore", "/c"],
-            &["cpd", "--check", "--check-store"],
+            &["cpd", "--confg", "x"][..],
+            &["cpd", "x"],
+            &["cpd", "--data"],
+            &["cpd", "--data", ""],
+            &["cpd", "--listen", "5035"],
+            &["cpd", "--listen", "localhost:5035"],
+            &["cpd", "--listen", ""],
         ] {
             let fatal = parse(wrong).unwrap_err();
             assert_eq!(fatal.code, ExitCode::Usage, "{wrong:?}");

@@ -30,7 +30,7 @@ pub struct Key {
     pub kind: Kind,
     /// A reload does not change it.
     pub restart: bool,
-    /// One line for the shipped file and the manual page.
+    /// Lines for the shipped file.
     pub help: &'static str,
 }
 
@@ -84,7 +84,9 @@ pub const KEYS: &[Key] = &[
         key: "cp",
         kind: Kind::Addresses { field: |c| &mut c.cp },
         restart: true,
-        help: "addresses for CP; [::] is both families, IPv4 alone where IPv6 is off",
+        help: "addresses for CP; [::] is both families, IPv4 alone where IPv6 is off\n\
+               where systemd opens the port (cpd.socket), that decides and this is not used: cpd-listen shows and\n\
+               changes it, 'cpd-listen all' for every address, 'cpd-listen local' for this machine alone",
     },
     Key {
         section: "listen",

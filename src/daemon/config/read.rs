@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, KEYS, Key};
+use super::{Config, KEYS, Key, addresses};
 use crate::auth::{HashParams, WORK_MAX_KIB};
 use crate::daemon::exit::{ExitCode, Fatal};
 
@@ -84,6 +84,7 @@ impl Reader<'_> {
             return;
         };
         self.lines.insert(key.name(), line);
+        self.config.named.insert(key.name());
         match key.apply(&mut self.config, value) {
             Ok(None) => {}
             Ok(Some(unusual)) => self.warn(key, &unusual, line),
@@ -126,14 +127,10 @@ impl Reader<'_> {
     fn check_listeners(&mut self) {
         let line = |key: &str| self.lines.get(key).copied();
         let Some(line) = line("listen.classic").or_else(|| line("listen.cp")) else { return };
-        let mut seen: Vec<SocketAddr> = Vec::new();
-        for address in self.config.cp.iter().chain(&self.config.classic) {
-            // Port 0 is another port each time.
-            if address.port() != 0 && seen.contains(address) {
-                self.faults.push((line, format!("listen: {address} is named twice")));
-            }
-            seen.push(*address);
+        if let Some(clash) = addresses::clash(&self.config) {
+            self.faults.push((line, format!("listen: {clash}")));
         }
+        let seen: Vec<SocketAddr> = self.config.cp.iter().chain(&self.config.classic).copied().collect();
         let file = self.file.display();
         if seen.is_empty() {
             self.config.warnings.push(format!("{file}:{line}: listen: no address for clients"));

@@ -27,7 +27,8 @@ fn shipped() -> String {
             text.push_str(&format!("\n[{section}]\n"));
         }
         let restart = if key.restart { "; needs a restart" } else { "" };
-        text.push_str(&format!("# {}\n#   {}{restart}\n", key.help, key.range()));
+        key.help.lines().for_each(|line| text.push_str(&format!("# {line}\n")));
+        text.push_str(&format!("#   {}{restart}\n", key.range()));
         text.push_str(&format!("#{} = {}\n", key.key, key.default_value()));
     }
     text
@@ -65,7 +66,8 @@ fn the_shipped_file_is_the_defaults_with_and_without_its_comments() {
     let expected = Config { file: Some("f.toml".into()), ..Config::default() };
     let with_file = |text: &str| Config::default().with_file(Path::new("f.toml"), String::from(text)).unwrap();
     assert_eq!(with_file(&text), expected);
-    assert_eq!(with_file(&bare.join("\n")), expected);
+    let named: std::collections::BTreeSet<String> = KEYS.iter().map(Key::name).collect();
+    assert_eq!(with_file(&bare.join("\n")), Config { named, ..expected });
 }
 
 #[test]
@@ -73,7 +75,7 @@ fn defaults_are_those_of_the_contract() {
     let config = Config::default();
     let shown: Vec<String> = KEYS.iter().map(|key| format!("{}={}", key.name(), key.default_value())).collect();
     let expected = [
-        r#"listen.cp=["[::]:5035"]"#,
+        r#"listen.cp=["127.0.0.1:5035"]"#,
         "listen.classic=[]",
         r#"control.socket="/run/cpd/control.sock""#,
         r#"control.group="cpd-admin""#,
@@ -253,6 +255,30 @@ fn weak_but_possible_values_only_warn() {
 }
 
 #[test]
+fn addresses_that_cannot_be_had_together_are_a_fault() {
+    for text in [
+        "listen.cp = [\"0.0.0.0:7\", \"[::]:7\"]",
+        "listen.cp = [\"127.0.0.1:7\", \"0.0.0.0:7\"]",
+        "listen.cp = [\"[::]:7\", \"127.0.0.1:7\"]",
+        "listen.cp = [\"127.0.0.1:7\", \"127.0.0.1:7\"]",
+        "listen = { cp = [\"[::]:7\"], classic = [\"127.0.0.1:7\"] }",
+        "listen.classic = [\"0.0.0.0:5035\"]",
+    ] {
+        let found = fault(text);
+        assert!(found.starts_with("f.toml:1: listen: "), "{found}");
+    }
+    assert!(read("listen.cp = [\"0.0.0.0:7\", \"[::1]:7\", \"[::]:8\"]\nlisten.classic = [\"127.0.0.1:9\"]").is_ok());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cpd.toml");
+    std::fs::write(&file, "listen.classic = [\"127.0.0.1:7\"]\n").unwrap();
+    let arguments = Arguments { listen: vec!["[::]:7".parse().unwrap()], ..Arguments::default() };
+    let fatal = Config::load_from(&arguments, &file).unwrap_err();
+    assert!(
+        fatal.code == ExitCode::Config && fatal.message.starts_with("--listen: [::]:7 (listen.cp) and 127.0.0.1:7")
+    );
+}
+
+#[test]
 fn the_file_is_found_and_its_absence_means_something() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("cpd.toml");
@@ -287,6 +313,10 @@ fn data_moves_everything_and_a_file_beside_it_overrides() {
     let config = Config::load_from(&arguments, Path::new("/nonexistent")).unwrap();
     assert_eq!(config.cp, ["127.0.0.1:7".parse().unwrap()]);
     assert_eq!(config.store_path, data.join("cpd.db"));
+    arguments.listen = vec!["127.0.0.1:9".parse().unwrap()];
+    let config = Config::load_from(&arguments, Path::new("/nonexistent")).unwrap();
+    assert_eq!(config.cp, ["127.0.0.1:9".parse().unwrap()], "the command line has the last word");
+    assert!(config.asks_for("listen.cp") && config.asks_for("store.path") && !config.asks_for("control.group"));
     arguments = Arguments { data: Some("/tmp".to_owned().into()), ..Arguments::default() };
     arguments.data = arguments.data.map(|dir| dir.join("x".repeat(SOCKET_PATH_MAX_BYTES)));
     let fatal = Config::load_from(&arguments, Path::new("/nonexistent")).unwrap_err();

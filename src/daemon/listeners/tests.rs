@@ -46,6 +46,7 @@ fn handed_over_sockets_are_used_instead_and_differences_told() {
     let control = UnixListener::bind(dir.path().join("other.sock")).unwrap();
     let (at, also) = (first.local_addr().unwrap(), second.local_addr().unwrap());
     let inherited = vec![handed("cp", first), handed("control", control), handed("cp", second)];
+    config.named = ["listen.cp", "control.socket"].map(String::from).into();
     config.classic = vec!["127.0.0.1:0".parse().unwrap()];
     let listeners = open(&config, inherited).unwrap();
     let used: Vec<(Dialect, bool)> = listeners.streams.iter().map(|one| (one.dialect, one.inherited)).collect();
@@ -60,6 +61,27 @@ fn handed_over_sockets_are_used_instead_and_differences_told() {
     assert!(notes[0].contains(&also.to_string()));
     assert!(notes[1].contains("key=control.socket") && notes[1].contains("other.sock"), "{notes:?}");
     assert!(dir.path().join("other.sock").exists(), "a socket that was handed over is not removed");
+}
+
+#[test]
+fn a_default_is_no_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let cp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let control = UnixListener::bind(dir.path().join("other.sock")).unwrap();
+    let listeners = open(&config(&dir), vec![handed("cp", cp), handed("control", control)]).unwrap();
+    assert!(notes(listeners).is_empty());
+}
+
+#[test]
+fn what_a_handed_over_socket_takes_is_not_bound_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(&dir);
+    let cp = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = cp.local_addr().unwrap().port();
+    config.classic = vec![format!("127.0.0.1:{port}").parse().unwrap()];
+    let fatal = open(&config, vec![handed("cp", cp)]).unwrap_err();
+    assert_eq!(fatal.code, ExitCode::Config);
+    assert!(fatal.message.contains(&format!("127.0.0.1:{port} (listen.classic) and 0.0.0.0:{port}")), "{fatal}");
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! Addresses to listen on, compared: what one of them takes, another cannot have.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use super::Config;
+
+/// Two listeners of which one takes what the other is to listen on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Clash {
+    pub first: (&'static str, SocketAddr),
+    pub second: (&'static str, SocketAddr),
+}
+
+impl fmt::Display for Clash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((key, address), (other_key, other)) = (self.first, self.second);
+        if address == other && key == other_key {
+            return write!(f, "{address} is named twice ({key})");
+        }
+        if address == other {
+            return write!(f, "{address} is named twice ({key} and {other_key})");
+        }
+        write!(f, "{address} ({key}) and {other} ({other_key}) take the same connections")?;
+        match [address, other].into_iter().find(|one| one.ip().is_unspecified() && one.is_ipv6()) {
+            Some(all) => write!(f, ": {all} is both families, every address of this machine"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The first two listeners of `config` that cannot be had together.
+pub fn clash(config: &Config) -> Option<Clash> {
+    let of = |key: &'static str, all: &[SocketAddr]| all.iter().map(move |one| (key, *one)).collect::<Vec<_>>();
+    let all = [of("listen.cp", &config.cp), of("listen.classic", &config.classic)].concat();
+    let mut seen: Vec<(&'static str, SocketAddr)> = Vec::new();
+    for second in all {
+        if let Some(first) = seen.iter().find(|first| overlap(first.1, second.1)) {
+            return Some(Clash { first: *first, second });
+        }
+        seen.push(second);
+    }
+    None
+}
+
+/// Whether a connection to one of them could be one to the other.
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // Port 0 is another port each time.
+    if one.port() != other.port() || one.port() == 0 {
+        return false;
+    }
+    // An IPv4 address in IPv6 is that IPv4 address.
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    match (a, b) {
+        (IpAddr::V6(all), _) | (_, IpAddr::V6(all)) if all.is_unspecified() => true,
+        (IpAddr::V4(first), IpAddr::V4(second)) => first.is_unspecified() || second.is_unspecified() || first == second,
+        (IpAddr::V6(first), IpAddr::V6(second)) => first == second && scope(one) == scope(other),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+    }
+}
+
+/// The interface of a link-local address.
+fn scope(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(v6) => v6.scope_id(),
+    }
+}
+
+/// Whether only this machine can connect to it.
+pub fn is_local(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_one_address_takes_another_cannot_have() {
+        for (one, other, both) in [
+            ("0.0.0.0:7", "[::]:7", true),
+            ("127.0.0.1:7", "0.0.0.0:7", true),
+            ("127.0.0.1:7", "[::]:7", true),
+            ("[::1]:7", "[::]:7", true),
+            ("[::1]:7", "[::1]:7", true),
+            ("127.0.0.1:7", "127.0.0.1:7", true),
+            ("[::ffff:127.0.0.1]:7", "127.0.0.1:7", true),
+            ("[::ffff:127.0.0.1]:7", "0.0.0.0:7", true),
+            ("[::ffff:0.0.0.0]:7", "127.0.0.1:7", true),
+            ("[fe80::1%2]:7", "[fe80::1%2]:7", true),
+            ("[fe80::1%2]:7", "[fe80::1%3]:7", false),
+            ("[::1]:7", "0.0.0.0:7", false),
+            ("[::1]:7", "127.0.0.1:7", false),
+            ("127.0.0.1:7", "127.0.0.2:7", false),
+            ("0.0.0.0:7", "[::]:8", false),
+            ("[::]:0", "[::]:0", false),
+        ] {
+            assert_eq!(overlap(address(one), address(other)), both, "{one} {other}");
+            assert_eq!(overlap(address(other), address(one)), both, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn a_clash_names_both_and_their_keys() {
+        let said = |cp: &[&str], classic: &[&str]| {
+            let all = |texts: &[&str]| texts.iter().map(|text| address(text)).collect::<Vec<_>>();
+            let config = Config { cp: all(cp), classic: all(classic), ..Config::default() };
+            clash(&config).map(|clash| clash.to_string()).unwrap_or_default()
+        };
+        assert_eq!(said(&["127.0.0.1:7", "127.0.0.1:8"], &["127.0.0.1:9"]), "");
+        assert_eq!(said(&["127.0.0.1:7", "127.0.0.1:7"], &[]), "127.0.0.1:7 is named twice (listen.cp)");
+        let two = said(&["127.0.0.1:7"], &["127.0.0.1:7"]);
+        assert_eq!(two, "127.0.0.1:7 is named twice (listen.cp and listen.classic)");
+        let both = said(&["0.0.0.0:7", "[::]:7"], &[]);
+        assert!(both.starts_with("0.0.0.0:7 (listen.cp) and [::]:7 (listen.cp) take the same connections"), "{both}");
+        assert!(both.ends_with("[::]:7 is both families, every address of this machine"), "{both}");
+        let covered = said(&["127.0.0.1:7"], &["0.0.0.0:7"]);
+        assert!(covered.contains("127.0.0.1:7 (listen.cp) and 0.0.0.0:7 (listen.classic)"), "{covered}");
+    }
+}
