@@ -195,7 +195,9 @@ fn requests() -> Vec<Request> {
         Request::StoreCheck { after: 0, limit: 1 },
         Request::SessionList { after: u64::MAX, limit: 2 },
         Request::SessionClose { id: 5 },
-        Request::Status,
+        Request::Ping,
+        Request::Status { details: false },
+        Request::Status { details: true },
     ];
     all.extend(password().map(|password| Request::UserAdd { name, password }));
     all.extend(password().map(|password| Request::UserPasswd { name, password, keep_sessions: true }));

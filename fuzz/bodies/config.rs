@@ -43,8 +43,9 @@ fn accepted(text: &str, config: &Config) -> Result<(), String> {
         again.push_str(&format!("{}.{} = {}\n", key.section, key.key, key.show(config)));
     }
     let mut shown = Config::parse(Path::new(FILE), &again).map_err(|fatal| format!("{}\nof {again}", fatal.message))?;
-    // Warnings name lines, and these are other lines.
+    // Warnings name lines, and these are other lines; and what was left out is named now.
     shown.warnings.clone_from(&config.warnings);
+    shown.named.clone_from(&config.named);
     if shown != *config {
         return Err(format!("shown as {again} it is another: {shown:?}"));
     }
