@@ -55,8 +55,9 @@ fn the_sockets_are_those_of_the_default_configuration() {
         assert_eq!(unit.one("Install", "WantedBy"), "sockets.target");
         // cpd accepts for itself.
         assert!(unit.all("Socket", "Accept").is_empty());
-        // Nothing that a client can reach closes the socket.
-        assert_eq!(unit.one("Socket", "TriggerLimitIntervalSec"), "0");
+        // Closed only by what starts cpd without end and without a failure.
+        let limit = ["TriggerLimitIntervalSec", "TriggerLimitBurst"].map(|key| unit.one("Socket", key));
+        assert_eq!(limit, ["30", "200"]);
         assert_eq!(unit.one("Unit", "StartLimitIntervalSec"), "0");
     }
 }
