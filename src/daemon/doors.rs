@@ -14,6 +14,7 @@ use sd_notify::NotifyState;
 use super::exit::Fatal;
 use super::fd::Inherited;
 use super::logging::escape_into;
+use super::notify;
 use crate::control::frame::wipe;
 use crate::control::{ErrorCode, encode_error};
 
@@ -231,7 +232,7 @@ pub fn last_words(doors: &Doors, fatal: &Fatal) {
 pub fn tell_manager(fatal: &Fatal) {
     if std::env::var_os("NOTIFY_SOCKET").is_some() {
         // To a manager that does not listen the exit code says the same.
-        let _ = sd_notify::notify(&[NotifyState::Status(&one_line(&fatal.message))]);
+        let _ = notify::tell(&[NotifyState::Status(&one_line(&fatal.message))], &[]);
     }
 }
 

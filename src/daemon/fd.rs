@@ -23,18 +23,22 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Adopts the descriptors of sd_listen_fds(3), close-on-exec from here on, and removes the variables about them from
 /// the environment. To be called first of all, before any thread is started or any file opened. Without such
-/// descriptors, and at every further call, the list is empty. Errors: variables that say nonsense, or numbers that are
-/// not open.
+/// descriptors, where the variables are about another process, and at every further call, the list is empty. Errors:
+/// variables for this process that say nonsense, or numbers that are not open.
 pub fn take_inherited() -> io::Result<Vec<Inherited>> {
     if TAKEN.swap(true, Ordering::SeqCst) {
         return Ok(Vec::new());
     }
-    let numbered: Vec<_> = if is_single_threaded() {
-        // SAFETY: no other thread exists that could read or write the environment.
-        unsafe { sd_notify::listen_fds_with_names_and_unset_env()?.collect() }
-    } else {
-        sd_notify::listen_fds_with_names()?.collect()
-    };
+    // A shell around cpd leaves what was meant for the shell.
+    let ours = are_for(std::process::id(), |name| std::env::var(name).ok());
+    let numbered = if ours { sd_notify::listen_fds_with_names().map(Iterator::collect) } else { Ok(Vec::new()) };
+    if is_single_threaded() {
+        for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+            // SAFETY: no other thread exists that could read or write the environment.
+            unsafe { std::env::remove_var(name) };
+        }
+    }
+    let numbered: Vec<_> = numbered?;
     let adopt = |(number, name)| {
         // SAFETY: sd-notify found the descriptor open, and systemd gave it to this very process (LISTEN_PID) to own.
         // TAKEN makes this the only owner.
@@ -44,22 +48,36 @@ pub fn take_inherited() -> io::Result<Vec<Inherited>> {
     Ok(numbered.into_iter().map(adopt).collect())
 }
 
+/// Whether these variables announce descriptors to the process `pid`.
+fn are_for(pid: u32, variable: impl Fn(&str) -> Option<String>) -> bool {
+    let named = variable("LISTEN_PID").and_then(|text| text.parse::<u32>().ok());
+    named == Some(pid) && variable("LISTEN_FDS").is_some()
+}
+
+/// What one message held.
+#[derive(Debug)]
+pub struct Received {
+    pub fds: Vec<OwnedFd>,
+    /// This process may not have all that lay in it: these are the first ones, the others are closed.
+    pub cut: bool,
+}
+
 /// Takes the next message out of `queue`, its bytes into `text` (the rest of which becomes 0), with the descriptors that
-/// lie in it, at most `max`; `None`: no message is left. Errors: the kernel's, and more descriptors than `max` or than
-/// this process may have, all of which are closed.
-pub fn receive(queue: BorrowedFd<'_>, text: &mut [u8], max: usize) -> io::Result<Option<Vec<OwnedFd>>> {
+/// lie in it, at most `max`, and at most as many as this process may have; `None`: no message is left. Errors: the
+/// kernel's.
+pub fn receive(queue: BorrowedFd<'_>, text: &mut [u8], max: usize) -> io::Result<Option<Received>> {
     text.fill(0);
     let mut into = [IoSliceMut::new(text)];
     let mut space = vec![0; nix::sys::socket::cmsg_space::<RawFd>() + max * size_of::<RawFd>()];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let whole = match recvmsg::<()>(queue.as_raw_fd(), &mut into, Some(&mut space), flags) {
-        Ok(message) if message.bytes > 0 => !message.flags.contains(MsgFlags::MSG_CTRUNC),
+    let cut = match recvmsg::<()>(queue.as_raw_fd(), &mut into, Some(&mut space), flags) {
+        Ok(message) if message.bytes > 0 => message.flags.contains(MsgFlags::MSG_CTRUNC),
         Ok(_) | Err(Errno::EAGAIN) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows them.
     let fds = rights(&space).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect();
-    if whole { Ok(Some(fds)) } else { Err(io::Error::other("more descriptors than LimitNOFILE= allows")) }
+    Ok(Some(Received { fds, cut }))
 }
 
 /// The numbers in a control message of SCM_RIGHTS, cmsg(3), which is the only one that a queue without options has. nix
@@ -84,6 +102,20 @@ mod tests {
     fn no_rights_are_found_where_none_are() {
         let none = |space: &[u8]| rights(space).next().is_none();
         assert!(none(&[]) && none(&[0; 7]) && none(&[0; 64]) && none(&[0xff; 64]));
+    }
+
+    #[test]
+    fn variables_of_another_process_announce_nothing() {
+        let ours = |variables: &[(&str, &str)]| {
+            are_for(7, |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert!(ours(&[("LISTEN_PID", "7"), ("LISTEN_FDS", "1")]));
+        assert!(ours(&[("LISTEN_PID", "7"), ("LISTEN_FDS", "x")]), "that is nonsense for this process, and is said");
+        assert!(!ours(&[("LISTEN_PID", "8"), ("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "cp")]));
+        assert!(!ours(&[("LISTEN_PID", "8"), ("LISTEN_FDS", "x")]));
+        assert!(!ours(&[("LISTEN_PID", "x"), ("LISTEN_FDS", "1")]));
+        assert!(!ours(&[("LISTEN_FDS", "1")]) && !ours(&[("LISTEN_FDNAMES", "cp:control")]) && !ours(&[]));
+        assert!(!ours(&[("LISTEN_PID", "7"), ("LISTEN_FDNAMES", "cp")]));
     }
 
     #[test]

@@ -200,7 +200,7 @@ pub fn serve(
     let wake_for_passwords = Arc::new(move || drop(wake.wake()));
     let verifiers = config.auth.worker_threads();
     let pool = AuthPool::start(verifiers, costs, wake_for_passwords)?;
-    let notifier = Notifier::start()?;
+    let notifier = Notifier::start(logger)?;
     let mut line = Line::new("started").field("version", env!("CARGO_PKG_VERSION"));
     for stream in &streams {
         line = line.field(stream.dialect.name(), stream.address);

@@ -2,14 +2,20 @@
 //! socket and may block, so a thread of its own sends them; the event loop only puts them into a bounded channel.
 //! Without systemd everything here does nothing.
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket};
 use sd_notify::NotifyState;
 
 use super::exit::{ExitCode, Fatal};
+use super::logging::{Line, Logger};
 
 /// Messages that may wait for the thread.
 pub const QUEUE_MAX_MESSAGES: usize = 32;
@@ -32,8 +38,56 @@ pub enum Notice {
     Stopping,
 }
 
-/// Sends one message; the whole daemon's is [`sd_notify::notify`].
+/// Sends one message; the whole daemon's is [`tell`].
 type Transmit = Box<dyn FnMut(&[NotifyState<'_>]) -> io::Result<()> + Send>;
+
+/// Names where the manager listens, sd_notify(3).
+const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
+
+/// Tells the service manager, with descriptors. Without one nothing happens. Made by hand, since sd-notify 0.5 takes an
+/// abstract address, `@name`, for a path.
+///
+/// # Errors
+/// The address is none, nobody listens there, or it takes nothing.
+pub fn tell(states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    match std::env::var_os(SOCKET_VARIABLE) {
+        None => Ok(()),
+        Some(address) => tell_at(&address, states, fds),
+    }
+}
+
+fn tell_at(address: &OsStr, states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("NOTIFY_SOCKET={}: {error}", address.display()));
+    let to = match address.as_bytes() {
+        [b'@', name @ ..] => UnixAddr::new_abstract(name),
+        [b'/', ..] => UnixAddr::new(address),
+        _ => Err(Errno::EAFNOSUPPORT),
+    };
+    let send = || -> io::Result<()> {
+        let to = to?;
+        let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+        let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let control = if numbers.is_empty() { &[][..] } else { &rights };
+        let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        let parts = [IoSlice::new(text.as_bytes())];
+        loop {
+            match sendmsg(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, Some(&to)) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    send().map_err(named)
+}
+
+/// Whether the service manager started this very process as a service: what it cannot do may be for its sandbox.
+pub fn started_by_manager() -> bool {
+    let told = std::env::var("SYSTEMD_EXEC_PID").ok().and_then(|text| text.parse::<u32>().ok());
+    told == Some(std::process::id())
+}
 
 /// Handle for the event loop.
 pub struct Notifier {
@@ -55,11 +109,21 @@ impl fmt::Debug for Notifier {
 
 impl Notifier {
     /// Starts the thread if `NOTIFY_SOCKET` is set. Errors: [`ExitCode::System`] when no thread can be started.
-    pub fn start() -> Result<Notifier, Fatal> {
-        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+    pub fn start(logger: &Logger) -> Result<Notifier, Fatal> {
+        if std::env::var_os(SOCKET_VARIABLE).is_none() {
             return Ok(Notifier { thread: None, watchdog: None });
         }
-        Notifier::start_with(Box::new(sd_notify::notify), sd_notify::watchdog_enabled())
+        let logger = logger.clone();
+        let mut said = false;
+        let send = move |states: &[NotifyState<'_>]| {
+            let sent = tell(states, &[]);
+            if let (Err(cause), false) = (&sent, said) {
+                said = true;
+                logger.warn(Line::new("service manager not told").field("cause", cause));
+            }
+            sent
+        };
+        Notifier::start_with(Box::new(send), sd_notify::watchdog_enabled())
     }
 
     fn start_with(send: Transmit, watchdog: Option<Duration>) -> Result<Notifier, Fatal> {
@@ -191,6 +255,30 @@ mod tests {
         assert!(notifier.send(Notice::Watchdog) && notifier.send(Notice::Status("well".into())));
         assert!(notifier.finish(PATIENCE));
         assert_eq!(*sent.lock().unwrap(), ["STATUS=well\n"]);
+    }
+
+    #[test]
+    fn the_manager_is_found_by_a_path_and_by_an_abstract_name() {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr, UnixDatagram};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let name = format!("cpd-test-{}", std::process::id());
+        let by_path = UnixDatagram::bind(&path).unwrap();
+        let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        for (manager, address) in [(by_path, path.display().to_string()), (by_name, format!("@{name}"))] {
+            let (reader, writer) = io::pipe().unwrap();
+            use std::os::fd::AsFd;
+            tell_at(OsStr::new(&address), &[NotifyState::FdStore, NotifyState::Ready], &[writer.as_fd()]).unwrap();
+            let mut bytes = [0; 100];
+            let length = manager.recv(&mut bytes).unwrap();
+            assert_eq!(&bytes[..length], b"FDSTORE=1\nREADY=1\n", "{address}");
+            drop((reader, writer));
+            drop(manager);
+            let error = tell_at(OsStr::new(&address), &[NotifyState::Ready], &[]).unwrap_err();
+            assert!(error.to_string().contains(&format!("NOTIFY_SOCKET={address}: ")), "{error}");
+        }
+        assert!(tell_at(OsStr::new("vsock:2:1"), &[NotifyState::Ready], &[]).is_err());
     }
 
     #[test]

@@ -15,9 +15,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
-use sd_notify::{NotifyState, notify, notify_with_fds};
+use sd_notify::NotifyState;
 
-use super::fd::{self, Inherited};
+use super::fd::{self, Inherited, Received};
+use super::notify::tell;
 use crate::proto::codec::{Reader, Writer};
 
 /// Names in the descriptor store.
@@ -49,6 +50,8 @@ pub struct Estate {
     pub common: Vec<u8>,
     /// Connections with their sessions' records, in the order in which they are to be taken up.
     pub sessions: Vec<(TcpStream, Vec<u8>)>,
+    /// How many more there were than this process may have; they are closed.
+    pub left_out: usize,
 }
 
 /// The memory file, read.
@@ -82,25 +85,29 @@ pub fn find(inherited: Vec<Inherited>) -> (Vec<Inherited>, io::Result<Option<Her
     (rest, heritage)
 }
 
-/// Reads it, and lets the manager forget it.
+/// Reads it, at most `max` connections, and lets the manager forget it.
 ///
 /// # Errors
 /// The records cannot be read, are another version's, or belong to other connections; all are closed with the error.
-pub fn read(heritage: Heritage) -> io::Result<Estate> {
-    let estate = put_together(heritage);
+pub fn read(heritage: Heritage, max: usize) -> io::Result<Estate> {
+    let estate = put_together(heritage, max);
     forget();
     estate
 }
 
-fn put_together(heritage: Heritage) -> io::Result<Estate> {
+fn put_together(heritage: Heritage, max: usize) -> io::Result<Estate> {
     let Records { seal, common, sessions: records } = read_records(heritage.records)?;
-    let streams = receive(&heritage.clients, seal)?;
+    let streams = receive(&heritage.clients, seal, records.len(), max)?;
     // The queue is one for everybody who holds it: a successor that was killed may have taken the first ones out.
     if streams.len() != records.len() {
         let text = format!("{} connections for {} records", streams.len(), records.len());
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
-    Ok(Estate { common, sessions: streams.into_iter().zip(records).collect() })
+    let all = records.len();
+    let pairs = streams.into_iter().zip(records);
+    let sessions: Vec<_> = pairs.filter_map(|(stream, record)| Some((stream?, record))).collect();
+    let left_out = all - sessions.len();
+    Ok(Estate { common, sessions, left_out })
 }
 
 /// Leaves connections and records to a successor; how many connections went. The manager has them when this returns.
@@ -136,13 +143,13 @@ pub fn leave(common: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<usi
 
 fn store(name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
     // Unasked, the manager would drop the queue of connections as soon as this process has closed its other end.
-    notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")], &[fd])
+    tell(&[NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")], &[fd])
 }
 
 /// Waits until the manager has taken all that was sent: it closes the descriptor that comes with a barrier.
 fn barrier() -> io::Result<()> {
     let (reader, writer) = io::pipe()?;
-    notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
+    tell(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
     drop(writer);
     let timeout = PollTimeout::try_from(BARRIER).unwrap_or(PollTimeout::NONE);
     match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::empty())], timeout)? {
@@ -155,18 +162,30 @@ fn barrier() -> io::Result<()> {
 fn forget() {
     for name in [CLIENTS, RECORDS] {
         // What stays stored is found at the next start, and refused.
-        let _ = notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+        let _ = tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)], &[]);
     }
 }
 
-fn receive(queue: &OwnedFd, seal: [u8; SEAL_BYTES]) -> io::Result<Vec<TcpStream>> {
-    let mut streams = Vec::new();
+/// The connections in the queue, `expected` of them and in the order of the records; `None` stands for one that this
+/// process may not have, or that is beyond `max`.
+fn receive(queue: &OwnedFd, seal: [u8; SEAL_BYTES], expected: usize, max: usize) -> io::Result<Vec<Option<TcpStream>>> {
+    let mut streams: Vec<Option<TcpStream>> = Vec::new();
     let mut found = [0; SEAL_BYTES];
-    while let Some(fds) = fd::receive(queue.as_fd(), &mut found, DESCRIPTORS_PER_MESSAGE)? {
+    let mut kept = 0;
+    while let Some(Received { fds, cut }) = fd::receive(queue.as_fd(), &mut found, DESCRIPTORS_PER_MESSAGE)? {
         if found != seal {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "records and connections do not belong together"));
         }
-        streams.extend(fds.into_iter().map(TcpStream::from));
+        let before = streams.len();
+        for fd in fds {
+            streams.push((kept < max).then(|| TcpStream::from(fd)));
+            kept += 1;
+        }
+        if cut {
+            // Every message but the last is full.
+            let whole = before.saturating_add(DESCRIPTORS_PER_MESSAGE).min(expected);
+            streams.resize_with(whole.max(streams.len()), || None);
+        }
     }
     Ok(streams)
 }

@@ -20,14 +20,19 @@ impl Reactor {
     /// Takes up what a predecessor left: its connections go on where they were.
     pub fn take_up(&mut self, heritage: Heritage) {
         let now = self.read_clocks();
-        let estate = match succession::read(heritage) {
+        let connections_max = usize::try_from(self.parts.connections_max).unwrap_or(usize::MAX);
+        let estate = match succession::read(heritage, connections_max) {
             Ok(estate) => estate,
             Err(cause) => {
                 let line = Line::new("connections of the predecessor closed").field("cause", cause);
                 return self.parts.logger.error(line);
             }
         };
-        let (mut taken, mut gone, mut closed) = (0, 0, 0);
+        let (mut taken, mut gone, mut closed) = (0, 0, estate.left_out);
+        if estate.left_out > 0 {
+            let line = Line::new("connections of the predecessor closed").field("closed", estate.left_out);
+            self.parts.logger.warn(line.field("cause", "the limit of open files (LimitNOFILE=)"));
+        }
         if self.parts.engine.thaw_common(&estate.common, now).is_none() {
             self.parts.logger.warn(Line::new("failed logins and clock of the predecessor forgotten"));
         }
