@@ -25,10 +25,12 @@ pub enum Fault {
     DeafFolder,
     /// That the store's files are no longer the own ones is overlooked.
     BlindStore,
+    /// The event loop stands still once the store has done something.
+    StuckLoop,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 10] = [
+    pub const ALL: [Fault; 11] = [
         Fault::EarlyReply,
         Fault::WeakSync,
         Fault::EarlyDelete,
@@ -39,6 +41,7 @@ impl Fault {
         Fault::TrustedRows,
         Fault::DeafFolder,
         Fault::BlindStore,
+        Fault::StuckLoop,
     ];
 
     /// As `CPD_SABOTAGE` has it.
@@ -54,6 +57,7 @@ impl Fault {
             Fault::TrustedRows => "trusted-rows",
             Fault::DeafFolder => "deaf-folder",
             Fault::BlindStore => "blind-store",
+            Fault::StuckLoop => "stuck-loop",
         }
     }
 }

@@ -55,6 +55,8 @@ use crate::engine::Engine;
 use crate::engine::settings::Settings;
 use crate::store::{OpenError, Opening, Store, StoreEvent};
 
+/// When the first version was released, in seconds since 1970. No machine that runs this has been there before.
+const RELEASED: u64 = 1_795_323_600;
 /// Descriptors kept for all that is not a session: the store, the log, control connections, those being drained.
 const RESERVED_DESCRIPTORS: u64 = 64 + 64 + conn::LINGER_MAX as u64;
 
@@ -324,6 +326,7 @@ fn load(store: &mut Store, settings: Settings) -> Result<Engine, OpenError> {
         |message| engine_cell.borrow_mut().load_message(&message),
     )?;
     engine.set_next_message(loaded.next_id);
+    engine.set_epoch(RELEASED);
     Ok(engine)
 }
 

@@ -15,7 +15,7 @@ use super::auth_pool::{Against, AuthPool, Done, Job};
 use super::config::{Arguments, Config};
 use super::conn::Clients;
 use super::exit::{ExitCode, Fatal};
-use super::health::Health;
+use super::health::{Health, stall_line};
 use super::journalist::Journalist;
 use super::listeners::StreamListener;
 use super::logging::{Line, Logger};
@@ -115,7 +115,10 @@ impl Reactor {
             registry.register(&mut listener.socket, token, Interest::READABLE).map_err(system)?;
             listeners.push(Listening { listener, ready: true });
         }
-        let health = Health::new(parts.notifier.watchdog_interval());
+        let wake = std::sync::Arc::clone(&parts.waker);
+        let wake = move || drop(wake.wake());
+        let (interval, progress) = (parts.notifier.watchdog_interval(), parts.pool.progress());
+        let health = Health::start(interval, progress, wake, parts.logger.clone())?;
         let journalist = Journalist::new(parts.logger.clone());
         let reload = Reload::new(parts.arguments.clone(), std::sync::Arc::clone(&parts.waker));
         Ok(Reactor {
@@ -271,6 +274,10 @@ impl Reactor {
                 }
                 Done::Hashed { request, phc } => self.parts.operators.hashed(request, phc, &mut self.parts.engine),
             }
+        }
+        if let Some(stalled) = self.health.round(self.parts.store.progress()) {
+            self.parts.logger.error(stall_line(stalled));
+            self.parts.engine.store_stalls(stalled, now);
         }
         if let Some(loaded) = self.reload.take() {
             self.reconfigure(loaded);
@@ -435,7 +442,7 @@ impl Reactor {
         self.log_events(now);
         let settled = self.journalist.settle(now);
         let due = self.health.is_due(now);
-        if due && self.health.check(self.parts.store.progress(), self.parts.pool.progress().as_ref()) {
+        if due && self.health.check(&self.parts.pool.progress()) {
             self.parts.notifier.send(Notice::Watchdog);
         }
         if (settled || due) && self.parts.notifier.is_active() {

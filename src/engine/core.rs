@@ -33,6 +33,8 @@ pub(super) struct Core {
     pub grants: VecDeque<Username>,
     /// Sessions whose next PDU waits for room on the way to the store.
     pub starved: VecDeque<SessionId>,
+    /// The store does not answer.
+    pub stalled: bool,
     pub pending: HashMap<RequestId, Pending>,
     pub results: VecDeque<(RequestId, AdminResult)>,
 }
@@ -71,6 +73,9 @@ impl Services for Desk<'_> {
     }
 
     fn store(&mut self, sender: Username, recipient: Username, body: &[u8]) -> Admission {
+        if self.core.stalled && self.core.queues.exists(recipient) {
+            return Admission::Refused(Refusal::Failed);
+        }
         let Core { queues, work, limits, next_message, wall, .. } = &mut *self.core;
         if !work.has_room(body.len()) {
             self.core.starved.push_back(self.session);

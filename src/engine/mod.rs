@@ -13,6 +13,7 @@ pub mod queues;
 mod sabotage;
 pub mod settings;
 mod slot;
+mod stall;
 mod succession;
 pub mod throttle;
 mod work;
@@ -33,9 +34,6 @@ use crate::proto::session::{Closing, NEVER, Session};
 use crate::proto::types::{Millis, Username};
 use crate::timer::Wheel;
 
-/// Expired messages taken out in one go; the rest has its turn soon after.
-const EXPIRY_SLICE: usize = 256;
-
 /// The engine.
 #[derive(Debug)]
 pub struct Engine {
@@ -50,6 +48,8 @@ pub struct Engine {
     /// When messages are looked through for expired ones next, and from which user on.
     sweep: (Millis, usize),
     calendar: age::Calendar,
+    /// Messages below this were in the store at the start.
+    found_below: MessageId,
     stopping: bool,
 }
 
@@ -68,6 +68,7 @@ impl Engine {
             core,
             sweep: (now, 0),
             calendar: age::Calendar::default(),
+            found_below: MessageId(next_message),
             stopping: false,
         }
     }
@@ -86,6 +87,12 @@ impl Engine {
     /// The first id that may be given to a message.
     pub fn set_next_message(&mut self, id: u64) {
         self.core.next_message = id;
+        self.found_below = MessageId(id);
+    }
+
+    /// Before `seconds` since 1970 no clock is right: this program did not exist.
+    pub fn set_epoch(&mut self, seconds: u64) {
+        self.calendar.epoch = seconds;
     }
 
     /// Other settings from now on.
@@ -472,25 +479,6 @@ impl Engine {
             self.core.queues.remove(recipient, id);
         }
         self.with(session, now, |s, cx| s.stored(ok, cx));
-    }
-
-    fn expire_messages(&mut self, now: Millis) {
-        let age = self.settings.limits.message_age;
-        let cutoff = self.calendar.read(self.core.wall, now).saturating_sub(age);
-        let (old, next) = self.core.queues.expired(cutoff, self.sweep.1, EXPIRY_SLICE);
-        let messages = old.len() as u64;
-        for (user, id) in old {
-            self.core.queues.remove(user, id);
-            self.core.work.write_lazily(Op::Forget { id }, now);
-        }
-        if messages > 0 {
-            self.core.counters.expired += messages;
-            self.core.events.push_back(Event::Expired { messages });
-        }
-        self.sweep = match next {
-            Some(place) => (now + crate::timer::TICK_MS, place),
-            None => (now.saturating_add(age.saturating_mul(100).clamp(1000, 60_000)), 0),
-        };
     }
 }
 

@@ -337,10 +337,15 @@ impl Queues {
         committed.filter_map(|e| self.describe(e)).filter(wanted).map(|m| m.id).collect()
     }
 
-    /// Up to `limit` messages queued before `cutoff` (seconds since 1970) that nobody is downloading. Looks at the
+    /// Up to `limit` messages that are old by their id and their stamp and that nobody is downloading. Looks at the
     /// users from `from` on, and says where it stopped: `None` at the end. Stamps need not ascend: a message that was
     /// queued while the clock was wrong holds nothing up.
-    pub fn expired(&self, cutoff: u64, from: usize, limit: usize) -> (Vec<(Username, MessageId)>, Option<usize>) {
+    pub fn expired(
+        &self,
+        is_old: impl Fn(MessageId, u64) -> bool,
+        from: usize,
+        limit: usize,
+    ) -> (Vec<(Username, MessageId)>, Option<usize>) {
         let (mut found, mut looked_at) = (Vec::new(), 0);
         for (place, user) in self.users.iter().enumerate().skip(from) {
             let Some(mailbox) = user.mailbox.as_ref().filter(|m| m.lease.is_none()) else {
@@ -350,7 +355,7 @@ impl Queues {
                 return (found, Some(place));
             }
             looked_at += mailbox.committed;
-            let old = mailbox.entries.range(..mailbox.committed).filter(|e| u64::from(e.at) < cutoff);
+            let old = mailbox.entries.range(..mailbox.committed).filter(|e| is_old(e.id(), u64::from(e.at)));
             for entry in old {
                 if found.len() >= limit {
                     return (found, Some(place));

@@ -113,7 +113,7 @@ impl Engine {
         }
         let calendar = age::Calendar::thaw(&mut reader, now)?;
         self.core.logins.thaw_failures(&mut reader, now)?;
-        self.calendar = calendar;
+        self.calendar = age::Calendar::continued(calendar, &self.calendar);
         Some(())
     }
 }

@@ -5,6 +5,7 @@ mod clock;
 mod flow;
 mod silence;
 mod snapshot;
+mod stall;
 
 use std::mem;
 

@@ -13,7 +13,7 @@ use super::row::{RESERVE_IDS, RowError};
 use super::sqlite::{self, Faults, Hot, NewMessage, Point};
 use super::watch::{Change, Watch};
 use super::writer::{self, Progress};
-use super::{StoreEvent, admin, room, users};
+use super::{StoreEvent, admin, pending, room, settle, users};
 use crate::engine::port::{AdminAnswer, AdminOp, Answer, Batch, FromStore, Op, Outcome, RequestId};
 
 /// Deletes that wait for a disk that takes them.
@@ -36,6 +36,10 @@ pub struct Core {
     /// Acknowledged messages whose delete has failed.
     pub pending: BTreeSet<u64>,
     pub disk_low: bool,
+    /// Up to which of its bytes the store's file has blocks.
+    pub file_reserved: u64,
+    /// The last write failed for want of room where the disk has some.
+    pub quota_is_used_up: bool,
     /// Bytes of the log that are not in the store's file.
     pub log_bytes: u64,
     pub checkpoint_fails: bool,
@@ -168,11 +172,13 @@ impl Cycle {
             Err(Trouble::Unknown(error)) => return Verdict::Unknown(sqlite::text(&error)),
             Err(Trouble::Refused(error)) => error,
         };
+        // Where the disk said that there was room, something else bounds what may be written.
+        core.quota_is_used_up |= sqlite::is_full(&cause) && !core.disk_low;
         if sqlite::is_damage(&cause) {
             return Verdict::Broken(sqlite::text(&cause));
         }
         if !self.inserting && !sqlite::is_full(&cause) {
-            return self.postpone(core, &cause, "");
+            return self.postpone(core, connection, &cause, "");
         }
         let said = sqlite::text(&cause);
         if !self.batches.is_empty() {
@@ -188,7 +194,7 @@ impl Cycle {
         match self.attempt(core, connection) {
             Ok(()) => Verdict::Decided,
             Err(Trouble::Unknown(error)) => Verdict::Unknown(sqlite::text(&error)),
-            Err(Trouble::Refused(error)) => self.postpone(core, &error, &said),
+            Err(Trouble::Refused(error)) => self.postpone(core, connection, &error, &said),
         }
     }
 
@@ -215,7 +221,8 @@ impl Cycle {
         };
         let inserts = self.insert_bytes + if core.disk_low { room::AGAIN_BYTES } else { 0 };
         let needed = room::needed(&core.place, connection, available, core.log_bytes, inserts);
-        let low = available < needed;
+        let available = core.room(available, needed);
+        let low = available < needed || !core.reserve_file(connection, inserts);
         if low != core.disk_low {
             core.disk_low = low;
             core.event(if low { StoreEvent::DiskLow { available, needed } } else { StoreEvent::DiskOk });
@@ -260,7 +267,7 @@ impl Cycle {
     }
 
     /// Nothing can be written: the deletes are kept for later, the rest is refused. `said`: what this round has told.
-    fn postpone(&mut self, core: &mut Core, cause: &rusqlite::Error, said: &str) -> Verdict {
+    fn postpone(&mut self, core: &mut Core, connection: &Connection, cause: &rusqlite::Error, said: &str) -> Verdict {
         let text = sqlite::text(cause);
         if sqlite::is_damage(cause) {
             return Verdict::Broken(text);
@@ -277,10 +284,18 @@ impl Cycle {
                 }
             }
         }
+        if sqlite::is_full(cause)
+            && let Err(cause) = pending::in_pieces(core, connection)
+        {
+            return Verdict::Unknown(cause);
+        }
+        if core.pending.is_empty() {
+            self.batches.iter_mut().for_each(|taken| taken.deletes_kept = true);
+        }
         if core.pending.len() > PENDING_MAX {
             return Verdict::Broken(format!("{} deletes could not be written: {text}", core.pending.len()));
         }
-        if self.batches.iter().any(|t| t.has_deletes) {
+        if self.batches.iter().any(|t| !t.deletes_kept) {
             core.event(StoreEvent::DeletesPending { count: core.pending.len() });
         }
         self.written.clear();
@@ -345,10 +360,11 @@ pub fn transaction<T>(
         core.faults.at(Point::Writes)?;
         work(core, &mut hot)
     });
-    let found = worked.map_err(|error| undo(core, error))?;
+    let found = worked.map_err(|error| undo(core, settle::full_or(&core.place, error)))?;
     core.progress.step();
     let committed = core.faults.at(Point::Commit).and_then(|()| simple("COMMIT"));
-    match committed.and_then(|_| core.faults.at(Point::Committed)) {
+    let committed = committed.and_then(|_| core.faults.at(Point::Committed));
+    match committed.map_err(|error| settle::full_or(&core.place, error)) {
         Ok(()) => Ok(found),
         // The write of a frame found no room, and the frame that makes a commit is the last: this one is not there.
         Err(error) if sqlite::is_full(&error) => Err(undo(core, error)),

@@ -19,7 +19,7 @@ use crate::sabotage;
 /// Bytes of a SQLite file's header.
 const HEADER_BYTES: usize = 100;
 /// What the log has of the disk before anything is in it.
-const LOG_RESERVED_BYTES: i64 = 1024 * 1024;
+pub const LOG_RESERVED_BYTES: i64 = 1024 * 1024;
 /// The name of a copy that is being made or served, after the store's own.
 pub const BACKUP_SUFFIX: &str = "-backup";
 /// The name of a store that is being made.
@@ -107,6 +107,21 @@ impl Place {
         let free = found.blocks_available().saturating_mul(found.fragment_size());
         let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).map_err(io::Error::from)?;
         Ok(free.min(limit.saturating_sub(self.length("").max(self.log_bytes()))))
+    }
+
+    /// Whether a file here can be as large as that.
+    pub fn can_grow(&self, bytes: u64) -> bool {
+        let nameless =
+            OpenOptions::new().write(true).custom_flags(nix::fcntl::OFlag::O_TMPFILE.bits()).open(&self.folder);
+        let Ok(length) = i64::try_from(bytes) else { return false };
+        let room = nameless.map(|file| fallocate(&file, FallocateFlags::empty(), 0, length.max(1)));
+        // Where that cannot be asked, the next write tells.
+        !matches!(room, Ok(Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)))
+    }
+
+    /// The log stays behind, however empty it is.
+    pub fn keep_log(&mut self) {
+        self.had_log = true;
     }
 
     fn length(&self, suffix: &str) -> u64 {

@@ -2,6 +2,7 @@
 //! nothing is written to a file that is in doubt. Where only a name was taken, the log is still brought into the file that
 //! had it, so that whoever has moved that has all of it.
 
+use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
@@ -23,11 +24,7 @@ impl Core {
             match self.watch.look(connection) {
                 Look::Same => self.unseen = false,
                 Look::Changed(change) => self.change = Some(change),
-                Look::Unseen(_) if self.unseen => {}
-                Look::Unseen(error) => {
-                    self.unseen = true;
-                    self.event(StoreEvent::Unseen(error.to_string()));
-                }
+                Look::Unseen(error) => self.could_not_look(&error),
             }
         }
         self.unchanged()
@@ -48,14 +45,26 @@ impl Core {
 
     /// Takes note of what this process has done to its files: of a commit, by the number of frames in the log.
     pub fn note_commit(&mut self, frames: u64) {
-        self.watch.committed(frames);
+        if let Err(error) = self.watch.committed(frames) {
+            self.could_not_look(&error);
+        }
     }
 
     /// Of the log, the `whole` of it or not, being moved into the file.
     pub fn note_move(&mut self, connection: &Connection, whole: bool) {
-        if let Some(what) = self.watch.moved(connection, whole) {
-            self.change = Some(Change { what, can_be_saved: false });
+        match self.watch.moved(connection, whole) {
+            Ok(None) => {}
+            Ok(Some(what)) => self.change = Some(Change { what, can_be_saved: false }),
+            Err(error) => self.could_not_look(&error),
         }
+    }
+
+    /// Said once until a look succeeds.
+    fn could_not_look(&mut self, error: &io::Error) {
+        if !self.unseen {
+            self.event(StoreEvent::Unseen(error.to_string()));
+        }
+        self.unseen = true;
     }
 
     /// Puts a new mark into the transaction, if the log has none yet; to be noted in [`super::watch::Watch::mark`] when

@@ -16,6 +16,7 @@ mod guard;
 mod history;
 mod lock;
 mod pages;
+mod pending;
 mod reads;
 mod recovery;
 mod restore;
@@ -23,6 +24,7 @@ mod room;
 mod row;
 mod salvage;
 mod schema;
+mod settle;
 mod sqlite;
 mod squeeze;
 mod users;
@@ -276,7 +278,7 @@ impl Store {
         self.place.history.write(record).map_err(cannot)?;
         let crash = |e: rusqlite::Error| OpenError::sql(&file, "cannot start", &e);
         self.faults.at(sqlite::Point::Started).map_err(crash)?;
-        match self.give_number(next, first) {
+        match self.give_number(next, first).map_err(|error| settle::full_or(&self.place, error)) {
             Ok(()) => {}
             // The old number goes on, or the new one is in the log alone: both stay on record.
             Err(e) if sqlite::is_full(&e) => return Ok(first),
@@ -294,7 +296,7 @@ impl Store {
         }
         transaction.commit()?;
         self.faults.at(sqlite::Point::Started)?;
-        sqlite::settle(&self.connection)?;
+        settle::moved(&self.connection, &self.place)?;
         self.faults.at(sqlite::Point::Started)?;
         self.reserved = self.reserved.max(reserved);
         Ok(())
@@ -312,7 +314,8 @@ impl Store {
     /// first commit of this process would take that commit with it.
     fn settle(&self) -> Result<(), OpenError> {
         let file = self.place.file();
-        sqlite::settle(&self.connection).map_err(|e| OpenError::sql(file, "cannot sync the store", &e))?;
+        settle::at_start(&self.connection, &self.place, &self.watch)
+            .map_err(|e| OpenError::sql(file, "cannot sync the store", &e))?;
         self.place.sync_folder()
     }
 

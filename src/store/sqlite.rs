@@ -62,14 +62,29 @@ pub fn set_number(connection: &Connection, number: u32) -> rusqlite::Result<()> 
 }
 
 /// Moves the whole log into the store's file, synced, and begins a new one: what may be unsynced below is no longer
-/// needed by what follows.
+/// needed by what follows. The log's room goes back to the disk.
 pub fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    wal_mode(connection)?;
+    empty_log(connection, CheckpointMode::TRUNCATE)
+}
+
+/// As [`settle`], and keeps the log's room: the next commit begins at its beginning.
+pub fn restart_log(connection: &Connection) -> rusqlite::Result<()> {
+    empty_log(connection, CheckpointMode::RESTART)
+}
+
+/// That the store has a log.
+pub fn wal_mode(connection: &Connection) -> rusqlite::Result<()> {
     let mode: String = connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
     if mode != "wal" {
         return Err(error(ffi::SQLITE_CANTOPEN, "the write-ahead log cannot be used here"));
     }
-    let (left, _) = connection.wal_checkpoint_v2(Some("main"), CheckpointMode::TRUNCATE)?;
-    if left != 0 {
+    Ok(())
+}
+
+fn empty_log(connection: &Connection, mode: CheckpointMode) -> rusqlite::Result<()> {
+    let (all, moved) = connection.wal_checkpoint_v2(Some("main"), mode)?;
+    if all != moved {
         return Err(error(ffi::SQLITE_BUSY, "the write-ahead log could not be emptied"));
     }
     Ok(())
@@ -111,6 +126,16 @@ pub fn is_damage(error: &Error) -> bool {
 /// Whether the disk, or the limit of file sizes, is.
 pub fn is_full(error: &Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
+
+/// Whether a write failed of which SQLite does not say why.
+pub fn is_failed_write(error: &Error) -> bool {
+    code(error) == ffi::SQLITE_IOERR_WRITE
+}
+
+/// SQLite's number for it; 0 for what is not SQLite's.
+pub fn code(error: &Error) -> i32 {
+    error.sqlite_error().map_or(0, |error| error.extended_code)
 }
 
 /// The error for people, with SQLite's number: its texts alone do not tell a failed sync from a failed write.

@@ -12,6 +12,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use rusqlite::Connection;
 
 use super::room::{FRAME_BYTES, LOG_HEADER_BYTES};
@@ -78,7 +80,7 @@ struct LogLeft {
 impl Watch {
     /// Opens the store's file at `path`, which is where `asked` leads to. Before SQLite opens it.
     pub fn open(asked: &Path, path: &Path, log_path: PathBuf) -> io::Result<Watch> {
-        let file = open(path)?;
+        let file = open(path, true)?;
         let identity = identity(&file.metadata()?);
         Ok(Watch {
             asked: asked.to_path_buf(),
@@ -96,14 +98,13 @@ impl Watch {
     /// Takes note of the files as they are: SQLite has opened them and emptied the log into the file.
     pub fn begin(&mut self, connection: &Connection) -> io::Result<()> {
         if self.log.is_none() {
-            let log = open(&self.log_path)?;
+            let log = open(&self.log_path, false)?;
             let identity = identity(&log.metadata()?);
             self.log = Some((log, identity));
         }
         self.mark = None;
         // A mark of this process is not in it yet, so that there is nothing to be wrong.
-        let _ = self.moved(connection, true);
-        Ok(())
+        self.moved(connection, true).map(drop)
     }
 
     /// The number in the file's header.
@@ -137,6 +138,28 @@ impl Watch {
         let found = log.metadata().ok()?;
         let what = || format!("{} was cut", self.log_path.display());
         (found.len() < log_bytes(self.log_left.frames)).then(|| Change { what: what(), can_be_saved: false })
+    }
+
+    /// Gives the file blocks of its own up to its byte `to`; it does not become longer by that.
+    pub fn reserve(&mut self, to: u64) -> io::Result<()> {
+        let found = self.file.metadata()?;
+        let range = (i64::try_from(found.len()), i64::try_from(to.saturating_sub(found.len())));
+        let (Ok(from), Ok(length @ 1..)) = range else { return Ok(()) };
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from, length) {
+            Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // This counts as a change of the file. One of somebody else that was not looked at yet is still to be.
+        let now = modified(&self.file.metadata()?);
+        if let Some(left) = self.left.as_mut().filter(|left| left.modified == modified(&found)) {
+            left.modified = now;
+        }
+        Ok(())
+    }
+
+    /// Syncs the store's file.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
     }
 
     /// That the store can be opened once more by its name. Errors: what was done to it.
@@ -218,11 +241,17 @@ impl Watch {
     }
 
     /// Takes note of a commit: the log has `frames` now. To be called when a look found nothing.
-    pub fn committed(&mut self, frames: u64) {
-        if frames != self.log_left.frames {
-            // What cannot be read is not compared.
-            self.log_left = self.read_log(frames).unwrap_or_default();
+    ///
+    /// # Errors
+    /// It could not be read: it is not compared at the next looks.
+    pub fn committed(&mut self, frames: u64) -> io::Result<()> {
+        if frames == self.log_left.frames {
+            return Ok(());
         }
+        let read = self.read_log(frames);
+        self.log_left = LogLeft::default();
+        self.log_left = read?;
+        Ok(())
     }
 
     fn read_log(&self, frames: u64) -> io::Result<LogLeft> {
@@ -237,19 +266,21 @@ impl Watch {
 
     /// Takes note of the file after the log, the `whole` of it or a part, was moved into it. `Some`: somebody else has
     /// written to it meanwhile.
-    pub fn moved(&mut self, connection: &Connection, whole: bool) -> Option<String> {
+    ///
+    /// # Errors
+    /// It could not be read: it is not compared at the next looks.
+    pub fn moved(&mut self, connection: &Connection, whole: bool) -> io::Result<Option<String>> {
         let mark = self.mark.filter(|_| whole).map(u64::to_be_bytes);
         if whole {
             (self.log_left, self.mark) = (LogLeft::default(), None);
         }
-        // What cannot be read is not compared.
-        let (left, pages) = self.read_file(connection).ok().unzip();
-        self.left = left;
-        let (left, pages) = (self.left.as_ref()?, pages?);
+        self.left = None;
+        let (left, pages) = self.read_file(connection)?;
+        let left = self.left.insert(left);
         // What somebody writes while we do must not become what we believe to have left.
         let has_mark = mark.is_none_or(|mark| left.marked.1.windows(mark.len()).any(|part| part == mark));
         let right = has_mark && left.bytes == pages * u64::from(PAGE_BYTES);
-        (whole && !right).then(|| format!("{} was overwritten", self.path.display()))
+        Ok((whole && !right).then(|| format!("{} was overwritten", self.path.display())))
     }
 
     /// The file as it is, and how many pages it should have once the whole log is in it.
@@ -268,9 +299,9 @@ impl Watch {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+fn open(path: &Path, writes: bool) -> io::Result<File> {
     let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
-    OpenOptions::new().read(true).custom_flags(nofollow).open(path)
+    OpenOptions::new().read(true).write(writes).custom_flags(nofollow).open(path)
 }
 
 /// Bytes of a log of that many frames.
@@ -293,7 +324,7 @@ fn found(looked: io::Result<Metadata>) -> io::Result<Option<Metadata>> {
         Ok(found) => Ok(Some(found)),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(e) if e.kind() == ErrorKind::StaleNetworkFileHandle => Ok(None),
-        Err(e) if e.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) => Ok(None),
+        Err(e) if e.raw_os_error() == Some(Errno::ELOOP as i32) => Ok(None),
         Err(e) => Err(e),
     }
 }

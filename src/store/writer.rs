@@ -8,14 +8,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 
 use super::backup::{self, Copying, Step};
 use super::cycle::{Core, Cycle, Verdict};
 use super::guard::Changed;
 use super::room::FRAME_BYTES;
 use super::sqlite::Point;
-use super::{Store, StoreEvent, recovery, sqlite};
+use super::{Store, StoreEvent, recovery, settle, sqlite};
 use crate::engine::port::{Batch, FromStore};
 
 /// Batches that may be on their way: submitted and not handed back.
@@ -164,7 +163,10 @@ pub fn spawn(
         epoch: 0,
         pending: Default::default(),
         disk_low: false,
-        log_bytes: 0,
+        file_reserved: 0,
+        quota_is_used_up: false,
+        // A start on a full disk leaves the log as it is.
+        log_bytes: sqlite::log(&connection).map_or(0, |(_, left)| left * FRAME_BYTES),
         checkpoint_fails: false,
         held: None,
         backups: 0,
@@ -258,14 +260,13 @@ fn run(mut core: Core, mut connection: Connection, mut inbox: Inbox) {
     close(&mut core, connection);
 }
 
-/// Leaves one file behind, if that can be; else the log stays for the next start.
+/// Leaves an empty log behind, if that can be; else what is in it stays for the next start.
 fn close(core: &mut Core, connection: Connection) {
     let settled = core
         .faults
         .at(Point::Checkpoint)
-        .and_then(|()| sqlite::settle(&connection))
-        .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false))
-        .and_then(|_| connection.close().map_err(|(_, e)| e));
+        .and_then(|()| settle::at_stop(&connection, &mut core.place))
+        .and_then(|()| connection.close().map_err(|(_, e)| e));
     if let Err(e) = settled {
         core.event(StoreEvent::CheckpointFailed(sqlite::text(&e)));
     }
@@ -391,6 +392,8 @@ pub fn checkpoint(core: &mut Core, connection: &Connection) {
             core.log_bytes = frames * FRAME_BYTES;
             core.checkpoint_fails = false;
             core.note_move(connection, frames == 0);
+            // SQLite cuts the file to its length.
+            core.file_reserved = 0;
         }
         Err(e) if !core.checkpoint_fails => {
             core.checkpoint_fails = true;

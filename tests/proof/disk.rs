@@ -98,7 +98,16 @@ impl Disk {
 
     /// A file that takes all room but `left` bytes.
     pub fn fill(&self, left: u64) -> PathBuf {
-        let path = self.place.join("ballast");
+        self.fill_with("ballast", left)
+    }
+
+    /// Another one, which takes what is left.
+    pub fn fill_up(&self) {
+        self.fill_with("more ballast", 0);
+    }
+
+    fn fill_with(&self, name: &str, left: u64) -> PathBuf {
+        let path = self.place.join(name);
         let mut file = File::create(&path).expect("a file");
         let mut zeros = vec![0; 1 << 20];
         while !zeros.is_empty() {

@@ -129,8 +129,15 @@ fn queued(trial: &Trial) -> u64 {
     trial.cpd.queues().iter().find(|(name, _)| name == OWNER).map_or(0, |(_, queued)| *queued)
 }
 
-/// Downloads the whole queue while the disk is full.
+/// Downloads the whole queue while the disk is full, which must work.
 fn empty_a_queue(trial: &mut Trial) -> Download {
+    let download = look_at_a_queue(trial);
+    download.judge().unwrap_or_else(|wrong| panic!("{wrong}: {}", trial.cpd.log()));
+    download
+}
+
+/// Downloads the whole queue, as far as that goes.
+fn look_at_a_queue(trial: &mut Trial) -> Download {
     let (before, delivered) = (queued(trial), trial.book().counts().delivered);
     let mut random = Random::new(trial.seed, 0);
     let site = site(trial);
@@ -142,9 +149,7 @@ fn empty_a_queue(trial: &mut Trial) -> Download {
     }
     owner.close(Parting::Torn);
     let came = trial.book().counts().delivered - delivered;
-    let download = Download { queued: [before, queued(trial)], end, delivered: came, failed };
-    download.judge().unwrap_or_else(|wrong| panic!("{wrong}: {}", trial.cpd.log()));
-    download
+    Download { queued: [before, queued(trial)], end, delivered: came, failed }
 }
 
 /// The best of these times until a message was taken.
@@ -251,6 +256,60 @@ fn a_full_disk_refuses_messages_alone_and_is_over_when_there_is_room() {
         for (name, left) in [("own", None), ("roomy", Some(1 << 20)), ("tight", Some(64 << 10)), ("none", Some(0))] {
             fills_up(name, left);
         }
+    });
+}
+
+/// Messages in the queue when the disk fills up and cpd is ended.
+const KEPT: usize = 1000;
+
+/// Another program takes the last block, cpd is ended, and started without a byte of room: every message is fetched and
+/// acknowledged. `meanwhile`: what is done between the two.
+fn starts_without_room(trial: &mut Trial, disk: &Disk, signal: Signal, meanwhile: impl FnOnce(&Disk)) -> Download {
+    for _ in 0..KEPT / QUEUED {
+        fill_a_queue(trial);
+    }
+    let ballast = disk.fill(0);
+    trial.book().ending();
+    trial.cpd.signal(signal);
+    let status = trial.cpd.wait();
+    assert!(signal == Signal::KILL || status.success(), "{status}; {}", trial.cpd.log());
+    trial.book().next_life(Parting::Torn);
+    // What the end gave back somebody else takes.
+    std::fs::remove_file(&ballast).expect("removed");
+    let ballast = disk.fill(0);
+    meanwhile(disk);
+    trial.start();
+    // Some may fit into what its files have inside.
+    fill_with_messages(trial);
+    let download = look_at_a_queue(trial);
+    is_sane(trial);
+    std::fs::remove_file(&ballast).expect("removed");
+    recovers(trial, RECOVERY_LATEST).unwrap_or_else(|| panic!("no recovery: {}", trial.cpd.log()));
+    drain(trial);
+    download
+}
+
+#[test]
+fn a_start_without_a_byte_of_room_hands_out_what_is_there() {
+    apart("a_start_without_a_byte_of_room_hands_out_what_is_there", || {
+        let disk = Disk::new("start", DISK_MIB, &[]);
+        let mut trial = Trial::new(Recipe::plain().in_folder(disk.folder().join("data")));
+        let mut lives = 0;
+        for signal in [Signal::TERM, Signal::KILL, Signal::TERM, Signal::KILL] {
+            let download = starts_without_room(&mut trial, &disk, signal, |_| ());
+            download.judge().unwrap_or_else(|wrong| panic!("{signal:?}: {wrong}: {}", trial.cpd.log()));
+            lives += 1;
+        }
+        // Without the room that is kept over the stop there is none.
+        let twin = starts_without_room(&mut trial, &disk, Signal::TERM, |disk| {
+            std::fs::write(disk.folder().join("data/cpd.db-wal"), "").expect("emptied");
+            disk.fill_up();
+        });
+        let twin = twin.judge().expect_err("no room was kept");
+        println!(
+            "proof: disk full, started without a byte of room: {lives} lives, {KEPT} messages fetched and acknowledged in each: {}; twin without the room that is kept: caught at once: {twin:.80}",
+            trial.figures(1)
+        );
     });
 }
 

@@ -14,7 +14,6 @@ mod ledger;
 mod rounds;
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::process::ExitStatus;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -248,7 +247,7 @@ fn exchange(trial: &mut Trial) {
 }
 
 /// Waits until the log was moved into the store's file, a call has failed, or cpd has ended.
-fn waits_for_move(trial: &mut Trial, watch: &Watch, before: (i64, i64)) -> Option<ExitStatus> {
+fn waits_for_move(trial: &mut Trial, watch: &Watch, before: Vec<u8>) -> Option<ExitStatus> {
     let begun = Instant::now();
     while changed(trial) == before && watch.injected() == 0 {
         if let Some(status) = trial.cpd.ended() {
@@ -261,10 +260,9 @@ fn waits_for_move(trial: &mut Trial, watch: &Watch, before: (i64, i64)) -> Optio
     trial.cpd.ended()
 }
 
-/// When the store's file was last written to: only what moves the log into it does.
-fn changed(trial: &Trial) -> (i64, i64) {
-    let found = std::fs::metadata(trial.cpd.data().join("cpd.db")).expect("a store");
-    (found.mtime(), found.mtime_nsec())
+/// What is in the store's file: only moving the log into it changes that.
+fn changed(trial: &Trial) -> Vec<u8> {
+    std::fs::read(trial.cpd.data().join("cpd.db")).expect("a store")
 }
 
 /// What a life came to.
@@ -485,6 +483,33 @@ fn calls_that_fail_while_it_starts() {
 #[test]
 fn calls_that_fail_while_it_makes_a_store() {
     all_fail(Phase::Making);
+}
+
+#[test]
+fn a_used_up_quota_is_a_full_disk() {
+    let mut trial = Trial::new(Recipe::plain());
+    let mut times = 0;
+    for error in ["EDQUOT", "ENOSPC", "EDQUOT"] {
+        let from = trial.cpd.whole_log().len();
+        let fault = Fault { calls: WRITE, error, files: LOG };
+        let nth = Nth { call: "pwrite64", n: 1, on: true };
+        let watch = Watch::failing(&fault, nth, &trial.cpd.data(), trial.cpd.folder().join("strace"));
+        let strace = watch.attach(trial.cpd.id());
+        let letters = [("bob", load::body(&mut trial.random))];
+        let site = Site { failing: true, ..Site::new(trial.cpd.address(), &trial.ledger) };
+        let mut ann = Client::login(&site, "ann").expect("served");
+        assert_eq!(ann.send(&letters).expect("a reply"), 0, "{error}");
+        ann.close(Parting::Torn);
+        assert!(watch.injected() > 0 && trial.cpd.ended().is_none(), "{error}: {}", trial.cpd.log());
+        let log = trial.cpd.whole_log();
+        assert!(log[from..].contains("(SQLite 13)"), "{error}: {log}");
+        drop(strace);
+        assert!(matches!(sends(&mut trial, "ann"), After::Kept), "{error}: {}", trial.cpd.log());
+        times += 1;
+    }
+    trial.drain();
+    trial.check(0).unwrap_or_else(|caught| panic!("{caught}"));
+    println!("proof: I/O faults, quota: refused and taken again {times} times: {}", trial.figures(1));
 }
 
 // ---- twins ----

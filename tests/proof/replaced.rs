@@ -13,14 +13,17 @@ mod sabotaged;
 use std::fs;
 
 use cpd::sabotage::Fault;
-use play::{next_start, play, prepare};
+use play::{SETTINGS, next_start, play, prepare};
+use running::Daemon;
 
 /// Messages sent after the change, by each client.
 const AFTER: usize = 50;
 
 #[test]
 fn a_cpd_that_does_not_look_at_its_files_is_caught() {
-    let mut daemon = prepare(|command| sabotaged::order(command, Fault::BlindStore));
+    // The users are in the store's file by then, and what is sent is in the log.
+    let folder = prepare(|_| ()).stop();
+    let mut daemon = Daemon::start_in(folder, SETTINGS, |command| sabotaged::order(command, Fault::BlindStore));
     let told = play(&daemon, AFTER, |data| {
         fs::rename(data.join("cpd.db"), data.with_file_name("aside")).expect("moved");
     });

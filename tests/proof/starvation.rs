@@ -22,6 +22,8 @@ mod rounds;
 mod running;
 #[path = "../support/sabotaged.rs"]
 mod sabotaged;
+#[path = "../starvation/stalls.rs"]
+mod stalls;
 #[path = "../starvation/stopped.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod stopped;
@@ -63,6 +65,25 @@ fn a_stop_that_blames_clients_is_noticed() {
     let twin = stopped::longer_than_every_timeout(&mut cpd, 10, stopped::STOPPED, PATIENCE);
     let twin = caught(twin, &[Wrong::Answer]);
     println!("proof: stopped: twin early-timer: {twin}");
+}
+
+#[test]
+fn a_pause_of_the_whole_process_ends_nothing() {
+    println!("proof: paused: {}", stalls::paused().expect("it goes on"));
+}
+
+#[test]
+fn a_disk_that_does_not_answer_ends_nothing() {
+    need("strace", "strace");
+    let figures = stalls::disk_that_does_not_answer(false).expect("senders are told");
+    let twin = caught(stalls::disk_that_does_not_answer(true), &[Wrong::Answer]);
+    println!("proof: stuck disk: {figures}; twin whose disk answers: {twin}");
+}
+
+#[test]
+fn a_stuck_event_loop_ends_with_70() {
+    let figures = stalls::ends(sabotaged::start(Fault::StuckLoop, "")).expect("it ends");
+    println!("proof: stuck event loop: {figures}");
 }
 
 #[test]

@@ -32,7 +32,8 @@ impl Drop for Tracer {
     }
 }
 
-fn all_traced(pid: u32) -> bool {
+/// Whether strace has every thread of a process.
+pub fn all_traced(pid: u32) -> bool {
     std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten().all(|task| {
         let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
         status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))

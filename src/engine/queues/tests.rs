@@ -274,7 +274,7 @@ impl Pair {
                 let idle = (0..NAMES.len()).filter(|user| self.model.leases[*user].is_none());
                 let mut expected: Vec<(String, u64)> =
                     idle.flat_map(|user| old(user).map(move |id| (NAMES[user].to_owned(), id))).collect();
-                let (found, next) = self.queues.expired(cutoff, 0, limit);
+                let (found, next) = self.queues.expired(|_, at| at < cutoff, 0, limit);
                 assert_eq!(next.is_some(), expected.len() > limit);
                 let found: Vec<(String, u64)> = found.into_iter().map(|(u, id)| (u.to_string(), id.0)).collect();
                 assert_eq!(found.len(), expected.len().min(limit));
@@ -401,7 +401,7 @@ fn a_stamp_of_a_wrong_clock_holds_no_older_message_back() {
     for (id, at) in [(1, 900), (2, 5), (3, 7), (4, 2000), (5, 8)] {
         queues.load(MessageId(id), user, user, at, 10);
     }
-    let (found, next) = queues.expired(100, 0, 10);
+    let (found, next) = queues.expired(|_, at| at < 100, 0, 10);
     assert_eq!((found, next), (vec![(user, MessageId(2)), (user, MessageId(3)), (user, MessageId(5))], None));
 }
 
@@ -416,7 +416,7 @@ fn a_look_for_old_messages_ends_behind_a_bounded_number() {
             queues.load(MessageId(id), name(user), name(user), 1000, 1);
         }
     }
-    assert_eq!(queues.expired(100, 0, 10), (Vec::new(), Some(1)));
-    assert_eq!(queues.expired(100, 1, 10), (Vec::new(), Some(2)));
-    assert_eq!(queues.expired(100, 2, 10), (Vec::new(), None));
+    assert_eq!(queues.expired(|_, at| at < 100, 0, 10), (Vec::new(), Some(1)));
+    assert_eq!(queues.expired(|_, at| at < 100, 1, 10), (Vec::new(), Some(2)));
+    assert_eq!(queues.expired(|_, at| at < 100, 2, 10), (Vec::new(), None));
 }

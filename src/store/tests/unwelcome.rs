@@ -146,6 +146,7 @@ fn a_file_that_the_disk_does_not_give_is_not_called_damaged() {
     let corrupt = sqlite::error(rusqlite::ffi::SQLITE_CORRUPT, "made here");
     assert_eq!(OpenError::sql(&path, "reading", &corrupt).kind, OpenErrorKind::Damaged);
     // A folder is what no read succeeds on, whoever reads it; a log that is not there is none.
+    fs::remove_file(folder.path().join("cpd.db-wal")).expect("removed");
     fs::create_dir(folder.path().join("cpd.db-wal")).expect("makes");
     let error = OpenError::sql(&path, "reading", &corrupt);
     assert_eq!(error.kind, OpenErrorKind::System);
