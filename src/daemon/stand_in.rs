@@ -7,7 +7,7 @@
 
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ const NOBODY: u32 = 65534;
 pub fn main() -> ExitCode {
     let doors = fd::take_inherited().map(|inherited| Doors::of(&inherited)).unwrap_or_default();
     let end = End::ask();
-    if end.goes_on || already_stood_in(&end) {
+    if end.goes_on || already_stood_in(&runtime_folder(), &end) {
         return ExitCode::SUCCESS;
     }
     if drop_rights().is_err() {
@@ -127,10 +127,13 @@ fn by_systemd(code: u8) -> Option<&'static str> {
     })
 }
 
+fn runtime_folder() -> PathBuf {
+    std::env::var_os("RUNTIME_DIRECTORY").map_or_else(|| PathBuf::from("/run/cpd-failed"), PathBuf::from)
+}
+
 /// Whether the same failure was stood in for, and somebody has ended that: who restarts cpd.service restarts this with
 /// it (`PartOf=`), and does not want to wait. The folder goes when the stand-in ends by itself.
-fn already_stood_in(end: &End) -> bool {
-    let folder = std::env::var_os("RUNTIME_DIRECTORY").map_or_else(|| PathBuf::from("/run/cpd-failed"), PathBuf::from);
+fn already_stood_in(folder: &Path, end: &End) -> bool {
     let file = folder.join("stood-in-for");
     if end.invocation.is_empty() {
         return false;
@@ -230,6 +233,17 @@ mod tests {
             assert!(told(&format!("ActiveState={state}")).goes_on, "{state}");
         }
         assert!(!told("ActiveState=inactive").goes_on && !End::default().goes_on);
+    }
+
+    #[test]
+    fn one_failure_is_stood_in_for_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (told("InvocationID=a1"), told("InvocationID=b2"));
+        assert!(!already_stood_in(folder.path(), &first) && already_stood_in(folder.path(), &first));
+        assert!(!already_stood_in(folder.path(), &second) && already_stood_in(folder.path(), &second));
+        // A start that never came to be has no number: nobody can tell it from the next one.
+        assert!(!already_stood_in(folder.path(), &End::default()) && !already_stood_in(folder.path(), &End::default()));
+        assert!(!already_stood_in(&folder.path().join("missing"), &first));
     }
 
     #[test]
