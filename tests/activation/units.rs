@@ -57,7 +57,7 @@ fn the_sockets_are_those_of_the_default_configuration() {
         assert!(unit.all("Socket", "Accept").is_empty());
         // Closed only by what starts cpd without end and without a failure.
         let limit = ["TriggerLimitIntervalSec", "TriggerLimitBurst"].map(|key| unit.one("Socket", key));
-        assert_eq!(limit, ["30", "200"]);
+        assert_eq!(limit, ["5", "100"]);
         assert_eq!(unit.one("Unit", "StartLimitIntervalSec"), "0");
     }
 }
