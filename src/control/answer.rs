@@ -258,6 +258,12 @@ pub struct Counters {
     pub messages_expired: u64,
     /// Deleted by an administrator.
     pub messages_purged: u64,
+    /// Gone with their recipient. Only where details were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_removed: Option<u64>,
+    /// Queued when the daemon started. Only where details were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_at_start: Option<u64>,
     /// Answered by 500.
     pub bad_commands: u64,
     pub timeouts: u64,

@@ -41,10 +41,13 @@ pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<Output, Failur
             ("store batches", counters.store_batches),
             ("store failures", counters.store_failures),
         ];
+        let later =
+            [("messages removed", counters.messages_removed), ("messages at start", counters.messages_at_start)];
         let mut lines = vec![("version", status.version.clone()), ("uptime", age::show(status.uptime_seconds))];
         lines.extend(where_it_listens(&status, &context.socket));
         lines.extend(status.configuration.iter().flat_map(configuration));
         lines.extend(numbers.iter().map(|(name, number)| (*name, number.to_string())));
+        lines.extend(later.iter().filter_map(|(name, number)| Some((*name, (*number)?.to_string()))));
         pairs(&lines)
     }))
 }

@@ -293,6 +293,8 @@ const STATUS_FIELDS: &[&str] = &[
     "counters.messages_delivered",
     "counters.messages_expired",
     "counters.messages_purged",
+    "counters.messages_removed",
+    "counters.messages_at_start",
     "counters.bad_commands",
     "counters.timeouts",
     "counters.store_batches",

@@ -111,6 +111,7 @@ impl Engine {
         let result = match (pending, answer) {
             (Pending::UserRemove { name }, AdminAnswer::Done) => {
                 let messages = self.core.queues.queued(name);
+                self.core.counters.removed += messages;
                 self.core.queues.remove_user(name);
                 AdminResult::Gone { messages, sessions }
             }

@@ -63,6 +63,10 @@ pub struct Counters {
     pub acknowledged: u64,
     pub expired: u64,
     pub purged: u64,
+    /// Gone with their recipient.
+    pub removed: u64,
+    /// In the store when the process started.
+    pub found: u64,
     pub bad_commands: u64,
     pub timeouts: u64,
     pub store_batches: u64,

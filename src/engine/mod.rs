@@ -81,6 +81,7 @@ impl Engine {
     /// A message that the store holds; in the order of ids.
     pub fn load_message(&mut self, message: &port::StoredMessage) {
         let port::StoredMessage { id, recipient, sender, queued_at, bytes } = *message;
+        self.core.counters.found += 1;
         self.core.queues.load(id, recipient, sender, queued_at, usize::from(bytes));
     }
 
@@ -472,8 +473,11 @@ impl Engine {
     fn stored(&mut self, session: SessionId, recipient: Username, id: MessageId, ok: bool, now: Millis) {
         if ok {
             self.core.counters.stored += 1;
-            if self.core.queues.commit(recipient, id) {
-                self.core.grants.push_back(recipient);
+            match self.core.queues.commit(recipient, id) {
+                Some(true) => self.core.grants.push_back(recipient),
+                Some(false) => {}
+                // Its recipient was removed meanwhile, and so was it.
+                None => self.core.counters.removed += 1,
             }
         } else {
             self.core.queues.remove(recipient, id);

@@ -205,14 +205,14 @@ impl Queues {
         Ok(())
     }
 
-    /// The message is on stable storage. `true`: somebody waits for it.
-    pub fn commit(&mut self, recipient: Username, id: MessageId) -> bool {
+    /// The message is on stable storage. `Some(true)`: somebody waits for it. `None`: nobody has it queued any more.
+    pub fn commit(&mut self, recipient: Username, id: MessageId) -> Option<bool> {
         match self.mailbox_mut(recipient) {
             Some(mailbox) if mailbox.entries.get(mailbox.committed).is_some_and(|e| e.id() == id) => {
                 mailbox.committed += 1;
-                !mailbox.waiters.is_empty()
+                Some(!mailbox.waiters.is_empty())
             }
-            _ => false,
+            _ => None,
         }
     }
 

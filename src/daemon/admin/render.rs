@@ -177,13 +177,13 @@ fn status(found: &events::Status, context: &Context<'_>, details: Option<Details
         sessions,
         queued_messages: found.queued_messages,
         store_bytes: found.store_bytes,
-        counters: counters(&found.counters),
+        counters: counters(&found.counters, listeners.is_some()),
         listeners,
         configuration,
     }
 }
 
-fn counters(found: &events::Counters) -> Counters {
+fn counters(found: &events::Counters, details: bool) -> Counters {
     // Taken apart, so that a counter which is new cannot be forgotten here.
     let events::Counters {
         connections,
@@ -196,6 +196,8 @@ fn counters(found: &events::Counters) -> Counters {
         acknowledged,
         expired,
         purged,
+        removed,
+        found: at_start,
         bad_commands,
         timeouts,
         store_batches,
@@ -212,6 +214,8 @@ fn counters(found: &events::Counters) -> Counters {
         messages_delivered: acknowledged,
         messages_expired: expired,
         messages_purged: purged,
+        messages_removed: details.then_some(removed),
+        messages_at_start: details.then_some(at_start),
         bad_commands,
         timeouts,
         store_batches,

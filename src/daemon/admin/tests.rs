@@ -303,6 +303,8 @@ fn the_status_has_every_state_and_every_counter() {
         acknowledged: 8,
         expired: 9,
         purged: 10,
+        removed: 15,
+        found: 16,
         bad_commands: 11,
         timeouts: 12,
         store_batches: 13,
