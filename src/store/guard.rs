@@ -52,6 +52,8 @@ impl Core {
 
     /// Of the log, the `whole` of it or not, being moved into the file.
     pub fn note_move(&mut self, connection: &Connection, whole: bool) {
+        // SQLite has cut the file to its length.
+        self.file_reserved = 0;
         match self.watch.moved(connection, whole) {
             Ok(None) => {}
             Ok(Some(what)) => self.change = Some(Change { what, can_be_saved: false }),

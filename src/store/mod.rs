@@ -281,7 +281,14 @@ impl Store {
         match self.give_number(next, first).map_err(|error| settle::full_or(&self.place, error)) {
             Ok(()) => {}
             // The old number goes on, or the new one is in the log alone: both stay on record.
-            Err(e) if sqlite::is_full(&e) => return Ok(first),
+            Err(e) if sqlite::is_full(&e) => {
+                self.warnings.push(format!(
+                    "{}: it begins with the number it had: {}",
+                    file.display(),
+                    sqlite::text(&e)
+                ));
+                return Ok(first);
+            }
             Err(e) => return Err(OpenError::sql(&file, "cannot write to the store", &e)),
         };
         self.place.history.write(history::Record { number: next, next: 0, ..record }).map_err(cannot)?;
@@ -312,10 +319,11 @@ impl Store {
 
     /// Puts everything that an earlier process may have left unsynced on stable storage: a hole in the log below the
     /// first commit of this process would take that commit with it.
-    fn settle(&self) -> Result<(), OpenError> {
+    fn settle(&mut self) -> Result<(), OpenError> {
         let file = self.place.file();
-        settle::at_start(&self.connection, &self.place, &self.watch)
+        let kept = settle::at_start(&self.connection, &self.place, &self.watch)
             .map_err(|e| OpenError::sql(file, "cannot sync the store", &e))?;
+        self.warnings.extend(kept.map(|why| format!("{}: {why}", file.display())));
         self.place.sync_folder()
     }
 

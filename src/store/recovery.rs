@@ -54,6 +54,7 @@ fn reopen(core: &mut Core, cycle: &Cycle) -> Result<(Connection, Written), Strin
     }
     let connection = sqlite::connect(core.place.file()).map_err(text)?;
     sqlite::settle(&connection).map_err(text)?;
+    core.file_reserved = 0;
     core.watch.begin(&connection).map_err(|e| e.to_string())?;
     writer::reserve(core);
     core.log_bytes = 0;

@@ -21,18 +21,21 @@ const FILE_STEP_BYTES: u64 = 2 * 1024 * 1024;
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Puts everything that an earlier process may have left unsynced on stable storage: a hole in the log below the first
-/// commit of this process would take that commit with it.
-pub fn at_start(connection: &Connection, place: &Place, watch: &Watch) -> rusqlite::Result<()> {
+/// commit of this process would take that commit with it. `Some`: why the log stays as it is.
+pub fn at_start(connection: &Connection, place: &Place, watch: &Watch) -> rusqlite::Result<Option<String>> {
     sqlite::wal_mode(connection)?;
     let unsynced = |e: io::Error| sqlite::error(ffi::SQLITE_IOERR_FSYNC, &e.to_string());
     if place.log_bytes() == 0 {
         // The room that is set apart in it stays there.
-        return watch.sync().map_err(unsynced);
+        return watch.sync().map(|()| None).map_err(unsynced);
     }
     match moved(connection, place) {
         // What is written anew and synced is on stable storage, whatever became of it before.
-        Err(error) if sqlite::is_full(&error) => rewrite(&place.beside("-wal")).map_err(unsynced),
-        moved => moved,
+        Err(error) if sqlite::is_full(&error) => {
+            let said = format!("what is in the log stays there: {}", sqlite::text(&error));
+            rewrite(&place.beside("-wal")).map(|()| Some(said)).map_err(unsynced)
+        }
+        moved => moved.map(|()| None),
     }
 }
 
@@ -101,13 +104,19 @@ impl Core {
     /// Gives the file the blocks into which what is in the log and `inserts` bytes more are moved later, so that the log
     /// can be begun anew whoever fills the disk meanwhile. `false`: there are none.
     pub fn reserve_file(&mut self, connection: &Connection, inserts: u64) -> bool {
-        let pages = connection
-            .prepare_cached("PRAGMA page_count")
-            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, u32>(0)));
+        let bytes = |pragma: &str| -> rusqlite::Result<u64> {
+            let pages: u32 = connection.prepare_cached(pragma)?.query_row([], |row| row.get(0))?;
+            Ok(u64::from(pages) * u64::from(PAGE_BYTES))
+        };
         // Who cannot say cannot write either, and will be heard.
-        let Ok(pages) = pages else { return true };
+        let Ok(all) = bytes("PRAGMA page_count") else { return true };
         // A page is not filled to its end.
-        let to = u64::from(pages) * u64::from(PAGE_BYTES) + inserts.saturating_mul(3) / 2 + FILE_SLACK_BYTES;
+        let more = inserts.saturating_mul(3) / 2 + FILE_SLACK_BYTES;
+        if all + more <= self.file_reserved {
+            return true;
+        }
+        // Pages that hold nothing are filled first.
+        let to = all + more.saturating_sub(bytes("PRAGMA freelist_count").unwrap_or(0));
         if to <= self.file_reserved {
             return true;
         }

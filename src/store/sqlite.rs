@@ -84,7 +84,8 @@ pub fn wal_mode(connection: &Connection) -> rusqlite::Result<()> {
 
 fn empty_log(connection: &Connection, mode: CheckpointMode) -> rusqlite::Result<()> {
     let (all, moved) = connection.wal_checkpoint_v2(Some("main"), mode)?;
-    if all != moved {
+    // Below 0 there is no log, whatever the mode was said to be.
+    if all < 0 || all != moved {
         return Err(error(ffi::SQLITE_BUSY, "the write-ahead log could not be emptied"));
     }
     Ok(())

@@ -392,8 +392,6 @@ pub fn checkpoint(core: &mut Core, connection: &Connection) {
             core.log_bytes = frames * FRAME_BYTES;
             core.checkpoint_fails = false;
             core.note_move(connection, frames == 0);
-            // SQLite cuts the file to its length.
-            core.file_reserved = 0;
         }
         Err(e) if !core.checkpoint_fails => {
             core.checkpoint_fails = true;

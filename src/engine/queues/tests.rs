@@ -195,7 +195,7 @@ impl Pair {
                 if stored {
                     let wanted = under_way.is_some() && !self.model.waiters[recipient].is_empty();
                     self.model.messages.iter_mut().filter(|m| m.id == id).for_each(|m| m.committed = true);
-                    assert_eq!(self.queues.commit(name(recipient), MessageId(id)), Some(wanted));
+                    assert_eq!(self.queues.commit(name(recipient), MessageId(id)).unwrap_or(false), wanted);
                 } else {
                     self.remove(recipient, &[id]);
                     assert_eq!(self.queues.remove(name(recipient), MessageId(id)), under_way.is_some());
