@@ -20,13 +20,16 @@ const THREADS: usize = 6;
 /// Fewer than this, and some were lost.
 const SCRIPTS_MIN: usize = 120;
 /// What the first word of a file name may be.
-const GROUPS: [&str; 18] = [
+const GROUPS: [&str; 21] = [
     "admin",
     "classic",
     "colon",
     "error",
     "fin",
     "framing",
+    "help",
+    "strangers",
+    "texts",
     "limits",
     "login",
     "order",
@@ -41,7 +44,8 @@ const GROUPS: [&str; 18] = [
     "window",
 ];
 /// Every code of docs/protocol.md section 4.
-const CODES: [&str; 13] = ["201", "220", "230", "240", "255", "256", "500", "540", "545", "546", "550", "560", "565"];
+const CODES: [&str; 14] =
+    ["201", "214", "220", "230", "240", "255", "256", "500", "540", "545", "546", "550", "560", "565"];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conversations")

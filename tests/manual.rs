@@ -201,7 +201,7 @@ fn codes_and_texts_are_the_programs() {
     let described: Vec<String> = headers.filter_map(|header| header.strip_prefix("Li ").map(str::to_owned)).collect();
     let (message, codes) = described.split_last().expect("items");
     assert_eq!(message, "RMSG Ns Ar sender Ns Li : Ns Ar message");
-    let known: Vec<&str> = reply::ALL.iter().map(|reply| reply.text()).collect();
+    let known: Vec<&str> = reply::ALL.iter().map(|reply| reply.heading()).collect();
     assert_eq!(codes, known);
 }
 

@@ -24,17 +24,19 @@ S: 240 message successfully sent
 C: SMSG alcie:I may be late.
 S: 545 receiver user does not exist; send 201 to go on, TERM to end
 C: RMSG
-S: 500 bad command
+S: 500 bad command: send 201 first
 C: 201
 S: 201 recovered from error
 C: SMSG alice:I may be late: sorry
-S: 546 too many : characters found in PDU; send 201 to go on, TERM to end
+S: 546 too many : characters found in PDU: this server takes one colon; send 201
 C: 201
 S: 201 recovered from error
 C: RMSG
 S: 256 no new messages
 C: nonsense
-S: 500 bad command
+S: 500 bad command: unknown verb; HELP tells what works
+C: HELP
+S: 214 help: SMSG name:text, RMSG, RMSG 1-256, WMSG 1-300, HELP, TERM
 C: TERM
 ";
 
@@ -102,7 +104,7 @@ fn telnets_own_commands_and_options_disturb_nothing() {
         person.types(&format!("{command}\n"));
         // Its answer tells that telnet has left its command mode.
         person.types("nonsense\n");
-        shows(&person, "500 bad command\n", times);
+        shows(&person, "500 bad command: unknown verb; send PASS first\n", times);
     }
     shows(&person, "\n[yes]\n", 1);
     person.types("PASS hunter2\n");

@@ -80,6 +80,7 @@ fn no_kind_of_event_is_forgotten() {
     };
     let kinds: BTreeSet<String> = KINDS.iter().map(|kind| head(format!("{kind:?}"))).collect();
     assert_eq!(kinds, variants("src/proto/dfa.rs", "Event"));
+    assert_eq!(inner("Bad"), variants("src/proto/command.rs", "Fault"));
     assert_eq!(inner("BadSend"), variants("src/proto/command.rs", "SendFault"));
     assert_eq!(inner("Late"), variants("src/proto/command.rs", "Verb"));
     assert_eq!(inner("Refused"), variants("src/proto/dfa.rs", "Refusal"));
@@ -98,9 +99,19 @@ fn nothing_happens_that_is_not_in_the_table() {
         let waits = cell.say == Say::Later && !cell.situation.answers();
         // TERM where PDUs wait is the end that a timer brings.
         let is_end = cell.closes && !cell.situation.answers();
-        let explained = in_table(&cell) || cell.is_silent() || goes_on || waits || is_end;
+        let explained = in_table(&cell) || cell.is_silent() || goes_on || waits || is_end || cell.is_help();
         assert!(explained, "not in the contract: {cell:?}");
     }
+}
+
+#[test]
+fn help_is_answered_where_pdus_are_and_changes_nothing() {
+    for cell in matrix(Dialect::Cp).iter().filter(|cell| cell.kind == Kind::Help) {
+        let waits = cell.say == Say::Later && cell.next == cell.situation.state_name();
+        assert!(if cell.situation.answers() { cell.is_help() } else { waits }, "{cell:?}");
+    }
+    let text = fs::read_to_string("docs/protocol.md").expect("the contract");
+    assert!(text.contains("HELP changes no state"));
 }
 
 #[test]
@@ -154,7 +165,8 @@ fn the_picture_shows_every_state_and_every_edge() {
         for cell in matrix(dialect).iter().filter(|cell| reachable.contains(&cell.situation.state_name())) {
             let from = cell.situation.state_name();
             let edge = format!("  \"{from}\" -> \"{}\" [", cell.next);
-            let said = !matches!(cell.say, Say::Nothing | Say::Later | Say::Reply(Reply::BadCommand));
+            let said =
+                !matches!(cell.say, Say::Nothing | Say::Later | Say::Reply(Reply::BadCommand(..) | Reply::Help(_)));
             if cell.next != from || said {
                 let line = picture.lines().find(|line| line.starts_with(&edge));
                 let line = line.unwrap_or_else(|| panic!("no edge for {cell:?}\n{picture}"));

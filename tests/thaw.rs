@@ -82,8 +82,8 @@ fn failed_logins_with_anything_behind_them_are_refused() {
 #[test]
 fn a_deadline_beyond_all_time_is_refused() {
     let good = record(b"USERbob\r\n");
-    // Five deadlines, downloads, failures, FIN, closing, idle time.
-    let deadlines = good.len() - (5 * 8 + 4 + 3 + 8);
+    // Five deadlines, downloads, failures, FIN, closing, idle time; bad PDUs, a first line, an LF that is owed.
+    let deadlines = good.len() - (5 * 8 + 4 + 3 + 8 + 3);
     assert_eq!(good[deadlines..deadlines + 8], u64::MAX.to_le_bytes(), "no PDU has begun");
     let mut late = good.clone();
     late[deadlines..deadlines + 8].copy_from_slice(&(u64::MAX - 1).to_le_bytes());

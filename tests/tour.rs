@@ -164,7 +164,7 @@ fn the_codes_are_the_programs() {
     let rows = README.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "));
     let told: Vec<String> =
         rows.filter(|(code, _)| *code != "code").map(|(code, text)| format!("{code} {text}")).collect();
-    let known: Vec<&str> = reply::ALL.iter().map(|reply| reply.text()).collect();
+    let known: Vec<&str> = reply::ALL.iter().map(|reply| reply.heading()).collect();
     assert_eq!(told, known);
 }
 

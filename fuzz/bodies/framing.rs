@@ -26,14 +26,23 @@ pub fn pieces(stream: &[u8]) -> (Vec<Piece>, bool) {
     (simple.pieces, simple.flood)
 }
 
+/// Whether the client's end is in `stream`, as telnet has it.
+pub fn ends(stream: &[u8]) -> bool {
+    let mut simple = Simple::default();
+    stream.iter().for_each(|byte| simple.feed(*byte));
+    simple.ended
+}
+
 #[derive(Default)]
 struct Simple {
     pieces: Vec<Piece>,
     telnet: Vec<u8>,
     line: Vec<u8>,
     overlong: bool,
-    /// The CR at the line's end is data.
-    kept: bool,
+    /// The last byte of data was a CR.
+    after_cr: bool,
+    /// The client's end came.
+    ended: bool,
     /// Bytes since the last terminator.
     since: usize,
     flood: bool,
@@ -41,6 +50,9 @@ struct Simple {
 
 impl Simple {
     fn feed(&mut self, byte: u8) {
+        if self.ended {
+            return;
+        }
         self.since += 1;
         self.flood |= self.since >= FLOOD;
         let before = std::mem::take(&mut self.telnet);
@@ -48,6 +60,11 @@ impl Simple {
             ([], 255) => self.telnet = vec![255],
             ([], data) => self.data(data),
             ([255], 255) => self.data(255),
+            ([255], 0..236) => {
+                self.data(255);
+                self.data(byte);
+            }
+            ([255], 236) => self.ended = true,
             ([255], 250..=254) => self.telnet = vec![255, byte],
             ([255], 246) => self.pieces.push(Piece::AreYouThere),
             ([255], 247) => self.erase_character(),
@@ -66,42 +83,40 @@ impl Simple {
         if byte == LF {
             return self.end();
         }
-        if byte == 0 && self.line.last() == Some(&CR) && !self.kept && !self.overlong {
-            self.kept = true;
-        } else {
-            self.kept = false;
+        if byte != 0 || !self.after_cr {
             self.line.push(byte);
         }
-        // One byte more than a PDU has room for may still be the CR of its terminator.
-        let too_long = self.line.len() > PDU_MAX + 1;
-        self.overlong |= too_long || (self.line.len() == PDU_MAX + 1 && (self.kept || self.line.last() != Some(&CR)));
+        self.after_cr = byte == CR;
+        self.overlong |= self.text().len() > PDU_MAX;
+    }
+
+    /// The line without the CRs at its end.
+    fn text(&self) -> &[u8] {
+        let crs = self.line.iter().rev().take_while(|byte| **byte == CR).count();
+        &self.line[..self.line.len() - crs]
     }
 
     fn end(&mut self) {
-        let mut line = std::mem::take(&mut self.line);
-        let mut verb = [0; 4];
-        if let Some(first) = line.first_chunk() {
-            verb = *first;
-        }
-        if !self.kept && line.last() == Some(&CR) {
-            line.pop();
-        }
+        let line = self.text().to_vec();
+        let verb = line.first_chunk().copied().unwrap_or_default();
         let piece = if self.overlong { Piece::Overlong(verb) } else { Piece::Line(line) };
         self.pieces.push(piece);
-        (self.overlong, self.kept, self.since) = (false, false, 0);
+        self.line.clear();
+        (self.overlong, self.after_cr, self.since) = (false, false, 0);
     }
 
     fn erase_character(&mut self) {
-        if self.overlong {
-            return;
+        self.after_cr = false;
+        if self.line.last() == Some(&CR) {
+            self.line.pop();
+        } else if !self.overlong {
+            while self.line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
         }
-        self.kept = false;
-        while self.line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
     }
 
     fn erase_line(&mut self) {
         self.line.clear();
-        (self.overlong, self.kept) = (false, false);
+        (self.overlong, self.after_cr) = (false, false);
     }
 }
 
@@ -120,7 +135,7 @@ pub fn check(segments: &[&[u8]], twin: Twin) -> Result<(), String> {
                 Found::Line(Line::Overlong(verb), token) => (Piece::Overlong(verb), Some(token)),
                 Found::Refuse(bytes) => (Piece::Refusal(bytes), None),
                 Found::AreYouThere => (Piece::AreYouThere, None),
-                Found::More => break,
+                Found::More | Found::End => break,
                 Found::Flood => return Err("a flood where there is none".into()),
             };
             if let Some(token) = token {

@@ -6,8 +6,8 @@ use super::shown;
 const IAC: u8 = 255;
 const DONT: u8 = 254;
 const WONT: u8 = 252;
-const CODES: [&[u8]; 13] =
-    [b"201", b"220", b"230", b"240", b"255", b"256", b"500", b"540", b"545", b"546", b"550", b"560", b"565"];
+const CODES: [&[u8]; 14] =
+    [b"201", b"214", b"220", b"230", b"240", b"255", b"256", b"500", b"540", b"545", b"546", b"550", b"560", b"565"];
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Item {
@@ -59,5 +59,6 @@ fn item(line: &[u8]) -> Option<Item> {
     }
     let (code, text) = line.split_at_checked(4)?;
     let known = CODES.contains(&&code[..3]) && code[3] == b' ' && text.is_ascii() && !text.contains(&b'\t');
+    let known = known && line.len() <= 78;
     known.then(|| Item::Code(code[..3].iter().fold(0, |all, digit| all * 10 + u16::from(digit - b'0'))))
 }

@@ -144,12 +144,14 @@ fn all_is_answered(life: &Life, pieces: &[Piece], items: &[Item]) -> Result<(), 
     let end = pdus.iter().position(|p| matches!(p, Piece::Line(_)) && verb(p) == *b"TERM");
     pdus.truncate(end.unwrap_or(pdus.len()));
     let failed = life.closed && codes.iter().filter(|code| **code == 565).count() == 3;
+    let failed = failed || life.closed && is_shown_out(&pdus, &codes);
     if failed {
         pdus.truncate(codes.len());
     }
-    let over = failed || end.is_some() || life.fin_taken;
+    let end_taken = life.fin_taken || framing::ends(&life.taken);
+    let over = failed || end.is_some() || end_taken;
     // A wait for a message outlives the client's FIN.
-    let lingers = life.fin_taken && downloads(&pdus);
+    let lingers = end_taken && downloads(&pdus);
     if life.closed != over && !lingers {
         return Err(format!("closed: {}, behind {} PDUs", life.closed, pdus.len()));
     }
@@ -161,6 +163,21 @@ fn all_is_answered(life: &Life, pieces: &[Piece], items: &[Item]) -> Result<(), 
     let rejected = after.iter().filter(|p| is_code(p, b"550")).count();
     let due = after.iter().filter(|p| !is_code(p, b"250") && !is_code(p, b"550")).count();
     equal(codes.len() - login - 1, due, rejected + usize::from(downloads(after)), &codes)
+}
+
+/// Whether the last reply was the last that a stranger gets: to a browser's first line, to an over-long one, or the
+/// twentieth that told of an error. Before the login each PDU has a reply.
+fn is_shown_out(pdus: &[&Piece], codes: &[u16]) -> bool {
+    if codes.contains(&230) {
+        return false;
+    }
+    let last = codes.len().checked_sub(1).and_then(|last| pdus.get(last));
+    let strange = match last {
+        Some(Piece::Overlong(_)) => true,
+        Some(Piece::Line(line)) => codes.len() == 1 && (line.ends_with(b" HTTP/1.0") || line.ends_with(b" HTTP/1.1")),
+        _ => false,
+    };
+    strange && codes.last() == Some(&500) || codes.iter().filter(|code| [500, 560].contains(*code)).count() == 20
 }
 
 /// `said` replies are what `due` PDUs ask for, or up to `less` fewer.

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use cpd::daemon::succession::{parse_records, write_records};
 use cpd::engine::Engine;
+use cpd::engine::VERSION;
 use cpd::engine::port::{AddressKey, MessageId, SessionId, StoredMessage};
 use cpd::engine::settings::Settings;
-use cpd::proto::codec::{Reader, Writer};
+use cpd::proto::codec::{Form, Reader, Writer};
 use cpd::proto::session::Session;
 use cpd::proto::types::{Millis, Username};
 
@@ -54,11 +55,14 @@ fn session(record: &[u8], twin: Twin) -> Result<(), String> {
     // The engine's own part comes first: a version, an age, the end of a download.
     let (head, body) = record.split_at_checked(2 + 8 + 8).ok_or("a record without a head was taken")?;
     let mut reader = Reader::new(body);
-    let thawed = Session::thaw(&mut reader, NOW).ok_or("the session in it cannot be thawed")?;
+    let form = if head.starts_with(&VERSION.to_le_bytes()) { Form::Now } else { Form::Old };
+    let thawed = Session::thaw(&mut reader, form, NOW).ok_or("the session in it cannot be thawed")?;
+    reader.end().ok_or("a record with something behind it was taken")?;
     let mut writer = Writer::default();
     thawed.freeze(NOW, &mut writer).ok_or("what was thawed cannot be frozen")?;
     let again = writer.finish();
-    if again != body {
+    // What 0.1.0 wrote is written anew in this version's form.
+    if form == Form::Now && again != body {
         return Err(format!("frozen again it is another:\n{}\n{}", shown(body), shown(&again)));
     }
     if !matches!(thawed.unfinished_download(), Some((_, false, _))) && head[10..] != [0; 8] {
@@ -133,6 +137,11 @@ fn common(record: &[u8], twin: Twin) -> Result<(), String> {
 fn file(record: &[u8], twin: Twin) -> Result<(), String> {
     let Some((common, sessions)) = parse_records(taken(record, twin)) else { return Ok(()) };
     let again = write_records(&common, sessions.iter().map(Vec::as_slice));
+    let again = match record.starts_with(b"cpd succession 1\n") {
+        // 0.1.0's, whose form is the same.
+        true => [&record[..17], &again[17..]].concat(),
+        false => again,
+    };
     match again == record {
         true => Ok(()),
         false => Err(format!("written again it is another: {}", shown(&again))),

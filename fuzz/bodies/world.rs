@@ -8,7 +8,7 @@ use cpd::engine::events::{AdminRequest, PurgeFilter};
 use cpd::engine::port::{AddressKey, Batch, FromStore, Op, Outcome, RequestId, SessionId};
 use cpd::engine::{Engine, Verification};
 use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, PDU_MAX_BYTES};
-use cpd::proto::reply::Reply;
+use cpd::proto::reply::{Reply, Stage, Why};
 use cpd::proto::session::{Closing, NEVER};
 use cpd::proto::types::{Millis, Username};
 
@@ -229,7 +229,7 @@ impl<'p> World<'p> {
             Ok(id) => (life.id, life.session) = (Some(id), Some(id)),
             Err(_) => {
                 (life.closed, life.refused) = (true, true);
-                Reply::BadCommand.write(false, &mut life.output);
+                Reply::BadCommand(Stage::Idle, Why::Crowded).write(false, &mut life.output);
             }
         }
         self.lives.push(life);

@@ -10,9 +10,9 @@ use mio::{Interest, Registry, Token};
 
 use crate::control::frame::wipe;
 use crate::engine::Engine;
-use crate::engine::port::{AddressKey, SessionId};
+use crate::engine::port::{Origin, SessionId};
 use crate::proto::dfa::Dialect;
-use crate::proto::reply::Reply;
+use crate::proto::reply::{Reply, Stage, Why};
 use crate::proto::session::{Closing, NEVER};
 use crate::proto::types::Millis;
 
@@ -101,9 +101,9 @@ impl Clients {
         registry: &Registry,
         now: Millis,
     ) -> io::Result<()> {
-        let Ok(id) = engine.open(AddressKey::of(peer.ip()), dialect, now) else {
+        let Ok(id) = engine.open(Origin::of(peer.ip()), dialect, now) else {
             let (mut stream, mut reply) = (stream, Vec::new());
-            Reply::BadCommand.write(false, &mut reply);
+            Reply::BadCommand(Stage::Idle, Why::Crowded).write(false, &mut reply);
             // A fresh connection has room for one line; if not, the peer learns it from the end alone.
             let _ = stream.write(&reply);
             if self.lingering_refused < LINGER_REFUSED_MAX {

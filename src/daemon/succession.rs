@@ -28,7 +28,9 @@ const RECORDS: &str = "cpd-records";
 /// belong together is never put together.
 pub const SEAL_BYTES: usize = 16;
 /// Begins the memory file, behind the seal; with another number behind it, it is another version's.
-const MAGIC: &[u8] = b"cpd succession 1\n";
+const MAGIC: &[u8] = b"cpd succession 2\n";
+/// The same of 0.1.0: each record says itself what its form is.
+const OLD_MAGIC: &[u8] = b"cpd succession 1\n";
 /// Descriptors that travel in one message; the kernel allows three more.
 pub const DESCRIPTORS_PER_MESSAGE: usize = 250;
 /// Records that are read at most, and the longest of them, in bytes.
@@ -211,9 +213,9 @@ pub fn write_records<'a>(common: &[u8], records: impl ExactSizeIterator<Item = &
 }
 
 /// The engine's record of what is not any connection's, and the sessions' records, out of the memory file's bytes; `None`: they are not
-/// what this version writes.
+/// what this version or 0.1.0 writes.
 pub fn parse_records(bytes: &[u8]) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
-    let mut reader = Reader::new(bytes.strip_prefix(MAGIC)?);
+    let mut reader = Reader::new(bytes.strip_prefix(MAGIC).or_else(|| bytes.strip_prefix(OLD_MAGIC))?);
     let common = reader.bytes(FILE_MAX_BYTES as usize)?.to_vec();
     let count = reader.u32().filter(|count| *count <= RECORDS_MAX)?;
     let records: Option<Vec<Vec<u8>>> =

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use super::admin::Pending;
 use super::events::{AdminResult, Counters, Event, Limit};
 use super::logins::Logins;
-use super::port::{AddressKey, Op, RequestId, SessionId};
+use super::port::{AddressKey, Op, Origin, RequestId, SessionId};
 use super::queues::{Queues, Quota};
 use super::settings::Limits;
 use super::work::Work;
@@ -35,6 +35,8 @@ pub(super) struct Core {
     pub starved: VecDeque<SessionId>,
     /// The store does not answer.
     pub stalled: bool,
+    /// What a few sessions' addresses counted as in 0.1.0.
+    pub formers: HashMap<SessionId, AddressKey>,
     pub pending: HashMap<RequestId, Pending>,
     pub results: VecDeque<(RequestId, AdminResult)>,
 }
@@ -48,14 +50,14 @@ impl Core {
     }
 
     fn refuse(&mut self, quota: Quota) -> Refusal {
-        let limit = match quota {
+        let (limit, refusal) = match quota {
             Quota::NoSuchUser => return Refusal::NoSuchUser,
-            Quota::QueueFull => Limit::QueueMessages,
-            Quota::SenderFull => Limit::QueueMessagesPerSender,
-            Quota::StoreFull => Limit::StoreBytes,
+            Quota::QueueFull => (Limit::QueueMessages, Refusal::QueueFull),
+            Quota::SenderFull => (Limit::QueueMessagesPerSender, Refusal::SenderFull),
+            Quota::StoreFull => (Limit::StoreBytes, Refusal::NoRoom),
         };
         self.events.push_back(Event::Limit(limit));
-        Refusal::Failed
+        refusal
     }
 }
 
@@ -69,12 +71,13 @@ pub(super) struct Desk<'a> {
 impl Services for Desk<'_> {
     fn verify(&mut self, name: Username, password: Option<Password>) {
         self.core.logins.begin(self.session, name, self.from, password);
-        self.core.work.read(Op::Lookup { session: self.session, name, from: self.from });
+        let from = Origin { key: self.from, former: self.core.formers.get(&self.session).copied() };
+        self.core.work.read(Op::Lookup { session: self.session, name, from });
     }
 
     fn store(&mut self, sender: Username, recipient: Username, body: &[u8]) -> Admission {
         if self.core.stalled && self.core.queues.exists(recipient) {
-            return Admission::Refused(Refusal::Failed);
+            return Admission::Refused(Refusal::Unknown);
         }
         let Core { queues, work, limits, next_message, wall, .. } = &mut *self.core;
         if !work.has_room(body.len()) {
@@ -126,15 +129,16 @@ impl Services for Desk<'_> {
 
     fn replied(&mut self, reply: Reply) {
         match reply {
-            Reply::BadCommand => self.core.counters.bad_commands += 1,
-            Reply::SendError | Reply::NoSuchUser | Reply::TooManyColons => self.core.counters.refused_sends += 1,
+            Reply::BadCommand(..) => self.core.counters.bad_commands += 1,
+            Reply::SendError(_) | Reply::NoSuchUser | Reply::TooManyColons => self.core.counters.refused_sends += 1,
             Reply::Recovered
+            | Reply::Help(_)
             | Reply::UserReceived
             | Reply::Authenticated
             | Reply::Sent
             | Reply::End
             | Reply::NoMessages
-            | Reply::DownloadError
+            | Reply::DownloadError(_)
             | Reply::UserError
             | Reply::AuthError => {}
         }

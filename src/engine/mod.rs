@@ -2,8 +2,10 @@
 //! who has what queued, who may download it, who is throttled. No clock, no thread, no socket: whoever runs it passes
 //! the time in and carries the answers to and fro, so that it can be simulated whole.
 
+mod address;
 mod admin;
 mod age;
+mod answers;
 mod core;
 pub mod events;
 mod logins;
@@ -23,9 +25,10 @@ use std::collections::VecDeque;
 use self::core::{Core, Desk};
 use self::events::{AdminResult, Event, Limit};
 pub use self::logins::Verification;
-use self::port::{AddressKey, Answer, Batch, FromStore, LoginRecord, Op, Outcome, Page, RequestId, SessionId};
+use self::port::{AddressKey, Batch, FromStore, Op, Origin, RequestId, SessionId};
 use self::settings::Settings;
 use self::slot::Slot;
+pub use self::succession::VERSION;
 pub use self::work::BATCHES_UNDER_WAY_MAX;
 use crate::proto::dfa::Dialect;
 use crate::proto::download::MessageId;
@@ -111,9 +114,10 @@ impl Engine {
     ///
     /// # Errors
     /// The limit that is reached: the client is to be told 500 and closed.
-    pub fn open(&mut self, from: AddressKey, dialect: Dialect, now: Millis) -> Result<SessionId, Limit> {
+    pub fn open(&mut self, from: impl Into<Origin>, dialect: Dialect, now: Millis) -> Result<SessionId, Limit> {
+        let from: Origin = from.into();
         let limits = self.settings.limits;
-        let at_address = self.per_address.get(&from).copied().unwrap_or(0);
+        let at_address = self.per_address.get(&from.key).copied().unwrap_or(0);
         let refused = if self.connections() >= limits.connections {
             Some(Limit::Connections)
         } else if at_address >= limits.connections_per_address {
@@ -131,14 +135,17 @@ impl Engine {
     }
 
     /// Gives a session a place.
-    fn place(&mut self, session: Session, from: AddressKey, opened: Millis) -> SessionId {
-        *self.per_address.entry(from).or_default() += 1;
+    fn place(&mut self, session: Session, from: Origin, opened: Millis) -> SessionId {
+        *self.per_address.entry(from.key).or_default() += 1;
         self.core.counters.connections += 1;
         self.serials += 1;
         let place = self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
         let session = Some(session);
-        let slot = Slot { serial: self.serials, place, from, opened, timer: None, dirty: false, session };
+        let slot = Slot { serial: self.serials, place, from: from.key, opened, timer: None, dirty: false, session };
         let id = slot.id();
+        if let Some(former) = from.former {
+            self.core.formers.insert(id, former);
+        }
         match self.slots.get_mut(place as usize) {
             Some(old) => *old = slot,
             None => self.slots.push(slot),
@@ -164,6 +171,7 @@ impl Engine {
             self.core.release(user, id);
         }
         self.core.logins.abandon(id);
+        self.core.formers.remove(&id);
         if let Some(count) = self.per_address.get_mut(&from) {
             *count -= 1;
             if *count == 0 {
@@ -421,68 +429,6 @@ impl Engine {
                 self.with(session, now, |s, cx| s.granted(cx));
             }
         }
-    }
-
-    fn answer(&mut self, answer: Answer, now: Millis) {
-        match answer {
-            Answer::Page { session, download, page } => {
-                let user = self.session(session).and_then(|s| s.state().user());
-                let page = page.map(|page| self.still_queued(user, page));
-                self.delete_early(page.as_ref(), now);
-                self.with(session, now, |s, cx| s.page(download, page, cx));
-            }
-            Answer::Login { session, record } => {
-                // A store that cannot say is answered like an unknown user: nobody gets in.
-                let record: Option<Box<LoginRecord>> = record.ok().flatten();
-                self.core.logins.looked_up(session, record);
-            }
-            Answer::Admin { request, answer } => self.admin_answer(request, answer),
-        }
-    }
-
-    /// Without the messages that were purged while the page was on its way.
-    fn still_queued(&self, user: Option<Username>, mut page: Page) -> Page {
-        if let Some(user) = user {
-            page.messages.retain(|m| self.core.queues.contains(user, m.id));
-        }
-        page
-    }
-
-    fn done(&mut self, batch: Batch, outcome: Outcome, now: Millis) {
-        self.core.work.done(&batch, outcome);
-        self.core.counters.store_batches += 1;
-        if !outcome.inserts || !outcome.deletes {
-            self.core.counters.store_failures += 1;
-        }
-        for op in &batch.ops {
-            match op {
-                Op::Insert { .. } if sabotage::replies_early() => {}
-                Op::Insert { session, id, recipient, .. } => {
-                    self.stored(*session, *recipient, *id, outcome.inserts, now);
-                }
-                Op::Delete { session, .. } => self.with(*session, now, |s, cx| s.deleted(outcome.deletes, cx)),
-                Op::Forget { .. } | Op::Fetch { .. } | Op::Lookup { .. } | Op::LoggedIn { .. } | Op::Admin { .. } => {}
-            }
-        }
-        self.core.work.recycle(batch);
-        for session in std::mem::take(&mut self.core.starved) {
-            self.with(session, now, |s, cx| s.resume(cx));
-        }
-    }
-
-    fn stored(&mut self, session: SessionId, recipient: Username, id: MessageId, ok: bool, now: Millis) {
-        if ok {
-            self.core.counters.stored += 1;
-            match self.core.queues.commit(recipient, id) {
-                Some(true) => self.core.grants.push_back(recipient),
-                Some(false) => {}
-                // Its recipient was removed meanwhile, and so was it.
-                None => self.core.counters.removed += 1,
-            }
-        } else {
-            self.core.queues.remove(recipient, id);
-        }
-        self.with(session, now, |s, cx| s.stored(ok, cx));
     }
 }
 

@@ -2,9 +2,9 @@
 //! answers reads with [`Answer`]s and hands the batch back, in the order in which it got them, once its writes are on
 //! stable storage or have failed.
 
-use std::net::IpAddr;
 use std::ops::Range;
 
+pub use super::address::{AddressKey, Origin};
 pub use crate::proto::download::{MessageId, Page, PageMessage};
 use crate::proto::types::Username;
 
@@ -18,24 +18,6 @@ pub struct SessionId {
 /// A control request that waits for an answer; never used twice within a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId(pub u64);
-
-/// What an address counts as in limits and throttles: an IPv4 address, an IPv6 /64, or a local user.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum AddressKey {
-    V4(u32),
-    V6(u64),
-    Local(u32),
-}
-
-impl AddressKey {
-    /// The key of `address`; an IPv4 address that arrives mapped into IPv6 is an IPv4 address.
-    pub fn of(address: IpAddr) -> AddressKey {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => AddressKey::V4(v4.to_bits()),
-            IpAddr::V6(v6) => AddressKey::V6((v6.to_bits() >> 64) as u64),
-        }
-    }
-}
 
 /// One piece of work for the store. Ranges index the batch's `bytes` or `ids`.
 #[derive(Debug)]
@@ -57,7 +39,7 @@ pub enum Op {
     /// Read: the messages `ids[ids]`, in that order. Answered by [`Answer::Page`].
     Fetch { session: SessionId, download: u32, ids: Range<u32> },
     /// Read: what a login as `name` from `from` is to be checked against. Answered by [`Answer::Login`].
-    Lookup { session: SessionId, name: Username, from: AddressKey },
+    Lookup { session: SessionId, name: Username, from: Origin },
     /// Write, nobody waits: a login succeeded at `at` (seconds since 1970); `rehash` replaces the stored hash if that
     /// is still `rehash.0`.
     LoggedIn { name: Username, from: AddressKey, at: u64, rehash: Option<Box<(String, String)>> },

@@ -21,7 +21,7 @@ impl Engine {
         }
         for op in batch.iter().flat_map(|batch| &batch.ops) {
             if let Op::Insert { session, id, recipient, .. } = op {
-                self.stored(*session, *recipient, *id, true, now);
+                self.stored(*session, *recipient, *id, Ok(()), now);
             }
         }
     }

@@ -3,17 +3,19 @@
 
 use std::collections::HashSet;
 
-use super::port::{AddressKey, SessionId};
+use super::port::{Origin, SessionId};
 use super::slot::Slot;
 use super::{Engine, age};
-use crate::proto::codec::{Reader, Writer};
+use crate::proto::codec::{Form, Reader, Writer};
 use crate::proto::dfa::Dialect;
 use crate::proto::download::MessageId;
 use crate::proto::session::Session;
 use crate::proto::types::Millis;
 
-/// Of the sessions' records' form. One of another version is not read.
-pub const VERSION: u16 = 2;
+/// Of the sessions' records' form. One that is neither this nor 0.1.0's is not read.
+pub const VERSION: u16 = 3;
+/// What 0.1.0 wrote.
+const OLD_VERSION: u16 = 2;
 /// Of the form of what is not any connection's.
 const COMMON_VERSION: u16 = 2;
 
@@ -59,14 +61,16 @@ impl Engine {
 
     /// Takes up a session of a client at `from`. `None`: the record is of another version or unsound, or the user is no
     /// longer there; the connection is to be closed.
-    pub fn thaw(&mut self, record: &[u8], from: AddressKey, now: Millis) -> Option<SessionId> {
+    pub fn thaw(&mut self, record: &[u8], from: impl Into<Origin>, now: Millis) -> Option<SessionId> {
         let mut reader = Reader::new(record);
-        if reader.u16()? != VERSION {
-            return None;
-        }
+        let form = match reader.u16()? {
+            VERSION => Form::Now,
+            OLD_VERSION => Form::Old,
+            _ => return None,
+        };
         let age = reader.u64()?;
         let end = MessageId(reader.u64()?);
-        let session = Session::thaw(&mut reader, now)?;
+        let session = Session::thaw(&mut reader, form, now)?;
         reader.end()?;
         if session.state().user().is_some_and(|user| !self.core.queues.exists(user)) {
             return None;
@@ -75,7 +79,7 @@ impl Engine {
         if !matches!(download, Some((_, false, _))) && end.0 != 0 {
             return None;
         }
-        let id = self.place(session, from, now.saturating_sub(age));
+        let id = self.place(session, from.into(), now.saturating_sub(age));
         match download {
             Some((user, true, _)) => self.core.queues.wait(user, id),
             Some((user, false, sent)) if !self.core.queues.lease_again(user, id, sent, end) => {

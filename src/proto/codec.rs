@@ -1,5 +1,14 @@
 //! Bytes for values that one process leaves to the next: little-endian, every length bounded, nothing guessed.
 
+/// Which version wrote a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// 0.1.0.
+    Old,
+    /// This one.
+    Now,
+}
+
 /// Appends values.
 #[derive(Debug, Default)]
 pub struct Writer {

@@ -1,6 +1,6 @@
 //! From a client's line to what it means (docs/protocol.md sections 1 to 3).
 
-use super::limits::{VERB_BYTES, WAIT_MAX_SECONDS, WINDOW_MAX_MESSAGES};
+use super::limits::{MESSAGE_MAX_BYTES, VERB_BYTES, WAIT_MAX_SECONDS, WINDOW_MAX_MESSAGES};
 use super::types::{Password, Username, is_message};
 
 /// A client's line without its terminator, or what is left of one that was too long.
@@ -35,11 +35,27 @@ impl Verb {
 /// What is wrong with an SMSG, as far as its bytes tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendFault {
-    /// No `:`, an empty side, over-long, or a message of wrong length or characters.
-    Malformed,
+    NoColon,
+    EmptySide,
     TooManyColons,
+    /// The PDU or its message.
+    TooLong,
+    NotUtf8,
+    ControlCharacter,
     /// A recipient that no user can be called.
     ImpossibleName,
+}
+
+/// What is wrong with a line for which no other code than 500 is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    UnknownVerb,
+    Empty,
+    Overlong,
+    /// RMSG's number.
+    Window,
+    /// WMSG's number.
+    Seconds,
 }
 
 /// A client PDU.
@@ -67,8 +83,9 @@ pub enum Command<'a> {
     Reject,
     /// 201
     Recover,
+    Help,
     Terminate,
-    Bad,
+    Bad(Fault),
 }
 
 impl<'a> Command<'a> {
@@ -80,8 +97,8 @@ impl<'a> Command<'a> {
                 return match Verb::of(&verb) {
                     Verb::User => Command::BadUser,
                     Verb::Pass => Command::BadPass,
-                    Verb::Smsg => Command::BadSend(SendFault::Malformed),
-                    Verb::Other => Command::Bad,
+                    Verb::Smsg => Command::BadSend(SendFault::TooLong),
+                    Verb::Other => Command::Bad(Fault::Overlong),
                 };
             }
         };
@@ -94,8 +111,15 @@ impl<'a> Command<'a> {
             b"USER" => Username::parse(argument).map_or(Command::BadUser, Command::User),
             b"PASS" => Password::parse(argument).map_or(Command::BadPass, Command::Pass),
             b"RMSG" if argument.is_empty() => Command::Receive { window: 1 },
-            b"RMSG" => number(argument, WINDOW_MAX_MESSAGES).map_or(Command::Bad, |window| Command::Receive { window }),
-            b"WMSG" => number(argument, WAIT_MAX_SECONDS).map_or(Command::Bad, |seconds| Command::Wait { seconds }),
+            b"RMSG" => match number(argument, WINDOW_MAX_MESSAGES) {
+                Some(window) => Command::Receive { window },
+                None => Command::Bad(Fault::Window),
+            },
+            b"WMSG" => match number(argument, WAIT_MAX_SECONDS) {
+                Some(seconds) => Command::Wait { seconds },
+                None => Command::Bad(Fault::Seconds),
+            },
+            b"HELP" => Command::Help,
             b"TERM" => Command::Terminate,
             _ => code(bytes),
         }
@@ -105,34 +129,45 @@ impl<'a> Command<'a> {
 /// A code: three digits and then the end or a space.
 fn code<'a>(bytes: &[u8]) -> Command<'a> {
     let Some((digits, rest)) = bytes.split_first_chunk::<3>() else {
-        return Command::Bad;
+        return Command::Bad(if bytes.is_empty() { Fault::Empty } else { Fault::UnknownVerb });
     };
     match (digits, rest.first()) {
         (b"250", None | Some(b' ')) => Command::Acknowledge,
         (b"550", None | Some(b' ')) => Command::Reject,
         (b"201", None | Some(b' ')) => Command::Recover,
-        _ => Command::Bad,
+        _ => Command::Bad(Fault::UnknownVerb),
     }
 }
 
 fn send(argument: &[u8], allow_colon: bool) -> Command<'_> {
     let Some(colon) = argument.iter().position(|b| *b == b':') else {
-        return Command::BadSend(SendFault::Malformed);
+        return Command::BadSend(SendFault::NoColon);
     };
     let (recipient, body) = argument.split_at(colon);
     let body = body.get(1..).unwrap_or_default();
     if recipient.is_empty() || body.is_empty() {
-        return Command::BadSend(SendFault::Malformed);
+        return Command::BadSend(SendFault::EmptySide);
     }
     if !allow_colon && body.contains(&b':') {
         return Command::BadSend(SendFault::TooManyColons);
     }
     if !is_message(body) {
-        return Command::BadSend(SendFault::Malformed);
+        return Command::BadSend(fault_of(body));
     }
     match Username::parse(recipient) {
         Some(recipient) => Command::Send { recipient, body },
         None => Command::BadSend(SendFault::ImpossibleName),
+    }
+}
+
+/// Why `body` is no message.
+fn fault_of(body: &[u8]) -> SendFault {
+    if body.len() > MESSAGE_MAX_BYTES {
+        SendFault::TooLong
+    } else if std::str::from_utf8(body).is_err() {
+        SendFault::NotUtf8
+    } else {
+        SendFault::ControlCharacter
     }
 }
 

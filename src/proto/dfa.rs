@@ -1,9 +1,12 @@
 //! The state table of docs/protocol.md section 5: one complete function from (state, event) to what follows. It knows
 //! nothing of bytes, time or store.
 
-use super::command::{SendFault, Verb};
+mod causes;
+
+use self::causes::{fault_reply, refusal_reply};
+use super::command::{Fault, SendFault, Verb};
 use super::download::{Download, MessageId, Page};
-use super::reply::Reply;
+use super::reply::{NotSent, Reply, Stopped};
 use super::types::{Password, Username};
 
 /// A session's state; each owns what it needs.
@@ -40,8 +43,12 @@ impl Dialect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     NoSuchUser,
-    /// Over quota, or not known to be stored.
-    Failed,
+    QueueFull,
+    /// The sender's share of that queue is used up.
+    SenderFull,
+    NoRoom,
+    /// It is not known whether it is stored.
+    Unknown,
 }
 
 /// What can happen to a session.
@@ -65,8 +72,9 @@ pub enum Event {
     Acknowledge,
     Reject,
     Recover,
+    Help,
     Terminate,
-    Bad,
+    Bad(Fault),
     /// A PDU that began with this verb did not end in time.
     Late(Verb),
     /// The credentials were checked.
@@ -180,10 +188,6 @@ impl State {
     fn stays(self) -> Step {
         self.says(Say::Nothing)
     }
-
-    fn bad(self) -> Step {
-        self.replies(Reply::BadCommand)
-    }
 }
 
 /// Error Processing, or, for a client that knows no such state, Process Command.
@@ -216,6 +220,7 @@ fn idle(event: Event) -> Step {
     match event {
         Event::User(name) => State::UserValidated { name }.replies(Reply::UserReceived),
         Event::BadUser | Event::Late(Verb::User) => State::Idle.replies(Reply::UserError),
+        Event::Help => State::Idle.helps(),
         Event::Terminate => terminate(),
         Event::Pass(_)
         | Event::BadPass
@@ -226,8 +231,8 @@ fn idle(event: Event) -> Step {
         | Event::Acknowledge
         | Event::Reject
         | Event::Recover
-        | Event::Bad
-        | Event::Late(Verb::Pass | Verb::Smsg | Verb::Other) => State::Idle.bad(),
+        | Event::Bad(_)
+        | Event::Late(Verb::Pass | Verb::Smsg | Verb::Other) => State::Idle.bad(&event),
         Event::Verified(_)
         | Event::Stored
         | Event::Refused(_)
@@ -251,6 +256,7 @@ fn user_validated(name: Username, event: Event) -> Step {
         Event::BadPass | Event::Late(Verb::Pass) => {
             Step { state: State::Idle, say: Say::Reply(Reply::AuthError), action: Action::VerifyNothing { name } }
         }
+        Event::Help => state.helps(),
         Event::Terminate => terminate(),
         Event::User(_)
         | Event::BadUser
@@ -261,8 +267,8 @@ fn user_validated(name: Username, event: Event) -> Step {
         | Event::Acknowledge
         | Event::Reject
         | Event::Recover
-        | Event::Bad
-        | Event::Late(Verb::User | Verb::Smsg | Verb::Other) => state.bad(),
+        | Event::Bad(_)
+        | Event::Late(Verb::User | Verb::Smsg | Verb::Other) => state.bad(&event),
         Event::Verified(_)
         | Event::Stored
         | Event::Refused(_)
@@ -291,8 +297,9 @@ fn authentication_validated(name: Username, event: Event) -> Step {
         | Event::Acknowledge
         | Event::Reject
         | Event::Recover
+        | Event::Help
         | Event::Terminate
-        | Event::Bad
+        | Event::Bad(_)
         | Event::Late(_) => state.says(Say::Later),
         Event::Stored
         | Event::Refused(_)
@@ -310,9 +317,8 @@ fn process_command(user: Username, event: Event, dialect: Dialect) -> Step {
     let failed = |reply| error_state(user, dialect).replies(reply);
     match event {
         Event::Send => Step { state: State::SendingMessage { user }, say: Say::Nothing, action: Action::Store },
-        Event::BadSend(SendFault::Malformed) | Event::Late(Verb::Smsg) => failed(Reply::SendError),
-        Event::BadSend(SendFault::TooManyColons) => failed(Reply::TooManyColons),
-        Event::BadSend(SendFault::ImpossibleName) => failed(Reply::NoSuchUser),
+        Event::BadSend(fault) => failed(fault_reply(fault)),
+        Event::Late(Verb::Smsg) => failed(Reply::SendError(NotSent::Late)),
         Event::Receive { window, serial } => Step {
             state: State::ReceivingMessage { user, download: Box::new(Download::new(serial, window, false)) },
             say: Say::Messages,
@@ -323,14 +329,15 @@ fn process_command(user: Username, event: Event, dialect: Dialect) -> Step {
             say: Say::Messages,
             action: Action::AwaitMessage { seconds },
         },
+        Event::Help => state.helps(),
         Event::Terminate => terminate(),
         Event::User(_)
         | Event::BadUser
         | Event::Pass(_)
         | Event::BadPass
         | Event::Recover
-        | Event::Bad
-        | Event::Late(Verb::User | Verb::Pass | Verb::Other) => state.bad(),
+        | Event::Bad(_)
+        | Event::Late(Verb::User | Verb::Pass | Verb::Other) => state.bad(&event),
         // Late or superfluous acknowledgements mean nothing.
         Event::Acknowledge
         | Event::Reject
@@ -350,8 +357,7 @@ fn sending_message(user: Username, event: Event, dialect: Dialect) -> Step {
     let state = State::SendingMessage { user };
     match event {
         Event::Stored => State::ProcessCommand { user }.replies(Reply::Sent),
-        Event::Refused(Refusal::Failed) => error_state(user, dialect).replies(Reply::SendError),
-        Event::Refused(Refusal::NoSuchUser) => error_state(user, dialect).replies(Reply::NoSuchUser),
+        Event::Refused(refusal) => error_state(user, dialect).replies(refusal_reply(refusal)),
         Event::User(_)
         | Event::BadUser
         | Event::Pass(_)
@@ -363,8 +369,9 @@ fn sending_message(user: Username, event: Event, dialect: Dialect) -> Step {
         | Event::Acknowledge
         | Event::Reject
         | Event::Recover
+        | Event::Help
         | Event::Terminate
-        | Event::Bad
+        | Event::Bad(_)
         | Event::Late(_) => state.says(Say::Later),
         Event::Verified(_)
         | Event::Nothing
@@ -399,7 +406,12 @@ fn receiving_message(user: Username, mut download: Box<Download>, event: Event, 
             let reply = if download.delivered { Reply::End } else { Reply::NoMessages };
             leaves(State::ProcessCommand { user }, Say::Reply(reply))
         }
-        Event::StoreFailed | Event::AckTimeout => leaves(error_state(user, dialect), Say::Reply(Reply::DownloadError)),
+        Event::StoreFailed => {
+            leaves(error_state(user, dialect), Say::Reply(Reply::DownloadError(Stopped::StoreFailed)))
+        }
+        Event::AckTimeout => {
+            leaves(error_state(user, dialect), Say::Reply(Reply::DownloadError(Stopped::NotAcknowledged)))
+        }
         Event::Granted => {
             download.waiting = false;
             Step { state: State::ReceivingMessage { user, download }, say: Say::Messages, action: Action::ReadQueue }
@@ -418,12 +430,17 @@ fn receiving_message(user: Username, mut download: Box<Download>, event: Event, 
         | Event::Receive { .. }
         | Event::Wait { .. }
         | Event::Recover
-        | Event::Bad
+        | Event::Help
+        | Event::Bad(_)
         | Event::Late(_) => {
             // While WMSG waits the wait is ended first: the PDU belongs to Process Command.
             let later = download.unacknowledged.is_empty();
             let state = State::ReceivingMessage { user, download };
-            if later { state.says(Say::Later) } else { state.bad() }
+            match event {
+                _ if later => state.says(Say::Later),
+                Event::Help => state.helps(),
+                _ => state.bad(&event),
+            }
         }
         Event::Verified(_) | Event::Stored | Event::Refused(_) => State::ReceivingMessage { user, download }.stays(),
     }
@@ -433,6 +450,7 @@ fn error_processing(user: Username, event: Event) -> Step {
     let state = State::ErrorProcessing { user };
     match event {
         Event::Recover => State::ProcessCommand { user }.replies(Reply::Recovered),
+        Event::Help => state.helps(),
         Event::Terminate => terminate(),
         Event::User(_)
         | Event::BadUser
@@ -442,8 +460,8 @@ fn error_processing(user: Username, event: Event) -> Step {
         | Event::BadSend(_)
         | Event::Receive { .. }
         | Event::Wait { .. }
-        | Event::Bad
-        | Event::Late(_) => state.bad(),
+        | Event::Bad(_)
+        | Event::Late(_) => state.bad(&event),
         Event::Acknowledge
         | Event::Reject
         | Event::Verified(_)

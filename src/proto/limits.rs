@@ -18,6 +18,8 @@ pub const WINDOW_MAX_MESSAGES: u16 = 256;
 pub const WAIT_MAX_SECONDS: u16 = 300;
 /// Failed logins of one connection after which it is closed.
 pub const LOGIN_FAILURES_MAX: u8 = 3;
+/// Replies of 500 or 560 before a login, behind the last of which the connection is closed.
+pub const BAD_PDUS_MAX: u8 = 20;
 
 /// Stores of one session that may be under way behind the one that is answered next (pipelined SMSGs).
 pub const OVERLAP_MAX_STORES: u16 = 64;

@@ -6,14 +6,14 @@ mod snapshot;
 
 use super::command::{Line, Verb};
 use super::limits::{PASSWORD_MAX_BYTES, PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
-use super::telnet::{Nvt, Telnet};
+use super::telnet::{IAC, Nvt, Telnet};
 
 const LF: u8 = b'\n';
 const CR: u8 = b'\r';
 /// Bytes of a line that tell what becomes of it: no more of an over-long one are copied.
 const TELLING_BYTES: usize = PDU_MAX_BYTES + VERB_BYTES;
 /// A line of this length never moves in memory: the longest PASS, so that no part of one is left where it was.
-const FIRST_BYTES: usize = VERB_BYTES + 1 + PASSWORD_MAX_BYTES + 2;
+const FIRST_BYTES: usize = VERB_BYTES + 1 + PASSWORD_MAX_BYTES;
 
 /// What [`Decoder::peek`] finds next in the stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum Found<'a> {
     AreYouThere,
     /// More than `UNTERMINATED_MAX_BYTES` without a terminator.
     Flood,
+    /// The client has said that nothing more comes; what follows was thrown away.
+    End,
     /// All input is used up.
     More,
 }
@@ -39,12 +41,18 @@ pub struct Token(usize);
 pub struct Decoder {
     telnet: Telnet,
     mode: Mode,
-    /// The unfinished line, or the finished one in `Mode::Whole`; with a CR at its end if one came.
+    /// The unfinished line, or the finished one in `Mode::Whole`; without the CRs at its end.
     held: Vec<u8>,
-    /// Bytes since the last terminator that are no longer in the line: erased, or of subnegotiations.
+    /// Bytes that came of a line that is not held, without the CRs at its end.
+    total: u32,
+    /// CRs behind the line's last byte: of its terminator, if LF follows.
+    crs: u32,
+    /// The last byte was a CR: a NUL right behind it belongs to it.
+    after_cr: bool,
+    /// Silence ended a line behind a CR: an LF that comes first belongs to that end.
+    owes_lf: bool,
+    /// Bytes since the last terminator that are not in the line: erased, of subnegotiations, the NUL of CR NUL.
     swallowed: u32,
-    /// The CR at the line's end was CR NUL: a byte of the line, and not the half of a terminator.
-    data_cr: bool,
     /// Bytes of an unfinished line came; NVT commands are none.
     touched: bool,
 }
@@ -54,10 +62,10 @@ enum Mode {
     /// A line is being collected, or none has begun.
     #[default]
     Collect,
-    /// The line is over-long; `total` bytes of it came.
-    Overlong { verb: [u8; VERB_BYTES], total: u32 },
+    /// The line is over-long.
+    Overlong { verb: [u8; VERB_BYTES] },
     /// The rest of a line that was answered when it took too long.
-    Skip { total: u32 },
+    Skip,
     /// `held` is a whole line.
     Whole,
     /// An over-long line has ended.
@@ -74,14 +82,15 @@ impl Decoder {
             match self.collect(input) {
                 Some(Nvt::Refuse(bytes)) => return Found::Refuse(bytes),
                 Some(Nvt::AreYouThere) => return Found::AreYouThere,
-                Some(Nvt::Nothing | Nvt::Data(_) | Nvt::EraseCharacter | Nvt::EraseLine) | None => {}
+                _ => {}
             }
         }
         match self.mode {
-            Mode::Whole => Found::Line(Line::Whole(without_cr(&self.held)), Token(0)),
+            Mode::Whole => Found::Line(Line::Whole(&self.held), Token(0)),
             Mode::WholeOverlong { verb } => Found::Line(Line::Overlong(verb), Token(0)),
-            Mode::Overlong { .. } | Mode::Skip { .. } | Mode::Collect if self.flooded() => Found::Flood,
-            Mode::Overlong { .. } | Mode::Skip { .. } | Mode::Collect => Found::More,
+            Mode::Overlong { .. } | Mode::Skip | Mode::Collect if self.flooded() => Found::Flood,
+            Mode::Overlong { .. } | Mode::Skip | Mode::Collect if self.telnet.has_ended() => Found::End,
+            Mode::Overlong { .. } | Mode::Skip | Mode::Collect => Found::More,
         }
     }
 
@@ -97,15 +106,15 @@ impl Decoder {
     /// Whether a line has begun that has no end yet.
     pub fn unfinished(&self) -> bool {
         match self.mode {
-            Mode::Collect => !self.held.is_empty(),
-            Mode::Overlong { .. } | Mode::Skip { .. } => true,
+            Mode::Collect => !self.held.is_empty() || self.crs > 0,
+            Mode::Overlong { .. } | Mode::Skip => true,
             Mode::Whole | Mode::WholeOverlong { .. } => false,
         }
     }
 
     /// Whether the time of an unfinished line counts: not once it was answered.
     pub fn collecting(&self) -> bool {
-        self.unfinished() && !matches!(self.mode, Mode::Skip { .. })
+        self.unfinished() && !matches!(self.mode, Mode::Skip)
     }
 
     /// Whether a whole line waits in here.
@@ -118,13 +127,22 @@ impl Decoder {
     pub fn give_up(&mut self) -> Option<Verb> {
         let verb = match self.mode {
             Mode::Collect => Some(Verb::of(&self.held)),
-            Mode::Overlong { .. } | Mode::Skip { .. } => None,
+            Mode::Overlong { .. } | Mode::Skip => None,
             Mode::Whole | Mode::WholeOverlong { .. } => return None,
         };
         let total = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
+        let crs = self.crs;
         self.forget();
-        self.mode = Mode::Skip { total };
+        (self.crs, self.total, self.mode) = (crs, total, Mode::Skip);
         verb
+    }
+
+    /// The unfinished line will never have an end.
+    pub fn drop_unfinished(&mut self) {
+        if self.unfinished() {
+            self.forget();
+        }
+        self.telnet.close();
     }
 
     /// The usual case: a whole line without anything special in it stands in the input and is not copied.
@@ -132,11 +150,14 @@ impl Decoder {
         if self.mode != Mode::Collect || !self.held.is_empty() || !self.telnet.is_plain() {
             return None;
         }
+        if self.crs > 0 || self.owes_lf {
+            return None;
+        }
         let end = plain_length(input);
         if input.get(end) != Some(&LF) || end + self.swallowed as usize > UNTERMINATED_MAX_BYTES {
             return None;
         }
-        let line = without_cr(input.get(..end)?);
+        let line = without_crs(input.get(..end)?);
         let found = if line.len() <= PDU_MAX_BYTES { Line::Whole(line) } else { Line::Overlong(verb_of(line)) };
         Some(Found::Line(found, Token(end + 1)))
     }
@@ -156,15 +177,35 @@ impl Decoder {
                     continue;
                 }
             }
+            let again = *input;
             *input = rest;
             match self.telnet.feed(byte) {
+                Nvt::Data(LF) if self.owes_lf => (self.owes_lf, self.after_cr) = (false, false),
                 Nvt::Data(LF) => {
                     self.end();
                     if self.finished() {
                         return None;
                     }
                 }
-                Nvt::Data(0) if self.held.last() == Some(&CR) && !self.data_cr => self.keep_cr(),
+                Nvt::Data(0) if self.after_cr => {
+                    self.after_cr = false;
+                    self.touched |= self.unfinished();
+                    self.swallow(1);
+                    if self.flooded() {
+                        return None;
+                    }
+                }
+                Nvt::Stray => {
+                    self.push(&[IAC]);
+                    *input = again;
+                    if self.flooded() {
+                        return None;
+                    }
+                }
+                Nvt::End => {
+                    *input = &[];
+                    return None;
+                }
                 Nvt::Data(byte) => {
                     self.push(&[byte]);
                     if self.flooded() {
@@ -185,37 +226,38 @@ impl Decoder {
         None
     }
 
+    /// Bytes of the line came. CRs at the end are counted only: they may be its terminator's.
     fn push(&mut self, bytes: &[u8]) {
-        self.data_cr = false;
         self.touched = true;
-        let more = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        match &mut self.mode {
-            Mode::Overlong { total, .. } | Mode::Skip { total } => *total = total.saturating_add(more),
+        self.owes_lf = false;
+        let text = without_crs(bytes);
+        let crs = u32::try_from(bytes.len() - text.len()).unwrap_or(u32::MAX);
+        self.after_cr = crs > 0;
+        if text.is_empty() {
+            self.crs = self.crs.saturating_add(crs);
+            return;
+        }
+        let before = std::mem::replace(&mut self.crs, crs);
+        let more = before.saturating_add(u32::try_from(text.len()).unwrap_or(u32::MAX));
+        match self.mode {
+            Mode::Overlong { .. } | Mode::Skip => self.total = self.total.saturating_add(more),
             Mode::Collect => {
                 if self.held.capacity() == 0 {
                     self.held.reserve(FIRST_BYTES);
                 }
-                let room = TELLING_BYTES.saturating_sub(self.held.len());
-                let length = self.held.len() + bytes.len();
-                self.held.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
-                if length > PDU_MAX_BYTES + 1 || (length == PDU_MAX_BYTES + 1 && self.held.last() != Some(&CR)) {
+                let length = self.held.len() + more as usize;
+                let room = |held: &Vec<u8>| TELLING_BYTES.saturating_sub(held.len());
+                // The CRs before belong to the line after all.
+                self.held.resize(self.held.len() + room(&self.held).min(before as usize), CR);
+                self.held.extend_from_slice(text.get(..room(&self.held).min(text.len())).unwrap_or_default());
+                if length > PDU_MAX_BYTES {
                     let verb = verb_of(&self.held);
                     self.forget();
-                    self.mode = Mode::Overlong { verb, total: u32::try_from(length).unwrap_or(u32::MAX) };
+                    (self.crs, self.total) = (crs, u32::try_from(length).unwrap_or(u32::MAX));
+                    self.mode = Mode::Overlong { verb };
                 }
             }
             Mode::Whole | Mode::WholeOverlong { .. } => {}
-        }
-    }
-
-    /// The line's CR was followed by NUL.
-    fn keep_cr(&mut self) {
-        self.data_cr = true;
-        self.touched = true;
-        if self.held.len() > PDU_MAX_BYTES {
-            let (verb, total) = (verb_of(&self.held), u32::try_from(self.held.len()).unwrap_or(u32::MAX));
-            self.forget();
-            self.mode = Mode::Overlong { verb, total };
         }
     }
 
@@ -226,33 +268,29 @@ impl Decoder {
     fn flooded(&self) -> bool {
         let in_line = match self.mode {
             Mode::Collect => self.held.len(),
-            Mode::Overlong { total, .. } | Mode::Skip { total } => total as usize,
+            Mode::Overlong { .. } | Mode::Skip => self.total as usize,
             Mode::Whole | Mode::WholeOverlong { .. } => return false,
         };
-        in_line + self.swallowed as usize > UNTERMINATED_MAX_BYTES
+        in_line + self.crs as usize + self.swallowed as usize > UNTERMINATED_MAX_BYTES
     }
 
     /// A terminator came.
     fn end(&mut self) {
-        self.swallowed = 0;
+        (self.swallowed, self.crs, self.after_cr, self.owes_lf) = (0, 0, false, false);
         match self.mode {
-            Mode::Collect => {
-                if self.data_cr {
-                    // The one that is taken for the terminator's.
-                    self.held.push(CR);
-                }
-                self.mode = Mode::Whole;
-            }
-            Mode::Overlong { verb, .. } => self.mode = Mode::WholeOverlong { verb },
-            Mode::Skip { .. } => self.forget(),
+            Mode::Collect => self.mode = Mode::Whole,
+            Mode::Overlong { verb } => (self.mode, self.total) = (Mode::WholeOverlong { verb }, 0),
+            Mode::Skip => self.forget(),
             Mode::Whole | Mode::WholeOverlong { .. } => {}
         }
     }
 
     fn erase_character(&mut self) {
-        if self.mode == Mode::Collect {
+        if self.crs > 0 {
+            self.crs -= 1;
+            self.swallow(1);
+        } else if self.mode == Mode::Collect {
             let before = self.held.len();
-            self.data_cr = false;
             while let Some(byte) = self.held.pop() {
                 let continues = byte & 0xc0 == 0x80;
                 if !continues {
@@ -260,24 +298,26 @@ impl Decoder {
                 }
             }
             self.swallow(before - self.held.len());
-            if self.held.is_empty() {
-                self.forget();
-            }
+            // Those before it are at the line's end now.
+            let text = without_crs(&self.held).len();
+            self.crs = u32::try_from(self.held.len() - text).unwrap_or(u32::MAX);
+            self.held.truncate(text);
+        }
+        self.after_cr = false;
+        if self.mode == Mode::Collect && !self.unfinished() {
+            self.forget();
         }
     }
 
     fn erase_line(&mut self) {
-        match self.mode {
-            Mode::Collect => {
-                self.swallow(self.held.len());
-                self.forget();
-            }
-            Mode::Overlong { total, .. } => {
-                self.swallow(total as usize);
-                self.forget();
-            }
-            Mode::Skip { .. } | Mode::Whole | Mode::WholeOverlong { .. } => {}
-        }
+        let erased = match self.mode {
+            Mode::Collect => self.held.len(),
+            Mode::Overlong { .. } => self.total as usize,
+            Mode::Skip | Mode::Whole | Mode::WholeOverlong { .. } => return,
+        };
+        self.swallow(erased + self.crs as usize);
+        self.after_cr = false;
+        self.forget();
     }
 
     /// Back to the start, without memory; a password does not stay in freed memory.
@@ -288,7 +328,7 @@ impl Decoder {
         }
         self.held = Vec::new();
         self.mode = Mode::Collect;
-        self.data_cr = false;
+        (self.crs, self.total) = (0, 0);
     }
 }
 
@@ -308,8 +348,13 @@ fn held_as(begun: &[u8]) -> Vec<u8> {
     held
 }
 
-fn without_cr(line: &[u8]) -> &[u8] {
-    line.strip_suffix(&[CR]).unwrap_or(line)
+/// However many stand right before the LF, and also what stood there as CR NUL: tools send CR CR LF and CR NUL CR LF for
+/// the end of one line.
+fn without_crs(mut line: &[u8]) -> &[u8] {
+    while let Some(rest) = line.strip_suffix(&[CR]) {
+        line = rest;
+    }
+    line
 }
 
 fn verb_of(line: &[u8]) -> [u8; VERB_BYTES] {
@@ -319,7 +364,7 @@ fn verb_of(line: &[u8]) -> [u8; VERB_BYTES] {
 /// How many bytes come before the first that is LF, NUL or IAC.
 fn plain_length(bytes: &[u8]) -> usize {
     const STEP: usize = 32;
-    let special = |b: &u8| *b == LF || *b == 0 || *b == super::telnet::IAC;
+    let special = |b: &u8| *b == LF || *b == 0 || *b == IAC;
     let mut length = 0;
     let (chunks, _) = bytes.as_chunks::<STEP>();
     for chunk in chunks {

@@ -65,6 +65,10 @@ pub struct Session {
     undeleted: u32,
     downloads: u32,
     failures: u8,
+    /// Replies of 500 or 560 before the login.
+    bad_pdus: u8,
+    /// No line has come yet.
+    fresh: bool,
     /// The reply 565 that waits for the work behind it.
     penance: bool,
     ended: bool,
@@ -93,6 +97,8 @@ impl Session {
             undeleted: 0,
             downloads: 0,
             failures: 0,
+            bad_pdus: 0,
+            fresh: true,
             penance: false,
             ended: false,
             dialect,
@@ -130,16 +136,16 @@ impl Session {
 
     /// The client's bytes, in order.
     pub fn receive<S: Services>(&mut self, bytes: &[u8], cx: &mut Context<'_, S>) {
-        if self.closing != Closing::Open {
+        if self.closing != Closing::Open || self.ended {
             return;
         }
-        self.hear(bytes, cx);
         if self.input.is_empty() {
+            self.hear(bytes, cx);
             let mut rest = bytes;
             self.run(&mut rest, cx);
             self.input = Waiting::of(&[rest]);
         } else {
-            self.input.append(bytes);
+            self.hear_behind(bytes, cx);
         }
         self.settle(cx);
     }
@@ -175,12 +181,12 @@ impl Session {
         self.resume(cx);
     }
 
-    /// The oldest message given to [`Services::store`] is on stable storage, or is not stored.
-    pub fn stored<S: Services>(&mut self, ok: bool, cx: &mut Context<'_, S>) {
+    /// The oldest message given to [`Services::store`] is on stable storage, or why it is not.
+    pub fn stored<S: Services>(&mut self, result: Result<(), Refusal>, cx: &mut Context<'_, S>) {
         if self.void > 0 {
             self.void -= 1;
         } else {
-            self.apply(if ok { Event::Stored } else { Event::Refused(Refusal::Failed) }, cx);
+            self.apply(result.map_or_else(Event::Refused, |()| Event::Stored), cx);
             self.follow_up(cx);
         }
         if self.ahead < OVERLAP_MAX_STORES / 2 && (self.has_pdu() || self.ended) {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 pub use self::samples::{KINDS, Kind, SITUATIONS, Situation};
-use super::command::{SendFault, Verb};
-use super::dfa::{Action, Dialect, Refusal, Say, State, Step, transition};
+use super::command::Verb;
+use super::dfa::{Action, Dialect, Say, State, Step, transition};
 use super::reply::Reply;
 
 /// One cell of the matrix.
@@ -44,15 +44,13 @@ pub fn matrix(dialect: Dialect) -> Vec<Cell> {
 /// from [`transition`].
 pub fn contract_rows() -> Vec<Row> {
     use {Kind as K, Situation as S};
-    let refused = [
-        (S::SendingMessage, K::Refused(Refusal::Failed)),
-        (S::SendingMessage, K::Refused(Refusal::NoSuchUser)),
+    let refused = KINDS.into_iter().filter_map(|kind| match kind {
+        K::Refused(_) => Some((S::SendingMessage, kind)),
         // What the bytes alone tell: Sending Message is passed through at once.
-        (S::ProcessCommand, K::BadSend(SendFault::Malformed)),
-        (S::ProcessCommand, K::BadSend(SendFault::TooManyColons)),
-        (S::ProcessCommand, K::BadSend(SendFault::ImpossibleName)),
-        (S::ProcessCommand, K::Late(Verb::Smsg)),
-    ];
+        K::BadSend(_) | K::Late(Verb::Smsg) => Some((S::ProcessCommand, kind)),
+        _ => None,
+    });
+    let refused: Vec<(Situation, Kind)> = refused.collect();
     let receiving = [S::Waiting, S::Reading, S::MoreToCome, S::LastSent];
     let with = |situations: &[Situation], kinds: &[Kind]| -> Vec<(Situation, Kind)> {
         situations.iter().flat_map(|s| kinds.iter().map(|k| (*s, *k))).collect()
@@ -80,7 +78,7 @@ pub fn contract_rows() -> Vec<Row> {
     rows
 }
 
-/// The picture of the table in the language of Graphviz. What only gets 500 is left out.
+/// The picture of the table in the language of Graphviz. What only gets 500 is left out, and HELP, which leads nowhere.
 pub fn dot(dialect: Dialect) -> String {
     let cells: Vec<Cell> = matrix(dialect).into_iter().filter(|cell| cell.is_drawn(dialect)).collect();
     let mut edges: BTreeMap<(usize, usize), BTreeMap<String, Vec<String>>> = BTreeMap::new();
@@ -217,6 +215,13 @@ impl Cell {
         self.say == Say::Nothing && !self.closes && self.next == self.situation.state_name()
     }
 
+    /// HELP changes no state, and has no row of its own.
+    pub fn is_help(&self) -> bool {
+        self.kind == Kind::Help
+            && matches!(self.say, Say::Reply(Reply::Help(_)))
+            && self.next == self.situation.state_name()
+    }
+
     /// A 250 or 550 that nothing waits for is ignored from Process Command on.
     pub fn is_ignored_acknowledgement(&self) -> bool {
         matches!(self.kind, Kind::Acknowledge | Kind::Reject) && self.is_silent()
@@ -229,7 +234,7 @@ impl Cell {
 
     fn is_drawn(&self, dialect: Dialect) -> bool {
         let states = reachable(dialect);
-        let said = !matches!(self.say, Say::Nothing | Say::Later | Say::Reply(Reply::BadCommand));
+        let said = !matches!(self.say, Say::Nothing | Say::Later | Say::Reply(Reply::BadCommand(..) | Reply::Help(_)));
         states.contains(&self.situation.state_name()) && (said || self.next != self.situation.state_name())
     }
 }

@@ -2,6 +2,8 @@
 
 /// Begins a command; doubled, it is a data byte.
 pub const IAC: u8 = 255;
+/// The lowest command that there is, the client's end; what is below makes no command of the IAC before it.
+const EOF: u8 = 236;
 const SE: u8 = 240;
 const IP: u8 = 244;
 const AYT: u8 = 246;
@@ -27,6 +29,10 @@ pub enum Nvt {
     AreYouThere,
     EraseCharacter,
     EraseLine,
+    /// The IAC before this byte began no command: it is a byte of data, and this one is still to be fed.
+    Stray,
+    /// The client has said that nothing more comes.
+    End,
 }
 
 /// Where in a command the stream stands.
@@ -39,6 +45,8 @@ pub enum Telnet {
     Option(u8),
     Subnegotiation,
     SubnegotiationCommand,
+    /// The client's end came: whatever follows is nothing.
+    Ended,
 }
 
 impl Telnet {
@@ -52,6 +60,25 @@ impl Telnet {
         matches!(self, Telnet::Subnegotiation | Telnet::SubnegotiationCommand)
     }
 
+    /// Whether an IAC came of which nobody knows yet what it begins.
+    pub fn is_open(self) -> bool {
+        self == Telnet::Command
+    }
+
+    /// Whether the client has said that nothing more comes.
+    pub fn has_ended(self) -> bool {
+        self == Telnet::Ended
+    }
+
+    /// The stream stops behind an IAC: whether it did; such an IAC is a byte of data.
+    pub fn close(&mut self) -> bool {
+        let open = self.is_open();
+        if open {
+            *self = Telnet::Plain;
+        }
+        open
+    }
+
     /// Takes the next byte of the stream.
     pub fn feed(&mut self, byte: u8) -> Nvt {
         let (next, nvt) = match (*self, byte) {
@@ -61,8 +88,10 @@ impl Telnet {
             (Telnet::Command, SB) => (Telnet::Subnegotiation, Nvt::Nothing),
             (Telnet::Command, verb @ (WILL | WONT | DO | DONT)) => (Telnet::Option(verb), Nvt::Nothing),
             (Telnet::Command, AYT) => (Telnet::Plain, Nvt::AreYouThere),
+            (Telnet::Command, EOF) => (Telnet::Ended, Nvt::End),
             (Telnet::Command, EC) => (Telnet::Plain, Nvt::EraseCharacter),
             (Telnet::Command, EL | IP) => (Telnet::Plain, Nvt::EraseLine),
+            (Telnet::Command, ..EOF) => (Telnet::Plain, Nvt::Stray),
             (Telnet::Command, _) => (Telnet::Plain, Nvt::Nothing),
             (Telnet::Option(WILL), option) => (Telnet::Plain, Nvt::Refuse([IAC, DONT, option])),
             (Telnet::Option(DO), option) => (Telnet::Plain, Nvt::Refuse([IAC, WONT, option])),
@@ -71,6 +100,7 @@ impl Telnet {
             (Telnet::Subnegotiation, _) => (Telnet::Subnegotiation, Nvt::Nothing),
             (Telnet::SubnegotiationCommand, SE) => (Telnet::Plain, Nvt::Nothing),
             (Telnet::SubnegotiationCommand, _) => (Telnet::Subnegotiation, Nvt::Nothing),
+            (Telnet::Ended, _) => (Telnet::Ended, Nvt::Nothing),
         };
         *self = next;
         nvt

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::row::{RowError, number, sum, text};
 use super::sqlite::rowid;
-use crate::engine::port::{AddressKey, LoginRecord, UserRow};
+use crate::engine::port::{AddressKey, LoginRecord, Origin, UserRow};
 use crate::proto::types::Username;
 
 /// Addresses remembered for each user: the newest ones.
@@ -120,18 +120,29 @@ pub fn remove(connection: &Connection, name: Username) -> rusqlite::Result<()> {
 
 /// What a login as `name` from `from` is checked against. Both tables are asked whether there is such a user or not, so
 /// that this takes about the same time.
-pub fn login(connection: &Connection, name: Username, from: AddressKey) -> Result<Option<Box<LoginRecord>>, RowError> {
-    let known = connection
-        .prepare_cached("SELECT at, sum FROM seen WHERE user = ?1 AND address = ?2")?
-        .query_row([name.as_str(), &address(from)], |row| Ok((number(row, 0)?, number(row, 1)?)))
-        .optional()?;
+pub fn login(connection: &Connection, name: Username, from: Origin) -> Result<Option<Box<LoginRecord>>, RowError> {
+    let known = has_seen(connection, name, from.key)?;
+    // A login that 0.1.0 recorded.
+    let known_before = from.former.map(|former| has_seen(connection, name, former)).transpose()?;
     let Some(found) = find(connection, name)? else { return Ok(None) };
-    let known_address = match known {
-        None => false,
-        Some((at, check)) if check == u64::from(seen_sum(name.as_str(), &address(from), at)) => true,
-        Some(_) => return Err(RowError::Damaged(format!("an address of user {name} does not match its checksum"))),
+    let known_address = match (known, known_before.flatten()) {
+        (Some(false), _) | (_, Some(false)) => {
+            return Err(RowError::Damaged(format!("an address of user {name} does not match its checksum")));
+        }
+        (Some(true), _) | (_, Some(true)) => true,
+        (None, None) => false,
     };
     Ok(Some(Box::new(LoginRecord { hash: found.hash, locked: found.locked, known_address })))
+}
+
+/// Whether the user has logged in from there: `None` if not, `false` if that row does not match its checksum.
+fn has_seen(connection: &Connection, name: Username, from: AddressKey) -> rusqlite::Result<Option<bool>> {
+    let address = address(from);
+    let row = connection
+        .prepare_cached("SELECT at, sum FROM seen WHERE user = ?1 AND address = ?2")?
+        .query_row([name.as_str(), &address], |row| Ok((number(row, 0)?, number(row, 1)?)))
+        .optional()?;
+    Ok(row.map(|(at, check)| check == u64::from(seen_sum(name.as_str(), &address, at))))
 }
 
 /// Records a login; of a user that is gone, nothing.

@@ -50,12 +50,13 @@ pub enum Kind {
     Acknowledge,
     Refuse,
     Recovered,
+    Help,
     Term,
     Unknown,
     Empty,
 }
 
-pub const KINDS: [Kind; 20] = [
+pub const KINDS: [Kind; 21] = [
     Kind::User,
     Kind::UserMalformed,
     Kind::Pass,
@@ -73,6 +74,7 @@ pub const KINDS: [Kind; 20] = [
     Kind::Acknowledge,
     Kind::Refuse,
     Kind::Recovered,
+    Kind::Help,
     Kind::Term,
     Kind::Unknown,
     Kind::Empty,
@@ -225,6 +227,7 @@ fn classify(line: &[u8], users: &[&str]) -> Kind {
         b"RMSG" => Kind::RmsgBad,
         b"WMSG" if number(300) => Kind::Wmsg,
         b"WMSG" => Kind::WmsgBad,
+        b"HELP" if !over_long => Kind::Help,
         b"TERM" => Kind::Term,
         b"250" | b"250 " if !over_long => Kind::Acknowledge,
         b"550" | b"550 " if !over_long => Kind::Refuse,

@@ -12,7 +12,7 @@ use cpd::engine::port::{AddressKey, RequestId, SessionId};
 use cpd::engine::settings::Settings;
 use cpd::engine::{Engine, Verification};
 use cpd::proto::dfa::Dialect;
-use cpd::proto::reply::Reply;
+use cpd::proto::reply::{Reply, Stage, Why};
 use cpd::proto::session::{Closing, NEVER};
 use cpd::proto::types::{Millis, Password, Username};
 
@@ -270,7 +270,7 @@ impl Peer for Pure {
             Ok(id) => Connection { id: Some(id), ..Connection::default() },
             Err(_) => {
                 let mut refused = Connection { closed: true, ..Connection::default() };
-                Reply::BadCommand.write(false, &mut refused.output);
+                Reply::BadCommand(Stage::Idle, Why::Crowded).write(false, &mut refused.output);
                 refused
             }
         };

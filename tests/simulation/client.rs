@@ -183,10 +183,14 @@ impl Client {
 
     fn hear_reply(&mut self, line: &[u8], failed: bool, world: &mut Shared<'_>) -> Result<(), String> {
         let line = std::str::from_utf8(line).map_err(|_| "not UTF-8")?;
-        let known = ALL.iter().find(|reply| line.starts_with(reply.text())).ok_or("unknown")?;
-        let (rest, code) = (&line[known.text().len()..], known.code());
-        let error = ["540", "545", "546", "550"].contains(&code);
-        if error == rest.is_empty() || !(rest.is_empty() || rest.starts_with("; send 201")) {
+        let known = ALL.iter().find(|reply| line.starts_with(reply.heading())).ok_or("unknown")?;
+        let (rest, code) = (&line[known.heading().len()..], known.code());
+        let sound = match code {
+            "540" | "545" | "546" | "550" => rest.contains("; send 201"),
+            "214" | "500" => rest.starts_with(": "),
+            _ => rest.is_empty(),
+        };
+        if !sound || line.len() > 78 {
             return Err("another text".to_owned());
         }
         let session = self.session.ok_or("it is closed")?;

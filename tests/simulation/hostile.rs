@@ -82,7 +82,8 @@ impl Hostile {
         let text = String::from_utf8_lossy(line);
         let message = line.starts_with(b"RMSG") && line.contains(&b':');
         let known = ALL.iter().any(|reply| {
-            text.strip_prefix(reply.text()).is_some_and(|rest| rest.is_empty() || rest.starts_with("; send 201"))
+            let rest = text.strip_prefix(reply.heading());
+            rest.is_some_and(|rest| (rest.is_empty() || rest.starts_with([';', ':'])) && line.len() <= 78)
         });
         if known || message || line == b"[yes]" { Ok(()) } else { Err("unknown".to_owned()) }
     }

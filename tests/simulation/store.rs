@@ -311,7 +311,7 @@ impl Store {
                         answers.push(Answer::Page { session: *session, download: *download, page });
                     }
                     Op::Lookup { session, name, from } if !users_change => {
-                        let mut record = Ok(self.visible.login(*name, *from));
+                        let mut record = Ok(self.visible.login(*name, from.key));
                         if self.chance.one_in(self.faults.read) {
                             self.failed.push(*session);
                             record = Err(());
@@ -412,7 +412,7 @@ impl Store {
         for op in batches.iter().flat_map(|batch| &batch.ops) {
             match op {
                 Op::Lookup { session, name, from } if users_change => {
-                    let mut record = Ok(self.visible.login(*name, *from));
+                    let mut record = Ok(self.visible.login(*name, from.key));
                     if self.chance.one_in(self.faults.read) {
                         self.failed.push(*session);
                         record = Err(());

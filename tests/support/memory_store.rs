@@ -83,7 +83,7 @@ impl MemoryStore {
                 }
                 Op::Lookup { session, name, from } => {
                     let record = self.users.get(name).map(|user| {
-                        let known_address = user.seen.contains(from);
+                        let known_address = user.seen.contains(&from.key);
                         Box::new(LoginRecord { hash: user.hash.clone(), locked: user.locked, known_address })
                     });
                     answers.push(Answer::Login { session: *session, record: Ok(record) });

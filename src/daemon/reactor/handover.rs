@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use super::Reactor;
 use crate::daemon::logging::{Level, Line};
 use crate::daemon::succession::{self, Heritage};
-use crate::engine::port::AddressKey;
+use crate::engine::port::Origin;
 use crate::proto::types::Millis;
 
 /// What became of one connection.
@@ -55,7 +55,7 @@ impl Reactor {
         if stream.set_nonblocking(true).is_err() {
             return Fate::Closed;
         }
-        let Some(id) = self.parts.engine.thaw(record, AddressKey::of(peer.ip()), now) else {
+        let Some(id) = self.parts.engine.thaw(record, Origin::of(peer.ip()), now) else {
             let line = Line::new("connection of the predecessor closed").field("addr", peer.ip().to_canonical());
             self.parts.logger.warn(line.field("cause", "its record cannot be read"));
             return Fate::Closed;

@@ -47,7 +47,9 @@ impl Throttle {
                 _ => return None,
             };
             let empty_at = now.saturating_add(from.u64()?.min(WINDOW_MS));
-            throttle.table(key).insert(key, Bucket { empty_at, under_way: 0 });
+            // Two of 0.1.0's may count as one now.
+            let bucket = throttle.table(key).entry(key).or_insert(Bucket { empty_at, under_way: 0 });
+            bucket.empty_at = bucket.empty_at.max(empty_at);
         }
         Some(throttle)
     }
@@ -66,7 +68,7 @@ fn freeze_address(address: AddressKey, out: &mut Writer) {
 fn thaw_address(from: &mut Reader<'_>) -> Option<AddressKey> {
     match (from.u8()?, from.u64()?) {
         (4, bits) => u32::try_from(bits).ok().map(AddressKey::V4),
-        (6, bits) => Some(AddressKey::V6(bits)),
+        (6, bits) => Some(AddressKey::of_prefix(bits)),
         (0, uid) => u32::try_from(uid).ok().map(AddressKey::Local),
         _ => None,
     }

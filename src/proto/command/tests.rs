@@ -23,7 +23,8 @@ fn describe(command: Command<'_>) -> String {
         Command::Reject => "550".into(),
         Command::Recover => "201".into(),
         Command::Terminate => "term".into(),
-        Command::Bad => "bad".into(),
+        Command::Help => "help".into(),
+        Command::Bad(_) => "bad".into(),
     }
 }
 
@@ -143,14 +144,14 @@ fn messages_and_the_order_of_their_faults() {
         ("SMSGbob:TERM", "send bob TERM"),
         (&long(1009), &format!("send bob {}", "m".repeat(1009))),
         // No colon or an empty side, before everything else.
-        ("SMSG", "Malformed"),
-        ("SMSGbob", "Malformed"),
-        ("SMSG!", "Malformed"),
-        ("SMSG:", "Malformed"),
-        ("SMSG:hello", "Malformed"),
-        ("SMSG::hello", "Malformed"),
-        ("SMSGbob:", "Malformed"),
-        ("SMSG !:", "Malformed"),
+        ("SMSG", "NoColon"),
+        ("SMSGbob", "NoColon"),
+        ("SMSG!", "NoColon"),
+        ("SMSG:", "EmptySide"),
+        ("SMSG:hello", "EmptySide"),
+        ("SMSG::hello", "EmptySide"),
+        ("SMSGbob:", "EmptySide"),
+        ("SMSG !:", "EmptySide"),
         // Then a second colon.
         ("SMSGbob:a:b", "TooManyColons"),
         ("SMSGbob::", "TooManyColons"),
@@ -158,10 +159,10 @@ fn messages_and_the_order_of_their_faults() {
         ("SMSG!:a:b", "TooManyColons"),
         (&format!("{}:", long(1009)), "TooManyColons"),
         // Then the message.
-        (&long(1010), "Malformed"),
-        ("SMSGbob:\u{7}", "Malformed"),
-        ("SMSG!:\u{7}", "Malformed"),
-        ("SMSGbob:\u{85}", "Malformed"),
+        (&long(1010), "TooLong"),
+        ("SMSGbob:\u{7}", "ControlCharacter"),
+        ("SMSG!:\u{7}", "ControlCharacter"),
+        ("SMSGbob:\u{85}", "ControlCharacter"),
         // Then the recipient.
         ("SMSG!:hello", "ImpossibleName"),
         ("SMSGabcdefghijk:hello", "ImpossibleName"),
@@ -169,7 +170,7 @@ fn messages_and_the_order_of_their_faults() {
         ("SMSGbob :hello", "ImpossibleName"),
         ("SMSGb\u{0}b:hello", "ImpossibleName"),
     ]);
-    assert_eq!(meaning(b"SMSGbob:\xff"), "Malformed");
+    assert_eq!(meaning(b"SMSGbob:\xff"), "NotUtf8");
     assert_eq!(meaning(b"SMSGbob:\xff:"), "TooManyColons");
     assert_eq!(meaning(b"SMSG\xff:hello"), "ImpossibleName");
 }
@@ -180,10 +181,10 @@ fn with_colons_allowed_the_first_one_ends_the_recipient() {
         ("SMSGbob:a:b", "send bob a:b"),
         ("SMSGbob::", "send bob :"),
         ("SMSGbob::)", "send bob :)"),
-        ("SMSG::a", "Malformed"),
-        ("SMSGbob:", "Malformed"),
+        ("SMSG::a", "EmptySide"),
+        ("SMSGbob:", "EmptySide"),
         ("SMSG!:a:b", "ImpossibleName"),
-        ("SMSGbob:a:\u{7}", "Malformed"),
+        ("SMSGbob:a:\u{7}", "ControlCharacter"),
     ] {
         assert_eq!(describe(Command::parse(Line::Whole(line.as_bytes()), true)), expected, "{line:?}");
     }
@@ -194,7 +195,7 @@ fn an_over_long_line_is_a_bad_pdu_of_its_verb() {
     for (verb, expected) in [
         (b"USER", "bad user"),
         (b"pass", "bad pass"),
-        (b"SmSg", "Malformed"),
+        (b"SmSg", "TooLong"),
         (b"RMSG", "bad"),
         (b"WMSG", "bad"),
         (b"TERM", "bad"),
@@ -203,6 +204,31 @@ fn an_over_long_line_is_a_bad_pdu_of_its_verb() {
     ] {
         assert_eq!(describe(Command::parse(Line::Overlong(*verb), false)), expected);
         assert_eq!(describe(Command::parse(Line::Overlong(*verb), true)), expected);
+    }
+}
+
+#[test]
+fn help_ignores_what_follows_it_and_a_bad_line_has_a_cause() {
+    check(&[("HELP", "help"), ("help", "help"), ("HELP me", "help"), ("HELPme", "help"), ("HEL", "bad")]);
+    let fault = |line| match Command::parse(line, false) {
+        Command::Bad(fault) => fault,
+        other => panic!("{other:?}"),
+    };
+    for (line, expected) in [
+        ("", Fault::Empty),
+        (" ", Fault::UnknownVerb),
+        ("QUIT", Fault::UnknownVerb),
+        ("2501", Fault::UnknownVerb),
+        ("25", Fault::UnknownVerb),
+        ("RMSG all", Fault::Window),
+        ("RMSG257", Fault::Window),
+        ("WMSG", Fault::Seconds),
+        ("WMSG0", Fault::Seconds),
+    ] {
+        assert_eq!(fault(Line::Whole(line.as_bytes())), expected, "{line:?}");
+    }
+    for verb in [b"HELP", b"RMSG", b"250 ", b"TERM"] {
+        assert_eq!(fault(Line::Overlong(*verb)), Fault::Overlong);
     }
 }
 
@@ -220,7 +246,7 @@ proptest! {
     #[test]
     fn no_line_breaks_the_parser(
         verb in prop_oneof![
-            prop::sample::select(vec!["USER", "PASS", "SMSG", "RMSG", "WMSG", "TERM", "250", "550", "201", "smsg "])
+            prop::sample::select(vec!["USER", "PASS", "SMSG", "RMSG", "WMSG", "TERM", "HELP", "250", "550", "201", "smsg "])
                 .prop_map(|v| v.as_bytes().to_vec()),
             prop::collection::vec(any::<u8>(), 0..6),
         ],

@@ -37,6 +37,7 @@ enum Stage {
     Option(u8),
     Inside,
     InsideCommand,
+    Ended,
 }
 
 /// Keeps every byte of a line.
@@ -49,10 +50,14 @@ struct Model {
     skipping: bool,
     flooded: bool,
     count: usize,
-    /// Bytes since the last terminator that are in no line: erased, or of subnegotiations.
+    /// CRs behind everything else.
+    trail: usize,
+    /// Bytes since the last terminator that are in no line: erased, of subnegotiations, the NUL of CR NUL.
     lost: usize,
-    /// NUL came behind the CR at the line's end.
-    hard_cr: bool,
+    /// The last byte of data was a CR.
+    after_cr: bool,
+    /// Silence ended a line behind a CR.
+    owes_lf: bool,
     out: Vec<Out>,
 }
 
@@ -62,12 +67,19 @@ impl Model {
             return;
         }
         self.stage = match (self.stage, byte) {
+            (Stage::Ended, _) => Stage::Ended,
             (Stage::Data, 255) => Stage::Command,
             (Stage::Data, byte) => return self.data(byte),
             (Stage::Command, 255) => {
                 self.stage = Stage::Data;
                 return self.data(255);
             }
+            (Stage::Command, 0..236) => {
+                self.stage = Stage::Data;
+                self.data(255);
+                return self.feed(byte);
+            }
+            (Stage::Command, 236) => Stage::Ended,
             (Stage::Command, 250) => Stage::Inside,
             (Stage::Command, 251..=254) => Stage::Option(byte),
             (Stage::Command, command) => {
@@ -99,8 +111,7 @@ impl Model {
     }
 
     fn check_flood(&mut self) {
-        let in_line = if self.over || self.skipping { self.count } else { self.line.len() };
-        if in_line + self.lost > 65_536 {
+        if !self.flooded && self.count + self.lost > 65_536 {
             self.flooded = true;
             self.out.push(Out::Flood);
         }
@@ -108,19 +119,22 @@ impl Model {
 
     fn data(&mut self, byte: u8) {
         match byte {
+            b'\n' if self.owes_lf => (self.owes_lf, self.after_cr) = (false, false),
             b'\n' => self.end(),
-            0 if !self.over && !self.skipping && !self.hard_cr && self.line.last() == Some(&b'\r') => {
-                self.hard_cr = true;
-                self.over = self.line.len() > 1024;
+            0 if self.after_cr => {
+                self.after_cr = false;
+                self.lost += 1;
+                self.check_flood();
             }
             byte => {
-                self.hard_cr = false;
+                self.after_cr = byte == b'\r';
+                self.owes_lf = false;
                 self.count += 1;
+                self.trail = if byte == b'\r' { self.trail + 1 } else { 0 };
                 if !self.skipping {
                     self.line.push(byte);
+                    self.over |= self.line.len() - self.trail > 1024;
                 }
-                let content = self.line.len() - usize::from(self.line.last() == Some(&b'\r'));
-                self.over |= content > 1024 || self.line.len() > 1025;
                 self.check_flood();
             }
         }
@@ -128,8 +142,7 @@ impl Model {
 
     fn end(&mut self) {
         if !self.skipping {
-            let soft = self.line.strip_suffix(b"\r").filter(|_| !self.hard_cr);
-            let line = soft.unwrap_or(&self.line).to_vec();
+            let line = self.line[..self.line.len() - self.trail].to_vec();
             self.out.push(if self.over { Out::Overlong(line[..4].to_vec()) } else { Out::Whole(line) });
         }
         self.clear();
@@ -138,27 +151,35 @@ impl Model {
 
     fn clear(&mut self) {
         self.line.clear();
-        (self.over, self.skipping, self.count, self.hard_cr) = (false, false, 0, false);
+        (self.over, self.skipping, self.count, self.trail) = (false, false, 0, 0);
+        (self.after_cr, self.owes_lf) = (false, false);
     }
 
     fn erase_character(&mut self) {
-        if !self.over && !self.skipping {
-            let before = self.line.len();
-            self.hard_cr = false;
+        self.after_cr = false;
+        let before = self.count;
+        if self.trail > 0 {
+            self.trail -= 1;
+            self.count -= 1;
+            self.line.pop();
+        } else if !self.over && !self.skipping {
             // A character of UTF-8 is a byte that is no continuation and those behind it.
             while self.line.last().is_some_and(|b| (0x80..0xc0).contains(b)) {
                 self.line.pop();
             }
             self.line.pop();
             self.count = self.line.len();
-            self.lost += before - self.line.len();
+            self.trail = self.line.iter().rev().take_while(|b| **b == b'\r').count();
         }
+        self.lost += before - self.count;
     }
 
     fn erase_line(&mut self) {
         if !self.skipping {
-            self.lost += if self.over { self.count } else { self.line.len() };
+            self.lost += self.count;
+            let owes_lf = self.owes_lf;
             self.clear();
+            self.owes_lf = owes_lf;
         }
     }
 
@@ -167,18 +188,26 @@ impl Model {
     }
 
     fn interrupt(&mut self, what: Interruption) {
+        if what == Interruption::Silence && self.stage == Stage::Command && !self.flooded {
+            self.stage = Stage::Data;
+            self.data(255);
+        }
         if !self.unfinished() {
             return;
         }
         match what {
             Interruption::Nothing => {}
-            Interruption::Silence => self.end(),
+            Interruption::Silence => {
+                let (behind_cr, after_cr) = (self.trail > 0, self.after_cr);
+                self.end();
+                (self.owes_lf, self.after_cr) = (behind_cr, after_cr);
+            }
             Interruption::GiveUp => {
                 let verb = (!self.over && !self.skipping).then(|| Verb::of(&self.line));
                 self.out.push(Out::GaveUp(verb));
-                self.count = if verb.is_some() { self.count } else { 0 };
+                self.count = if verb.is_some() { self.count } else { self.trail };
                 self.line.clear();
-                (self.over, self.skipping, self.hard_cr) = (false, true, false);
+                (self.over, self.skipping) = (false, true);
             }
         }
     }
@@ -220,7 +249,7 @@ fn decode(pieces: &[(Vec<u8>, Interruption)]) -> Vec<Out> {
                     });
                     token
                 }
-                Found::More => break,
+                Found::More | Found::End => break,
                 found @ (Found::Flood | Found::Refuse(_) | Found::AreYouThere) => panic!("{found:?} behind {twice}"),
             };
             decoder.take(token, &mut input);
@@ -243,7 +272,7 @@ fn decode(pieces: &[(Vec<u8>, Interruption)]) -> Vec<Out> {
     match decoder.peek(&mut [].as_slice()) {
         Found::Line(Line::Whole(line), _) => out.push(Out::Whole(line.to_vec())),
         Found::Line(Line::Overlong(verb), _) => out.push(Out::Overlong(verb.to_vec())),
-        Found::More => {}
+        Found::More | Found::End => {}
         found => panic!("{found:?}"),
     }
     out
@@ -267,14 +296,78 @@ fn whole(lines: &[&str]) -> Vec<Out> {
 }
 
 #[test]
-fn lines_end_with_lf_and_lose_one_cr() {
-    assert_eq!(lines_of(b"a\r\nb\n\n\r\nc\r\r\n d\re\n\rf\nrest"), whole(&["a", "b", "", "", "c\r", " d\re", "\rf"]));
+fn lines_end_with_lf_and_lose_the_crs_before_it() {
+    assert_eq!(lines_of(b"a\r\nb\n\n\r\nc\r\r\n d\re\n\rf\nrest"), whole(&["a", "b", "", "", "c", " d\re", "\rf"]));
+    // As telnet in a pipe, plink and socat send the end of one line.
+    assert_eq!(lines_of(b"a\r\0\nb\r\0\r\nc\r\r\nd\r\0\r\0\r\r\n\r\0\n"), whole(&["a", "b", "c", "d", ""]));
 }
 
 #[test]
-fn nul_behind_cr_makes_it_a_byte_of_the_line() {
-    assert_eq!(lines_of(b"a\r\0b\n\r\0\nc\0\n\r\0\0\n"), whole(&["a\rb", "\r", "c\0", "\r\0"]));
-    assert_eq!(lines_of(b"a\r\0\r\n"), whole(&["a\r"]));
+fn a_cr_that_no_lf_follows_and_a_nul_are_bytes_of_the_line() {
+    assert_eq!(lines_of(b"a\r\0b\nc\0\n\r\0\0\n\0\r\n"), whole(&["a\rb", "c\0", "\r\0", "\0"]));
+    assert_eq!(lines_of(b"a\r\r\0\rb\r\n"), whole(&["a\r\r\rb"]));
+}
+
+#[test]
+fn what_is_taken_out_of_the_stream_stands_between_no_cr_and_its_lf() {
+    let nop = [IAC, 241];
+    let stream =
+        [b"a\r".as_slice(), &nop, b"\nb\r", &nop, b"\0", &nop, b"\r", &[IAC, 250, 1, IAC, 240], b"\n"].concat();
+    assert_eq!(lines_of(&stream), whole(&["a", "b"]));
+    // What is erased is: a CR, a character behind which they stand at the end again, the whole line.
+    for (stream, line) in [
+        ([b"a\rb".as_slice(), &[IAC, 247], b"\n"].concat(), "a"),
+        ([b"a\r\r".as_slice(), &[IAC, 247], b"b\n"].concat(), "a\rb"),
+        ([b"a\r".as_slice(), &[IAC, 247], b"\0\n"].concat(), "a\0"),
+        ([b"ab\r\0\r\0".as_slice(), &[IAC, 247, IAC, 247, IAC, 247], b"c\r\n"].concat(), "ac"),
+        ([b"a\r\r".as_slice(), &[IAC, 248], b"\n"].concat(), ""),
+        ([b"a\r".as_slice(), &[IAC, 244], b"\0\n"].concat(), "\0"),
+    ] {
+        assert_eq!(lines_of(&stream), whole(&[line]), "{stream:?}");
+    }
+}
+
+#[test]
+fn an_iac_that_begins_no_command_is_a_byte_and_what_follows_is_looked_at_anew() {
+    let line = |text: &[u8]| Out::Whole(text.to_vec());
+    // An 8-bit client's text, at each place that a follower can have.
+    assert_eq!(lines_of(b"SMSGbob:caf\xff b\n"), [line(b"SMSGbob:caf\xff b")]);
+    assert_eq!(
+        lines_of(b"a\xff\nb\xff\r\nc\xff\r\0\nd\xff\0\n"),
+        [line(b"a\xff"), line(b"b\xff"), line(b"c\xff"), line(b"d\xff\0")]
+    );
+    for follower in 0..=255u8 {
+        let out = lines_of(&[b"a".as_slice(), &[IAC, follower], b"1\nb\n"].concat());
+        let expected = match follower {
+            b'\n' => vec![line(b"a\xff"), line(b"1"), line(b"b")],
+            0..236 => vec![line(&[b'a', 255, follower, b'1']), line(b"b")],
+            236 => vec![],
+            246 => vec![Out::AreYouThere, line(b"a1"), line(b"b")],
+            247 | 248 | 244 => vec![line(b"1"), line(b"b")],
+            250 => vec![],
+            251 => vec![Out::Refuse([255, 254, b'1']), line(b"a"), line(b"b")],
+            253 => vec![Out::Refuse([255, 252, b'1']), line(b"a"), line(b"b")],
+            252 | 254 => vec![line(b"a"), line(b"b")],
+            255 => vec![line(b"a\xff1"), line(b"b")],
+            237..=243 | 245 | 249 => vec![line(b"a1"), line(b"b")],
+        };
+        assert_eq!(out, expected, "{follower}");
+    }
+    // Three of them are one byte and the beginning of what follows.
+    assert_eq!(lines_of(b"\xff\xff\xffa\n"), [line(b"\xff\xffa")]);
+}
+
+#[test]
+fn behind_the_clients_end_nothing_comes() {
+    let mut decoder = Decoder::default();
+    let mut input: &[u8] = b"a\nb\xff\xecc\nd\n\xff\xf6";
+    let Found::Line(Line::Whole(b"a"), token) = decoder.peek(&mut input) else { panic!("a line") };
+    decoder.take(token, &mut input);
+    assert_eq!((decoder.peek(&mut input), input), (Found::End, b"".as_slice()));
+    assert_eq!(decoder.peek(&mut b"e\n".as_slice()), Found::End);
+    assert!(decoder.unfinished());
+    decoder.end_by_silence();
+    assert!(matches!(decoder.peek(&mut b"f".as_slice()), Found::Line(Line::Whole(b"b"), _)), "what silence ends");
 }
 
 #[test]
@@ -341,10 +434,29 @@ fn what_was_erased_counts_for_a_line_that_arrives_whole_too() {
 }
 
 #[test]
-fn a_cr_that_is_data_counts_among_the_1024() {
-    let line = |text: usize| [vec![b'a'; text], vec![CR, 0, LF]].concat();
-    assert_eq!(lines_of(&line(1023)), [Out::Whole([vec![b'a'; 1023], vec![CR]].concat())]);
-    assert_eq!(lines_of(&line(1024)), [Out::Overlong(b"aaaa".to_vec())]);
+fn the_crs_of_the_end_do_not_count_among_the_1024_but_among_the_64_kib() {
+    let line = |text: usize, end: &[u8]| [vec![b'a'; text], end.to_vec()].concat();
+    for end in [b"\r\r\n".as_slice(), b"\r\0\r\n", b"\r\0\n", &[&[CR; 64_512], b"\n".as_slice()].concat()] {
+        for step in [1, 1000, 70_000] {
+            let pieces = |stream: Vec<u8>| -> Vec<_> {
+                stream.chunks(step).map(|c| (c.to_vec(), Interruption::Nothing)).collect()
+            };
+            assert_eq!(decode(&pieces(line(1024, end))), [Out::Whole(vec![b'a'; 1024])], "{step}");
+        }
+        let long = lines_of(&line(1025, end));
+        assert!(long == [Out::Overlong(b"aaaa".to_vec())] || (end.len() > 60_000 && long == [Out::Flood]), "{long:?}");
+    }
+    assert_eq!(lines_of(&line(1024, &[&[CR; 64_513], b"\n".as_slice()].concat())), [Out::Flood]);
+    // CR NUL is two bytes of the 64 KiB.
+    assert_eq!(lines_of(&[&[CR, 0].repeat(32_768)[..], b"\n"].concat()), whole(&[""]));
+    assert_eq!(lines_of(&[&[CR, 0].repeat(32_768)[..], b"\r\n"].concat()), [Out::Flood]);
+    // Where no LF follows they are bytes of the line.
+    assert_eq!(lines_of(b"\r\0".repeat(1024).as_slice()), []);
+    assert_eq!(
+        lines_of(&[&b"\r\0".repeat(1023)[..], b"x\n"].concat()),
+        [Out::Whole([vec![CR; 1023], vec![b'x']].concat())]
+    );
+    assert_eq!(lines_of(&[&b"\r\0".repeat(1024)[..], b"x\n"].concat()), [Out::Overlong(vec![CR; 4])]);
 }
 
 #[test]
@@ -357,14 +469,20 @@ fn a_line_that_took_too_long_is_thrown_away_to_its_end() {
 
 #[test]
 fn silence_ends_a_line_whose_terminator_may_still_come() {
-    let pieces = [(b"RMSG\r".to_vec(), Interruption::Silence), (b"250".to_vec(), Interruption::Silence)];
-    assert_eq!(decode(&pieces), whole(&["RMSG", "250"]));
+    let silent = |pieces: &[&[u8]]| -> Vec<Out> {
+        decode(&pieces.iter().map(|piece| (piece.to_vec(), Interruption::Silence)).collect::<Vec<_>>())
+    };
+    assert_eq!(silent(&[b"RMSG\r", b"250"]), whole(&["RMSG", "250"]));
+    // The LF that comes first behind a CR belongs to the end that silence made, and no other one.
+    assert_eq!(silent(&[b"RMSG\r", b"\n250", b"\n"]), whole(&["RMSG", "250", ""]));
+    assert_eq!(silent(&[b"RMSG\r\r\0\r", b"\0", b"\xff\xf1\n\n250"]), whole(&["RMSG", "", "250"]));
+    assert_eq!(silent(&[b"RMSG", b"\n250\r", b"x\n"]), whole(&["RMSG", "", "250", "x"]));
 }
 
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![
         4 => Just(b'\n'),
-        4 => Just(b'\r'),
+        6 => Just(b'\r'),
         2 => Just(0),
         8 => Just(IAC),
         6 => prop_oneof![Just(244u8), Just(246), Just(247), Just(248), Just(250), Just(240), 251u8..=254],
@@ -414,10 +532,11 @@ fn cut(pieces: &[(Vec<u8>, Interruption)], lengths: &[usize]) -> Vec<(Vec<u8>, I
 #[test]
 fn a_password_stays_where_it_is_while_it_comes() {
     let mut decoder = Decoder::default();
-    let line = format!("PASS {}\r", "x".repeat(PASSWORD_MAX_BYTES));
+    let line = format!("PASS {}", "x".repeat(PASSWORD_MAX_BYTES));
     decoder.push(&line.as_bytes()[..1]);
     let room = decoder.held.capacity();
     line.bytes().skip(1).for_each(|byte| decoder.push(&[byte]));
+    decoder.push(b"\r\r");
     assert_eq!((decoder.held.as_slice(), decoder.held.capacity()), (line.as_bytes(), room));
 }
 

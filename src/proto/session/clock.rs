@@ -42,6 +42,30 @@ impl Session {
         self.settle(cx);
     }
 
+    /// A timer that runs takes no longer than its setting says now: one that was made shorter counts from the next event
+    /// on. With settings that stay as they are this changes nothing.
+    fn obey_settings<S: Services>(&mut self, cx: &Context<'_, S>) {
+        let timeouts = &cx.settings.timeouts;
+        let at_most = |deadline: Millis, timeout: Millis| match deadline {
+            NEVER => NEVER,
+            deadline => deadline.min(cx.now.saturating_add(timeout)),
+        };
+        self.pdu_deadline = at_most(self.pdu_deadline, timeouts.pdu);
+        self.quiet_deadline = at_most(self.quiet_deadline, cx.settings.classic_quiet);
+        self.idle_deadline = at_most(self.idle_deadline, timeouts.idle);
+        self.write_deadline = at_most(self.write_deadline, timeouts.write);
+        self.state_deadline = match &self.state {
+            State::Idle | State::UserValidated { .. } | State::AuthenticationValidated { .. } => {
+                at_most(self.state_deadline, timeouts.login)
+            }
+            // So long the client asked to wait.
+            State::ReceivingMessage { download, .. } if download.waiting => self.state_deadline,
+            State::ReceivingMessage { .. } => at_most(self.state_deadline, timeouts.ack),
+            State::ErrorProcessing { .. } => at_most(self.state_deadline, timeouts.recover),
+            State::ProcessCommand { .. } | State::SendingMessage { .. } => self.state_deadline,
+        };
+    }
+
     fn expire_state<S: Services>(&mut self, cx: &mut Context<'_, S>) {
         match &self.state {
             State::ReceivingMessage { download, .. } if download.waiting => self.end_wait(cx),
@@ -68,6 +92,7 @@ impl Session {
         self.tail = None;
         match self.decoder.give_up() {
             Some(verb) => {
+                self.fresh = false;
                 if self.is_waiting() {
                     self.end_wait(cx);
                 }
@@ -82,6 +107,7 @@ impl Session {
         if self.closing == Closing::Paused {
             return;
         }
+        self.obey_settings(cx);
         if self.closing != Closing::Open {
             self.input = Waiting::default();
             self.tail = None;
@@ -92,6 +118,9 @@ impl Session {
         } else if self.ended && self.is_stuck() {
             self.close(cx);
         } else {
+            if self.ended && self.input.is_empty() && self.dialect == Dialect::Cp {
+                self.decoder.drop_unfinished();
+            }
             if !self.decoder.collecting() {
                 self.pdu_deadline = NEVER;
             } else if self.pdu_deadline == NEVER {
@@ -109,7 +138,7 @@ impl Session {
     /// Whether nothing can happen any more without input.
     pub(super) fn is_stuck(&self) -> bool {
         // In the classic dialect the silence behind the last byte still ends a PDU.
-        let silence = self.dialect == Dialect::Classic && self.decoder.unfinished();
+        let silence = self.dialect == Dialect::Classic && self.decoder.waits_for_end();
         if silence || self.penance || self.is_full() || self.undeleted > 0 || self.has_pdu() {
             return false;
         }

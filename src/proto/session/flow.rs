@@ -5,9 +5,9 @@ use std::mem;
 use super::{Closing, Context, NEVER, Services, Session};
 use crate::proto::command::{Command, Line};
 use crate::proto::dfa::{Action, Event, Refusal, Say, State, Step, transition};
-use crate::proto::limits::{LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES};
+use crate::proto::limits::{BAD_PDUS_MAX, LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES};
 use crate::proto::line::{Found, Token};
-use crate::proto::reply::{Reply, write_message};
+use crate::proto::reply::{Reply, Why, write_message};
 use crate::proto::services::{Admission, Opening};
 use crate::proto::telnet::PRESENT;
 use crate::proto::types::Username;
@@ -24,6 +24,10 @@ impl Session {
                 Found::Line(line, token) => (line, token),
                 Found::More => return,
                 Found::Flood => return self.close(cx),
+                Found::End => {
+                    self.ended = true;
+                    return;
+                }
                 Found::AreYouThere => {
                     self.output.extend_from_slice(PRESENT);
                     continue;
@@ -33,8 +37,16 @@ impl Session {
                     continue;
                 }
             };
-            let next = self.state.meaning(line, overlapping, self.downloads, cx);
+            let next = match strangeness(&self.state, self.fresh, line) {
+                Some(why) => Next::Strange(why),
+                None => self.state.meaning(line, overlapping, self.downloads, cx),
+            };
             match next {
+                Next::Strange(why) => {
+                    self.taken(token, input, cx);
+                    self.say(Reply::BadCommand(self.state.stage(), why), cx);
+                    self.close(cx);
+                }
                 Next::Later => return,
                 Next::EndWait => {
                     self.end_wait(cx);
@@ -65,6 +77,7 @@ impl Session {
     /// A complete PDU was taken: its own time is over, idle time begins anew.
     fn taken<S: Services>(&mut self, token: Token, input: &mut &[u8], cx: &mut Context<'_, S>) {
         self.decoder.take(token, input);
+        self.fresh = false;
         self.pdu_deadline = NEVER;
         self.last_pdu = cx.now;
         if self.idle_deadline != NEVER {
@@ -224,8 +237,14 @@ impl Session {
 
     pub(super) fn say<S: Services>(&mut self, reply: Reply, cx: &mut Context<'_, S>) {
         cx.services.replied(reply);
-        let into_error = matches!(self.state, State::ErrorProcessing { .. }) && reply != Reply::BadCommand;
+        let into_error = matches!(self.state, State::ErrorProcessing { .. }) && reply.is_failure();
         reply.write(into_error, &mut self.output);
+        if matches!(reply, Reply::BadCommand(..) | Reply::UserError) && self.state.user().is_none() {
+            self.bad_pdus = self.bad_pdus.saturating_add(1);
+            if self.bad_pdus >= BAD_PDUS_MAX {
+                self.finish();
+            }
+        }
     }
 
     pub(super) fn count_failure(&mut self) {
@@ -246,9 +265,30 @@ impl Session {
     }
 }
 
+/// Whether `line` comes from a program that does not speak CP, a browser above all: then nothing of what stands in its
+/// further lines is to be executed. `first`: no line came before it.
+fn strangeness(state: &State, first: bool, line: Line<'_>) -> Option<Why> {
+    match state {
+        State::Idle | State::UserValidated { .. } | State::AuthenticationValidated { .. } => {}
+        State::ProcessCommand { .. }
+        | State::SendingMessage { .. }
+        | State::ReceivingMessage { .. }
+        | State::ErrorProcessing { .. } => return None,
+    }
+    match line {
+        Line::Overlong(_) => Some(Why::Overlong),
+        Line::Whole(line) => {
+            let http = first && (line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0"));
+            http.then_some(Why::Http)
+        }
+    }
+}
+
 /// What becomes of the line that is next.
 enum Next {
     Event(Event),
+    /// It is no client's.
+    Strange(Why),
     /// An SMSG went to the store, or was refused.
     Sent(Option<Refusal>),
     /// It ends the wait first.
@@ -297,7 +337,8 @@ fn event_of(command: Command<'_>, downloads: u32) -> Event {
         Command::Acknowledge => Event::Acknowledge,
         Command::Reject => Event::Reject,
         Command::Recover => Event::Recover,
+        Command::Help => Event::Help,
         Command::Terminate => Event::Terminate,
-        Command::Bad => Event::Bad,
+        Command::Bad(fault) => Event::Bad(fault),
     }
 }

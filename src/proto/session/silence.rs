@@ -18,6 +18,18 @@ impl Session {
         }
     }
 
+    /// The same of bytes that come while others wait: they are put behind those.
+    pub(super) fn hear_behind<S: Services>(&mut self, bytes: &[u8], cx: &Context<'_, S>) {
+        if self.dialect == Dialect::Cp {
+            return self.input.append(bytes);
+        }
+        let mut tail = self.take_tail();
+        if tail.hears_behind(bytes, &mut self.input) {
+            self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
+        }
+        self.tail = Some(tail);
+    }
+
     /// It has been silent for long enough.
     pub(super) fn fall_silent<S: Services>(&mut self, cx: &mut Context<'_, S>) {
         self.quiet_deadline = NEVER;
@@ -42,7 +54,9 @@ impl Session {
             return;
         }
         let unfinished = if self.input.is_empty() {
-            self.tail = None;
+            if let Some(tail) = self.tail.take() {
+                self.decoder.catch_up(&tail);
+            }
             self.decoder.waits_for_end()
         } else {
             let tail = self.take_tail();

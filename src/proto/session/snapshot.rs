@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 
 use super::{Closing, Context, NEVER, Services, Session};
-use crate::proto::codec::{Reader, Writer};
+use crate::proto::codec::{Form, Reader, Writer};
 use crate::proto::dfa::{Dialect, State};
 use crate::proto::download::{Download, MessageId};
 use crate::proto::limits::{
-    LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES, PDU_MAX_BYTES, USERNAME_MAX_BYTES,
+    BAD_PDUS_MAX, LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES, PDU_MAX_BYTES, USERNAME_MAX_BYTES,
     WINDOW_MAX_MESSAGES,
 };
 use crate::proto::line::Decoder;
@@ -90,11 +90,15 @@ impl Session {
         out.bool(self.ended);
         out.bool(matches!(self.closing, Closing::Flush | Closing::Stopping));
         out.u64(self.idle_for(now));
+        out.u8(self.bad_pdus);
+        out.bool(self.fresh);
+        // Of the tail, which is found again by the input, all that the input does not tell.
+        out.bool(self.tail.as_ref().is_some_and(|tail| tail.owes_lf()));
         Some(())
     }
 
-    /// The session that was written, or `None` when it is not what this version writes.
-    pub fn thaw(from: &mut Reader<'_>, now: Millis) -> Option<Session> {
+    /// The session that was written, or `None` when it is not what a version of this `form` writes.
+    pub fn thaw(from: &mut Reader<'_>, form: Form, now: Millis) -> Option<Session> {
         let kind = from.u8()?;
         let name = from.bytes(USERNAME_MAX_BYTES)?;
         let state = match (kind, Username::parse(name)) {
@@ -112,7 +116,7 @@ impl Session {
             1 => Dialect::Classic,
             _ => return None,
         };
-        let decoder = Decoder::thaw(from)?;
+        let decoder = Decoder::thaw(from, form)?;
         let input = Waiting::of(&[from.bytes(INPUT_MAX_BYTES)?]);
         let output = from.bytes(OUTPUT_MAX_BYTES)?.to_vec();
         let mut deadlines = [NEVER; 5];
@@ -121,7 +125,8 @@ impl Session {
             *deadline = if rest == NEVER { NEVER } else { now.checked_add(rest).filter(|at| *at != NEVER)? };
         }
         let [pdu_deadline, quiet_deadline, state_deadline, idle_deadline, write_deadline] = deadlines;
-        Some(Session {
+        let idle = matches!(state, State::Idle);
+        let mut session = Session {
             state,
             decoder,
             input,
@@ -143,7 +148,20 @@ impl Session {
             dialect,
             closing: if from.bool()? { Closing::Flush } else { Closing::Open },
             last_pdu: now.checked_sub(from.u64()?)?,
-        })
+            bad_pdus: 0,
+            // Of a session of 0.1.0 nobody knows whether lines came.
+            fresh: idle,
+        };
+        if form == Form::Now {
+            session.bad_pdus = from.u8().filter(|count| *count <= BAD_PDUS_MAX)?;
+            session.fresh = from.bool()?;
+            if from.bool()? {
+                let mut tail = session.decoder.tail(&session.input);
+                tail.set_owes_lf();
+                session.tail = Some(Box::new(tail));
+            }
+        }
+        Some(session)
     }
 
     /// Goes on where the predecessor was, once the queue is this session's again.

@@ -12,7 +12,7 @@ impl Session {
         }
         while matches!(self.state, State::SendingMessage { .. }) {
             self.void += 1;
-            self.apply(Event::Refused(Refusal::Failed), cx);
+            self.apply(Event::Refused(Refusal::Unknown), cx);
             self.follow_up(cx);
         }
         self.resume(cx);

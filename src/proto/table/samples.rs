@@ -1,8 +1,9 @@
 //! What the table is made of: each state as it can be met, each kind of event, with data that stands for any.
 
-use crate::proto::command::{SendFault, Verb};
+use crate::proto::command::{Fault, SendFault, Verb};
 use crate::proto::dfa::{Event, Refusal, State};
 use crate::proto::download::{Download, MessageId, Page, PageMessage};
+use crate::proto::reply::Stage;
 use crate::proto::types::{Password, Username};
 
 /// A state, and of Receiving Message also how far the download has come.
@@ -52,8 +53,9 @@ pub enum Kind {
     Acknowledge,
     Reject,
     Recover,
+    Help,
     Terminate,
-    Bad,
+    Bad(Fault),
     Late(Verb),
     Verified(bool),
     Stored,
@@ -67,22 +69,31 @@ pub enum Kind {
 }
 
 /// Every kind of event: what clients send, what took too long, what the world around answers.
-pub const KINDS: [Kind; 30] = [
+pub const KINDS: [Kind; 42] = [
     Kind::User,
     Kind::BadUser,
     Kind::Pass,
     Kind::BadPass,
     Kind::Send,
-    Kind::BadSend(SendFault::Malformed),
+    Kind::BadSend(SendFault::NoColon),
+    Kind::BadSend(SendFault::EmptySide),
     Kind::BadSend(SendFault::TooManyColons),
+    Kind::BadSend(SendFault::TooLong),
+    Kind::BadSend(SendFault::NotUtf8),
+    Kind::BadSend(SendFault::ControlCharacter),
     Kind::BadSend(SendFault::ImpossibleName),
     Kind::Receive,
     Kind::Wait,
     Kind::Acknowledge,
     Kind::Reject,
     Kind::Recover,
+    Kind::Help,
     Kind::Terminate,
-    Kind::Bad,
+    Kind::Bad(Fault::UnknownVerb),
+    Kind::Bad(Fault::Empty),
+    Kind::Bad(Fault::Overlong),
+    Kind::Bad(Fault::Window),
+    Kind::Bad(Fault::Seconds),
     Kind::Late(Verb::User),
     Kind::Late(Verb::Pass),
     Kind::Late(Verb::Smsg),
@@ -91,7 +102,10 @@ pub const KINDS: [Kind; 30] = [
     Kind::Verified(false),
     Kind::Stored,
     Kind::Refused(Refusal::NoSuchUser),
-    Kind::Refused(Refusal::Failed),
+    Kind::Refused(Refusal::QueueFull),
+    Kind::Refused(Refusal::SenderFull),
+    Kind::Refused(Refusal::NoRoom),
+    Kind::Refused(Refusal::Unknown),
     Kind::Nothing,
     Kind::Granted,
     Kind::Page,
@@ -128,6 +142,11 @@ impl Situation {
         self != Situation::Waiting && self.state().takes_pdus()
     }
 
+    /// What its texts for people call it.
+    pub fn stage(self) -> Stage {
+        self.state().stage()
+    }
+
     /// A state as it is there.
     pub(super) fn state(self) -> State {
         let user = sample_name();
@@ -160,16 +179,25 @@ impl Kind {
             Kind::Pass => "PASS".to_owned(),
             Kind::BadPass => "PASS, malformed".to_owned(),
             Kind::Send => "SMSG".to_owned(),
-            Kind::BadSend(SendFault::Malformed) => "SMSG, malformed".to_owned(),
+            Kind::BadSend(SendFault::NoColon) => "SMSG, no colon".to_owned(),
+            Kind::BadSend(SendFault::EmptySide) => "SMSG, an empty side".to_owned(),
             Kind::BadSend(SendFault::TooManyColons) => "SMSG, a second colon".to_owned(),
+            Kind::BadSend(SendFault::TooLong) => "SMSG, too long".to_owned(),
+            Kind::BadSend(SendFault::NotUtf8) => "SMSG, not UTF-8".to_owned(),
+            Kind::BadSend(SendFault::ControlCharacter) => "SMSG, a control character".to_owned(),
             Kind::BadSend(SendFault::ImpossibleName) => "SMSG, impossible name".to_owned(),
             Kind::Receive => "RMSG".to_owned(),
             Kind::Wait => "WMSG".to_owned(),
             Kind::Acknowledge => "250".to_owned(),
             Kind::Reject => "550".to_owned(),
             Kind::Recover => "201".to_owned(),
+            Kind::Help => "HELP".to_owned(),
             Kind::Terminate => "TERM".to_owned(),
-            Kind::Bad => "no PDU".to_owned(),
+            Kind::Bad(Fault::UnknownVerb) => "an unknown verb".to_owned(),
+            Kind::Bad(Fault::Empty) => "an empty line".to_owned(),
+            Kind::Bad(Fault::Overlong) => "an over-long line".to_owned(),
+            Kind::Bad(Fault::Window) => "RMSG, malformed".to_owned(),
+            Kind::Bad(Fault::Seconds) => "WMSG, malformed".to_owned(),
             Kind::Late(Verb::User) => "USER, late".to_owned(),
             Kind::Late(Verb::Pass) => "PASS, late".to_owned(),
             Kind::Late(Verb::Smsg) => "SMSG, late".to_owned(),
@@ -178,7 +206,10 @@ impl Kind {
             Kind::Verified(false) => "credentials wrong".to_owned(),
             Kind::Stored => "stored".to_owned(),
             Kind::Refused(Refusal::NoSuchUser) => "no such recipient".to_owned(),
-            Kind::Refused(Refusal::Failed) => "not stored".to_owned(),
+            Kind::Refused(Refusal::QueueFull) => "the queue is full".to_owned(),
+            Kind::Refused(Refusal::SenderFull) => "the sender's share is used up".to_owned(),
+            Kind::Refused(Refusal::NoRoom) => "no room".to_owned(),
+            Kind::Refused(Refusal::Unknown) => "not known to be stored".to_owned(),
             Kind::Nothing => "nothing there".to_owned(),
             Kind::Granted => "the wait is over".to_owned(),
             Kind::Page => "messages read".to_owned(),
@@ -202,8 +233,9 @@ impl Kind {
             | Kind::Acknowledge
             | Kind::Reject
             | Kind::Recover
+            | Kind::Help
             | Kind::Terminate
-            | Kind::Bad
+            | Kind::Bad(_)
             | Kind::Late(_) => true,
             Kind::Verified(_)
             | Kind::Stored
@@ -218,7 +250,7 @@ impl Kind {
     }
 
     pub(super) fn is_other_pdu(self) -> bool {
-        self.is_pdu() && self != Kind::Terminate
+        self.is_pdu() && ![Kind::Terminate, Kind::Help].contains(&self)
     }
 
     /// An event of this kind.
@@ -235,8 +267,9 @@ impl Kind {
             Kind::Acknowledge => Event::Acknowledge,
             Kind::Reject => Event::Reject,
             Kind::Recover => Event::Recover,
+            Kind::Help => Event::Help,
             Kind::Terminate => Event::Terminate,
-            Kind::Bad => Event::Bad,
+            Kind::Bad(fault) => Event::Bad(fault),
             Kind::Late(verb) => Event::Late(verb),
             Kind::Verified(ok) => Event::Verified(ok),
             Kind::Stored => Event::Stored,

@@ -23,8 +23,8 @@ use tempfile::TempDir;
 use super::sqlite::{Faults, Point};
 use super::{OpenError, Store, StoreEvent, Writer};
 use crate::engine::port::{
-    AddressKey, AdminAnswer, AdminOp, Answer, Batch, FromStore, LoginRecord, MessageId, Op, Outcome, Page, RequestId,
-    SessionId, StoredMessage,
+    AddressKey, AdminAnswer, AdminOp, Answer, Batch, FromStore, LoginRecord, MessageId, Op, Origin, Outcome, Page,
+    RequestId, SessionId, StoredMessage,
 };
 use crate::proto::types::Username;
 
@@ -81,7 +81,7 @@ impl Build {
     }
 
     fn lookup(self, user: &str) -> Build {
-        self.op(Op::Lookup { session: SESSION, name: name(user), from: HOME })
+        self.op(Op::Lookup { session: SESSION, name: name(user), from: HOME.into() })
     }
 
     fn admin(self, request: u64, op: AdminOp) -> Build {

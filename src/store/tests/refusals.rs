@@ -334,7 +334,8 @@ fn damaged_rows_are_left_out_and_named() {
     assert!(damaged[0].contains("an address of user \"bob\""), "{damaged:?}");
     assert!(damaged[1].contains("used message ids") && damaged[2].contains("message 2"), "{damaged:?}");
     assert_eq!(rows, 1 + 1 + 300);
-    let refused = users::login(&connection, name("bob"), HOME).expect_err("an address that nobody logged in from");
+    let refused =
+        users::login(&connection, name("bob"), HOME.into()).expect_err("an address that nobody logged in from");
     assert!(refused.text().contains("an address of user bob"));
 }
 

@@ -152,7 +152,7 @@ fn a_login_is_remembered_with_its_address() {
     for at in 0..u64::from(users::SEEN_MAX) {
         rig.go(Build::new(0).op(login(AddressKey::V6(at), 100 + at, None)));
     }
-    let look = |from| Op::Lookup { session: SESSION, name: name("bob"), from };
+    let look = |from| Op::Lookup { session: SESSION, name: name("bob"), from: Origin::from(from) };
     let mut rig = rig.reopen();
     let came = rig.go(Build::new(0).op(look(HOME)).op(look(AddressKey::V6(0))).op(look(AddressKey::Local(0))));
     let known: Vec<bool> =
@@ -263,6 +263,6 @@ fn damaged_rows_are_found_while_running() {
         admin::read(&connection, &place, &AdminOp::User { name: name("bob") }, &|_| ()),
         AdminAnswer::Failed(_)
     ));
-    let refused = users::login(&connection, name("bob"), HOME);
+    let refused = users::login(&connection, name("bob"), HOME.into());
     assert!(refused.is_err(), "a locked flag that nobody set was believed");
 }

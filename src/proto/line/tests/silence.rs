@@ -9,10 +9,15 @@ fn decode_late(pieces: &[(Vec<u8>, Interruption)], taken: usize) -> Vec<Out> {
     let (mut out, mut waiting) = (Vec::new(), Waiting::default());
     let mut tail = decoder.tail(&waiting);
     for (index, (piece, then)) in pieces.iter().enumerate() {
-        tail.hears(piece);
-        waiting.append(piece);
+        if waiting.is_empty() {
+            tail.hears(piece);
+            waiting.append(piece);
+        } else {
+            tail.hears_behind(piece, &mut waiting);
+        }
         if index < taken {
             out.extend(drained(&mut decoder, &mut waiting));
+            decoder.catch_up(&tail);
         }
         match (then, waiting.is_empty()) {
             (Interruption::Silence, true) => {
@@ -52,7 +57,7 @@ fn drained(decoder: &mut Decoder, waiting: &mut Waiting) -> Vec<Out> {
                 continue;
             }
             Found::Flood => panic!("a flood"),
-            Found::More => break,
+            Found::More | Found::End => break,
         };
         decoder.take(token, &mut input);
     }
@@ -72,12 +77,35 @@ fn a_silence_ends_the_line_that_waits_and_no_command_within_it() {
         (vec![b"USERbob\n", b"", b"TERM"], vec!["USERbob", "TERM"]),
         (vec![b"USERbob\r", b"TERM"], vec!["USERbob", "TERM"]),
         // IAC; IAC SB 1 2 IAC SE; IAC EC
-        (vec![b"ab\xff", b"\xf1cd"], vec!["ab", "cd"]),
+        (vec![b"ab\xff\xf1", b"cd"], vec!["ab", "cd"]),
+        (vec![b"ab\xff\xfe", b"\x01cd"], vec!["ab", "cd"]),
         (vec![b"ab\xff\xfa\x01", b"\x02\xff\xf0cd"], vec!["ab", "cd"]),
         (vec![b"abc\xff\xf7"], vec!["ab"]),
         (vec![b"a\xff\xf7"], vec![]),
+        // CRs belong to the end that silence makes, and an LF to a CR.
+        (vec![b"ab\r", b"\ncd\r\r", b"\n", b"\n"], vec!["ab", "cd", ""]),
+        (vec![b"ab\r", b"\0\xff\xf1", b"\ncd"], vec!["ab", "cd"]),
+        (vec![b"ab\r", b"\xff\xf1", b"\r\ncd"], vec!["ab", "", "cd"]),
+        (vec![b"ab", b"\ncd"], vec!["ab", "", "cd"]),
+        // The client's end.
+        (vec![b"ab", b"cd\xff\xecef\n", b"gh"], vec!["ab", "cd"]),
     ] {
         let expected: Vec<Out> = expected.iter().map(|line| Out::Whole(line.as_bytes().to_vec())).collect();
+        let pieces = silent(&pieces);
+        for taken in 0..=pieces.len() {
+            assert_eq!(decode_late(&pieces, taken), expected, "{pieces:?}, {taken} taken");
+        }
+    }
+}
+
+#[test]
+fn an_iac_with_nothing_behind_it_before_the_silence_is_a_bad_byte() {
+    for (pieces, expected) in [
+        (vec![&b"ab\xff"[..], b"\xf1cd"], vec![&b"ab\xff"[..], b"\xf1cd"]),
+        (vec![b"\xff", b"ab"], vec![b"\xff", b"ab"]),
+        (vec![b"ab\r\xff", b"\n"], vec![b"ab\r\xff", b""]),
+    ] {
+        let expected: Vec<Out> = expected.iter().map(|line| Out::Whole(line.to_vec())).collect();
         let pieces = silent(&pieces);
         for taken in 0..=pieces.len() {
             assert_eq!(decode_late(&pieces, taken), expected, "{pieces:?}, {taken} taken");

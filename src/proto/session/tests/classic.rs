@@ -23,7 +23,7 @@ fn work(scene: &mut Scene, stored: &mut Vec<String>) {
             Asked::Verify(_) => call!(*scene, verified, true),
             Asked::Store(body) => {
                 stored.push(body);
-                call!(*scene, stored, true);
+                call!(*scene, stored, Ok(()));
             }
             Asked::Read(_) | Asked::Delete(_) | Asked::Hurry | Asked::Close => {}
         }
@@ -50,7 +50,7 @@ fn silence_is_heard_during_a_login() {
     assert_eq!(scene.taken(), "");
     call!(scene, verified, true);
     assert_eq!(scene.world.asked, [Asked::Store("one".into())], "two segments, one message, and no RMSG in it");
-    call!(scene, stored, true);
+    call!(scene, stored, Ok(()));
     assert_eq!(scene.codes(), "230 240 256");
 }
 
@@ -159,7 +159,7 @@ fn what_comes_behind_a_waiting_message_does_not_ask_for_room_again() {
     scene.world.admission = Admission::Admitted;
     call!(scene, resume);
     assert_eq!(scene.world.asked, [Asked::Store("one".into())]);
-    call!(scene, stored, true);
+    call!(scene, stored, Ok(()));
     assert_eq!(scene.codes(), format!("230 240{}", " 500".repeat(100)));
 }
 
@@ -212,8 +212,8 @@ proptest! {
             let (mut scene, mut stored) = (logging_in(), Vec::new());
             scene.world.asked.push(Asked::Verify(true));
             for (index, (bytes, silence)) in pieces.iter().enumerate() {
-                if scene.session.closing != Closing::Open {
-                    break; // what TERM ends takes nothing more
+                if scene.session.closing != Closing::Open || scene.session.ended {
+                    break; // what TERM or the client's end ends takes nothing more
                 }
                 assert!(scene.session.wants_input());
                 scene.receive(bytes);

@@ -1,7 +1,7 @@
 //! A session from one process to the next.
 
 use super::*;
-use crate::proto::codec::{Reader, Writer};
+use crate::proto::codec::{Form, Reader, Writer};
 use crate::proto::limits::UNTERMINATED_MAX_BYTES;
 
 fn record(session: &Session, now: Millis) -> Option<Vec<u8>> {
@@ -12,7 +12,7 @@ fn record(session: &Session, now: Millis) -> Option<Vec<u8>> {
 
 fn thawed(record: &[u8], now: Millis) -> Option<Session> {
     let mut reader = Reader::new(record);
-    let session = Session::thaw(&mut reader, now)?;
+    let session = Session::thaw(&mut reader, Form::Now, now)?;
     reader.end()?;
     Some(session)
 }
@@ -36,7 +36,7 @@ fn what_was_not_taken_before_the_pause_is_taken_by_the_successor() {
     scene.session.pause();
     assert!(!scene.session.wants_input());
     assert_eq!(record(&scene.session, 100), None, "a message is on its way");
-    call!(scene, stored, true);
+    call!(scene, stored, Ok(()));
     assert_eq!(scene.codes(), "240");
     assert_eq!(scene.session.idle_for(160), 60);
     scene.world.now = 160;
@@ -54,9 +54,9 @@ fn a_session_with_work_under_way_is_not_handed_over() {
     assert_eq!(record(&scene.session, 0), None, "a login's answer");
     let mut scene = Scene::logged_in();
     scene.receive(b"SMSGbob:a\r\nSMSGbob:b\r\n");
-    call!(scene, stored, false);
+    call!(scene, stored, LOST);
     assert_eq!(record(&scene.session, 0), None, "an outcome that nobody is told");
-    call!(scene, stored, true);
+    call!(scene, stored, Ok(()));
     assert!(record(&scene.session, 0).is_some());
     let mut scene = Scene::downloading(1, 1..=1, 1);
     scene.receive(b"250\r\n");
@@ -85,7 +85,7 @@ fn a_flood_does_not_take_away_what_was_owed_before_it() {
     let mut scene = Scene::logged_in();
     scene.receive(&[b"SMSGbob:a\r\n".to_vec(), b"X".repeat(UNTERMINATED_MAX_BYTES + 1)].concat());
     scene.session.pause();
-    call!(scene, stored, true);
+    call!(scene, stored, Ok(()));
     let mut scene = succeeded(scene, 1000);
     assert_eq!((scene.codes().as_str(), scene.session.closing()), ("240", Closing::Flush));
 }
