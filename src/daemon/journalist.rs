@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::conn::Clients;
 use super::logging::{Line, Logger, Repeated};
+use super::spelling;
 use crate::engine::events::{Event, Limit};
 use crate::engine::port::{AddressKey, SessionId};
 use crate::proto::session::NEVER;
@@ -87,7 +88,7 @@ impl Journalist {
 /// Adds where the client is, or, when it has left, where it was.
 fn with_peer(line: Line, session: SessionId, clients: &Clients, from: Option<AddressKey>) -> Line {
     if let Some((peer, dialect)) = clients.peer_of(session) {
-        let line = line.field("addr", peer.ip().to_canonical()).field("port", peer.port());
+        let line = line.field("addr", spelling::of_host(peer)).field("port", peer.port());
         return line.field("listener", dialect.name());
     }
     match from {

@@ -17,6 +17,7 @@ mod operators;
 pub mod port;
 mod reactor;
 mod reload;
+mod spelling;
 pub mod stand_in;
 mod store_tools;
 pub mod succession;

@@ -12,6 +12,7 @@ use super::auth_pool::{AuthPool, Job};
 use super::conn::Clients;
 use super::control_conn::{Hub, HubEvent, Incoming, Peer};
 use super::logging::{Line, Logger};
+use super::spelling;
 use super::wall::WallClock;
 use crate::auth::AuthError;
 use crate::control::rfc3339;
@@ -170,8 +171,9 @@ impl Operators {
         if let AdminResult::Backup { backup, .. } = &result {
             self.hub.holds_backup(id, *backup);
         }
-        let peer_of =
-            |session: SessionId| clients.peer_of(session).map(|(peer, dialect)| (peer.to_string(), dialect.name()));
+        let peer_of = |session: SessionId| {
+            clients.peer_of(session).map(|(peer, dialect)| (spelling::of_peer(peer), dialect.name()))
+        };
         let context = Context {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.now.saturating_sub(self.started) / 1000,

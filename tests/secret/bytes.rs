@@ -43,7 +43,13 @@ enum Pace {
 
 const VERBS: [(&str, &str); 4] = [("USER", "PASS"), ("USER ", "PASS "), ("user ", "pass"), ("uSeR", "PaSs ")];
 /// What belongs to no login, with answers of every kind.
-const NOISE: [&str; 14] = [
+const NOISE: [&str; 20] = [
+    "HELP\r\n",
+    "help {name}\n",
+    "SMSG {name}:hello\r\r\n",
+    "RMSG {name}\r\n",
+    "{name}\r\n",
+    "WMSG0\r\0\r\n",
     "RMSG\r\n",
     "SMSG bob:hello\r\n",
     "250\r\n",

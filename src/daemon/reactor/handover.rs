@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use super::Reactor;
 use crate::daemon::logging::{Level, Line};
+use crate::daemon::spelling;
 use crate::daemon::succession::{self, Heritage};
 use crate::engine::port::Origin;
 use crate::proto::types::Millis;
@@ -56,7 +57,7 @@ impl Reactor {
             return Fate::Closed;
         }
         let Some(id) = self.parts.engine.thaw(record, Origin::of(peer.ip()), now) else {
-            let line = Line::new("connection of the predecessor closed").field("addr", peer.ip().to_canonical());
+            let line = Line::new("connection of the predecessor closed").field("addr", spelling::of_host(peer));
             self.parts.logger.warn(line.field("cause", "its record cannot be read"));
             return Fate::Closed;
         };

@@ -458,3 +458,40 @@ fn a_session_that_ends_behind_messages_answers_them_first() {
     call!(scene, stored, Ok(()));
     assert_eq!((scene.codes().as_str(), scene.session.closing()), ("240", Closing::Flush));
 }
+
+/// Settings that were made shorter while the session runs.
+#[test]
+fn shorter_timeouts_hold_from_the_next_event_on() {
+    let mut scene = Scene::new(Dialect::Cp);
+    scene.world.settings.timeouts.login = 5000;
+    assert_eq!(scene.session.deadline(), 60_000, "nothing has happened since");
+    scene.world.now = 10_000;
+    scene.receive(b"NOOP\r\n");
+    scene.taken();
+    assert_eq!(scene.session.deadline(), 15_000);
+    scene.world.now = 12_000;
+    scene.receive(b"NOOP\r\n");
+    scene.taken();
+    assert_eq!(scene.session.deadline(), 15_000, "later events prolong nothing");
+
+    let mut scene = Scene::logged_in();
+    scene.world.settings.timeouts.idle = 2000;
+    scene.world.now = 1000;
+    scene.receive(b"NO");
+    assert_eq!(scene.session.idle_deadline, 3000, "half a PDU is an event");
+    scene.world.settings.timeouts.idle = 90_000;
+    scene.world.settings.timeouts.pdu = 100;
+    scene.receive(b"O");
+    assert_eq!(
+        (scene.session.idle_deadline, scene.session.pdu_deadline),
+        (3000, 1100),
+        "longer from the next start on"
+    );
+
+    let mut scene = Scene::downloading(2, 1..=3, 1);
+    let before = scene.session.state_deadline;
+    scene.world.settings.timeouts.ack = 50;
+    scene.receive(b"HELP\r\n");
+    assert!(before > scene.world.now + 50);
+    assert_eq!(scene.session.state_deadline, scene.world.now + 50);
+}
