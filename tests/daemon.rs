@@ -47,6 +47,7 @@ fn cause(ended: &Ended) -> String {
     assert_eq!(ended.stdout, "", "errors do not belong on stdout");
     let mut lines: Vec<&str> = ended.stderr.lines().filter(|line| !line.starts_with("20")).collect();
     let last = lines.pop().unwrap_or_default();
+    assert!(!ended.stderr.contains(" error ended "), "the cause is told once: {ended:?}");
     assert!(lines.is_empty() && last.starts_with("cpd: "), "not one line with the cause: {ended:?}");
     last.to_owned()
 }

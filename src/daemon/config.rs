@@ -68,6 +68,8 @@ pub struct Config {
     pub named: BTreeSet<String>,
     /// The addresses of `--listen` stand in `cp`, whatever the file says.
     pub listen_given: bool,
+    /// HUP ends the daemon: it belongs to the terminal of whoever tries it.
+    pub hangup_ends: bool,
 }
 
 /// `[auth]`: the numbers as they were read; checked together, see [`Auth::params`].
@@ -114,6 +116,7 @@ impl Default for Config {
             warnings: Vec::new(),
             named: BTreeSet::new(),
             listen_given: false,
+            hangup_ends: false,
         }
     }
 }

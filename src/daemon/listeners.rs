@@ -59,6 +59,11 @@ pub fn open(config: &Config, inherited: Vec<Inherited>) -> Result<Listeners, Fat
     Ok(listeners)
 }
 
+/// Whether what is configured can be bound at this moment. Errors: as [`open`].
+pub fn probe(config: &Config) -> Result<(), Fatal> {
+    config.cp.iter().chain(&config.classic).try_for_each(|address| tcp::listen(*address).map(drop))
+}
+
 impl Listeners {
     fn adopt(&mut self, name: &str, fd: OwnedFd) -> Result<(), Fatal> {
         match name {

@@ -84,6 +84,8 @@ struct Shared {
     level: AtomicU8,
     /// Lines that found the channel full since this was last logged.
     dropped: AtomicU64,
+    /// The lines went to stderr at the start.
+    stderr: bool,
 }
 
 /// A handle for logging; cheap to clone, for any thread.
@@ -113,7 +115,11 @@ impl Logger {
     pub fn start_with(sink: Sink, level: Level) -> Result<(Logger, LogThread), Fatal> {
         let (lines, from) = sync_channel(QUEUE_MAX_LINES);
         let (done_sender, done) = sync_channel(1);
-        let shared = Arc::new(Shared { level: AtomicU8::new(level as u8), dropped: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            level: AtomicU8::new(level as u8),
+            dropped: AtomicU64::new(0),
+            stderr: sink.name() == "stderr",
+        });
         let for_thread = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("log".into())
@@ -123,6 +129,11 @@ impl Logger {
             })
             .map_err(|e| Fatal::new(ExitCode::System, format!("cannot start the log's thread: {e}")))?;
         Ok((Logger { lines: lines.clone(), shared }, LogThread { lines, done }))
+    }
+
+    /// Whether whoever reads stderr reads the log.
+    pub fn is_stderr(&self) -> bool {
+        self.shared.stderr
     }
 
     /// Whether a line of this level is written at all; to be asked before a costly line is built.

@@ -115,18 +115,33 @@ fn escaped(text: &str) -> String {
 }
 
 fn run(arguments: Arguments, inherited: Vec<Inherited>) -> Result<(), Fatal> {
-    let config = Config::load(&arguments)?;
+    let mut config = Config::load(&arguments)?;
     if let Some(dir) = &config.data {
+        if inherited.is_empty() && !dir.exists() {
+            // Nothing is made for a start that has to fail.
+            listeners::probe(&config)?;
+        }
         config::make_data_dir(dir)?;
+        config.hangup_ends = !hangup_is_ignored();
     }
     let (logger, log_thread) = Logger::start(config.log_target, config.log_level)?;
     let result = start(arguments, config, inherited, &logger);
     match &result {
         Ok(()) => logger.info(Line::new("stopped")),
+        // On stderr the cause comes by itself, once.
+        Err(_) if logger.is_stderr() => {}
         Err(fatal) => logger.error(Line::new("ended").field("cause", &fatal.message)),
     }
     end_log(log_thread);
     result
+}
+
+/// Whether whoever started this process wants it to survive the terminal, as nohup(1) does.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (SIGHUP - 1)) != 0
 }
 
 /// A log service that hangs does not keep the daemon from ending.

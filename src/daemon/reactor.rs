@@ -361,6 +361,7 @@ impl Reactor {
         for signal in pending {
             match signal {
                 SIGTERM | SIGINT => self.stop(signal, now),
+                SIGHUP if self.parts.config.hangup_ends => self.stop(signal, now),
                 SIGHUP => {
                     self.parts.notifier.send(Notice::Reloading);
                     if !self.reload.begin(&self.parts.logger) {
@@ -376,7 +377,11 @@ impl Reactor {
         if self.stop_at != NEVER {
             return;
         }
-        let name = if signal == SIGTERM { "TERM" } else { "INT" };
+        let name = match signal {
+            SIGTERM => "TERM",
+            SIGHUP => "HUP",
+            _ => "INT",
+        };
         self.parts.logger.info(Line::new("stopping").field("signal", name));
         self.parts.notifier.send(Notice::Stopping);
         self.stop_at = now + STOP_MS;

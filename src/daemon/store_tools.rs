@@ -140,7 +140,10 @@ pub fn store_error(error: OpenError, arguments: &Arguments) -> Fatal {
     };
     let hint = hint(error.kind, arguments);
     let busy_tool = error.kind == OpenErrorKind::Busy && arguments.tool.is_some();
+    let nowhere = error.kind == OpenErrorKind::CannotCreate && error.message.ends_with("folder does not exist");
+    let by_hand = arguments.data.is_none() && arguments.config.is_none() && !super::notify::started_by_manager();
     let hint = match (busy_tool, &arguments.data) {
+        _ if nowhere && by_hand && arguments.tool.is_none() => "to try it: cpd --data ./try".to_owned(),
         (true, None) => "stop it: systemctl stop cpd.socket cpd-control.socket cpd.service".to_owned(),
         (true, Some(_)) => "stop it first".to_owned(),
         (false, _) => hint,

@@ -32,7 +32,9 @@ fn wrong_arguments_are_64() {
 fn an_address_in_use_is_69() {
     let address = next_address();
     let _other = TcpListener::bind(address).expect("a free address");
-    let cause = fails_in(&folder(), &format!("listen.cp = [\"{address}\"]\n"), 69);
+    let inside = folder();
+    let cause = fails_in(&inside, &format!("listen.cp = [\"{address}\"]\n"), 69);
+    assert!(!inside.path().join("data").exists(), "a start that fails leaves nothing half-made");
     assert!(cause.contains(&address.to_string()) && cause.contains("in use"), "{cause}");
 }
 

@@ -102,6 +102,16 @@ fn hup_with_a_bad_file_changes_nothing_and_says_so() {
 }
 
 #[test]
+fn a_first_try_ends_with_its_terminal() {
+    let mut daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), "", |command| {
+        Daemon::under(command, &["env", "--default-signal=HUP"]);
+    });
+    daemon.signal(Signal::HUP);
+    assert_eq!(daemon.ends().code(), Some(0), "{}", daemon.log());
+    assert!(daemon.log().contains(" stopping signal=HUP\n") && !daemon.socket().exists(), "{}", daemon.log());
+}
+
+#[test]
 fn hup_says_what_needs_a_restart() {
     let mut daemon = Daemon::start("");
     daemon.configure("auth.threads = 2\ntimeouts.idle = \"1m\"\n");

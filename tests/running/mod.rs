@@ -89,6 +89,15 @@ pub fn run(command: &mut Command, stdin: &str) -> Ended {
     Ended { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
+/// With `--data` HUP ends cpd, unless it was ignored at its start, as processes that are started here inherit it.
+fn hup_rereads() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // SAFETY: ignoring a signal that nothing in these tests handles.
+    ONCE.call_once(|| unsafe {
+        nix::libc::signal(nix::libc::SIGHUP, nix::libc::SIG_IGN);
+    });
+}
+
 /// A cpd that runs. Dropping it kills it.
 pub struct Daemon {
     pub child: Child,
@@ -113,6 +122,7 @@ impl Daemon {
 
     /// As [`Daemon::start_in`] without waiting.
     pub fn launch(folder: tempfile::TempDir, settings: &str, change: impl FnOnce(&mut Command)) -> Daemon {
+        hup_rereads();
         let address = next_address();
         let own = format!("listen.cp = [\"{address}\"]\n{CHEAP}{settings}");
         std::fs::write(folder.path().join("cpd.toml"), own).expect("written");
@@ -165,7 +175,7 @@ impl Daemon {
     pub fn waits_for_log(&self, text: &str) {
         wait_for(text, || {
             let log = self.log();
-            let ended = log.contains(" error ended ");
+            let ended = log.contains(" error ended ") || log.contains("\ncpd: ") || log.starts_with("cpd: ");
             assert!(log.contains(text) || !ended, "no {text:?}, and it has ended: {log}");
             log.contains(text).then_some(())
         });

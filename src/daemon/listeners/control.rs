@@ -161,6 +161,10 @@ fn refused(path: &Path, error: Errno) -> Fatal {
         _ => ExitCode::CannotCreate,
     };
     let hint = match error {
+        Errno::ENOENT if path.parent().is_some_and(|folder| !folder.exists()) => {
+            let folder = path.parent().unwrap_or(path).display();
+            return cannot(path, &format!("the folder {folder} does not exist"));
+        }
         // EROFS is what ProtectSystem=strict makes of every other folder.
         Errno::EACCES | Errno::EPERM | Errno::EROFS => drop_in_hint(path),
         _ => String::new(),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::linux::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use syslog::{Facility, LogFormat, LoggerBackend, Severity};
 
@@ -33,6 +33,36 @@ pub enum Sink {
         out: Box<dyn Write + Send>,
         prefixed: bool,
     },
+    /// Stderr, until the service that was asked for is there.
+    Instead {
+        stream: Box<Sink>,
+        wanted: Wanted,
+    },
+}
+
+/// A log service that was not there, and where it is looked for.
+pub struct Wanted {
+    target: LogTarget,
+    journal: PathBuf,
+    syslog: PathBuf,
+    looked_at: Instant,
+}
+
+/// How often it is looked for at most.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+impl Wanted {
+    fn open(&self) -> Result<Sink, String> {
+        let (journal, syslog) = (&self.journal, &self.syslog);
+        let by_journal = || Sink::journal(journal).map_err(|e| format!("{}: {e}", journal.display()));
+        let by_syslog = || Sink::syslog(syslog).map_err(|e| format!("{}: {e}", syslog.display()));
+        match self.target {
+            LogTarget::Auto => by_journal().or_else(|_| by_syslog()),
+            LogTarget::Journal => by_journal(),
+            LogTarget::Syslog => by_syslog(),
+            LogTarget::Stderr => Ok(Sink::stderr()),
+        }
+    }
 }
 
 impl Sink {
@@ -43,15 +73,15 @@ impl Sink {
 
     /// As [`Sink::open`] with other places of the two sockets.
     pub fn open_at(target: LogTarget, journal: &Path, syslog: &Path) -> (Sink, Option<String>) {
-        let opened = match target {
-            LogTarget::Auto => Sink::journal(journal).or_else(|_| Sink::syslog(syslog)).or_else(|_| Ok(Sink::stderr())),
-            LogTarget::Journal => Sink::journal(journal).map_err(|e| format!("{}: {e}", journal.display())),
-            LogTarget::Syslog => Sink::syslog(syslog).map_err(|e| format!("{}: {e}", syslog.display())),
-            LogTarget::Stderr => Ok(Sink::stderr()),
-        };
-        match opened {
+        let wanted =
+            Wanted { target, journal: journal.to_owned(), syslog: syslog.to_owned(), looked_at: Instant::now() };
+        match wanted.open() {
             Ok(sink) => (sink, None),
-            Err(cause) => (Sink::stderr(), Some(cause)),
+            Err(cause) => {
+                // Nobody asked for one of them by name.
+                let said = (target != LogTarget::Auto).then_some(cause);
+                (Sink::Instead { stream: Box::new(Sink::stderr()), wanted }, said)
+            }
         }
     }
 
@@ -81,12 +111,13 @@ impl Sink {
         match self {
             Sink::Journal { .. } => "journal",
             Sink::Syslog { .. } => "syslog",
-            Sink::Stream { .. } => "stderr",
+            Sink::Stream { .. } | Sink::Instead { .. } => "stderr",
         }
     }
 
     /// Writes one line; a log service that went away (restarted) is looked for once more. `Err`: the line is lost.
     pub fn write(&mut self, level: Level, text: &str) -> io::Result<()> {
+        self.look_again(LOOK_AGAIN);
         let first = self.send(level, text);
         let Err(error) = first else { return Ok(()) };
         // A full or slow service is not helped by sending the line again.
@@ -96,14 +127,27 @@ impl Sink {
         let again = match self {
             Sink::Journal { path, .. } => Sink::journal(path)?,
             Sink::Syslog { path, .. } => Sink::syslog(path)?,
-            Sink::Stream { .. } => return Err(error),
+            Sink::Stream { .. } | Sink::Instead { .. } => return Err(error),
         };
         *self = again;
         self.send(level, text)
     }
 
+    /// Takes the service that was asked for, once it is there.
+    fn look_again(&mut self, pause: Duration) {
+        let Sink::Instead { wanted, .. } = self else { return };
+        if wanted.looked_at.elapsed() < pause {
+            return;
+        }
+        wanted.looked_at = Instant::now();
+        if let Ok(found) = wanted.open() {
+            *self = found;
+        }
+    }
+
     fn send(&mut self, level: Level, text: &str) -> io::Result<()> {
         match self {
+            Sink::Instead { stream, .. } => stream.send(level, text),
             Sink::Journal { socket, .. } => {
                 let pid = std::process::id();
                 let priority = level.priority();
@@ -213,6 +257,25 @@ mod tests {
         let service = UnixDatagram::bind(&path).unwrap();
         sink.write(Level::Info, "two").unwrap();
         assert!(receive(&service).ends_with("two"));
+    }
+
+    #[test]
+    fn a_service_that_was_away_at_the_start_is_found_when_it_is_there() {
+        for target in [LogTarget::Auto, LogTarget::Journal, LogTarget::Syslog] {
+            let dir = tempfile::tempdir().unwrap();
+            let (journal, syslog) = (dir.path().join("journal"), dir.path().join("log"));
+            let (mut sink, _) = Sink::open_at(target, &journal, &syslog);
+            assert_eq!(sink.name(), "stderr");
+            sink.look_again(Duration::ZERO);
+            assert_eq!(sink.name(), "stderr", "nobody is there yet");
+            let path = if target == LogTarget::Syslog { &syslog } else { &journal };
+            let service = UnixDatagram::bind(path).unwrap();
+            sink.look_again(Duration::from_secs(3600));
+            assert_eq!(sink.name(), "stderr", "it is not looked for with every line");
+            sink.look_again(Duration::ZERO);
+            sink.write(Level::Info, "back").unwrap();
+            assert!(receive(&service).contains("back"));
+        }
     }
 
     #[test]
