@@ -216,7 +216,7 @@ impl Cycle {
             return;
         }
         let available = match core.faults.at(Point::Space) {
-            Ok(()) => core.place.available().unwrap_or(u64::MAX),
+            Ok(()) => core.place.available_beside(core.file_reserved).unwrap_or(u64::MAX),
             Err(_) => 0,
         };
         let inserts = self.insert_bytes + if core.disk_low { room::AGAIN_BYTES } else { 0 };

@@ -103,10 +103,17 @@ impl Place {
 
     /// Bytes that a file here may still grow by.
     pub fn available(&self) -> io::Result<u64> {
+        self.available_beside(0)
+    }
+
+    /// As [`Place::available`], where the store's file has blocks up to its byte `reserved` already.
+    pub fn available_beside(&self, reserved: u64) -> io::Result<u64> {
         let found = nix::sys::statvfs::statvfs(&self.folder).map_err(io::Error::from)?;
         let free = found.blocks_available().saturating_mul(found.fragment_size());
         let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).map_err(io::Error::from)?;
-        Ok(free.min(limit.saturating_sub(self.length("").max(self.log_bytes()))))
+        let length = self.length("");
+        let free = free.saturating_add(reserved.saturating_sub(length));
+        Ok(free.min(limit.saturating_sub(length.max(self.log_bytes()))))
     }
 
     /// Whether a file here can be as large as that.
