@@ -193,6 +193,7 @@ fn requests() -> Vec<Request> {
         Request::StoreBackupRead { backup: 1, offset: 1 << 40 },
         Request::StoreBackupEnd { backup: 1 },
         Request::StoreCheck { after: 0, limit: 1 },
+        Request::StoreShrink,
         Request::SessionList { after: u64::MAX, limit: 2 },
         Request::SessionClose { id: 5 },
         Request::Ping,

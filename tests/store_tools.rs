@@ -367,3 +367,83 @@ fn two_restores_at_once_are_one_after_the_other_or_one() {
 fn queues_of(folder: &Path) -> Option<()> {
     ends_with(&mut tool(folder, &["--check-store"]), 0).stdout.contains("1 message; nothing").then_some(())
 }
+
+#[test]
+fn a_backup_to_standard_output_is_the_backup_and_nothing_else() {
+    let daemon = with(&["alice"], "hello");
+    let file = daemon.folder.path().join("copy");
+    let mut command = running::cpctl(&daemon.socket(), &["store", "backup", "-"]);
+    let status = command.stdout(File::create(&file).expect("a file")).status().expect("runs");
+    assert!(status.success(), "{}", daemon.log());
+    let ended = ends_with(cpd().arg(format!("--check-store={}", show(&file))), 0);
+    assert!(ended.stdout.contains("1 user, 1 message"), "{ended:?}");
+    let ended = ends_with(&mut running::cpctl(&daemon.socket(), &["--json", "store", "backup", "-"]), 2);
+    assert!(!ended.stdout.contains("SQLite"), "{ended:?}");
+    // A reader that goes away is an error, and the next copy is not refused for it.
+    let mut command = running::cpctl(&daemon.socket(), &["store", "backup", "-"]);
+    let full = File::options().write(true).open("/dev/full").expect("is there");
+    assert_eq!(command.stdout(full).status().expect("runs").code(), Some(1));
+    daemon.cpctl(&["store", "backup", &show(&daemon.folder.path().join("another"))], "");
+}
+
+#[test]
+fn a_killed_backup_leaves_nothing() {
+    let daemon = with(&["alice"], "hello");
+    let folder = daemon.folder.path().join("copies");
+    fs::create_dir(&folder).expect("made");
+    need("strace", "strace");
+    for call in ["write", "fsync", "linkat"] {
+        let mut command = Command::new("strace");
+        let inject = format!("inject={call}:signal=KILL:when=1");
+        command.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
+        command.arg(env!("CARGO_BIN_EXE_cpctl")).arg("--socket").arg(daemon.socket());
+        let ended = run(command.args(["store", "backup", &show(&folder.join("copy"))]), "");
+        assert!(!ended.status.success(), "{call}: {ended:?}");
+        let left: Vec<String> = names(&folder).into_iter().filter(|name| name != "copy").collect();
+        assert_eq!(left, [""; 0], "{call}");
+        let _ = fs::remove_file(folder.join("copy"));
+    }
+    // Of the daemon's own copy nothing is left either.
+    let data = kill(daemon);
+    let left = names(&data.path().join("data"));
+    assert!(!left.iter().any(|name| name.contains("-backup")), "{left:?}");
+}
+
+/// Runs the nightly script with these programs first in the path.
+fn nightly(folder: &Path, socket: &Path, first: &Path) -> Ended {
+    let script = Path::new("packaging/cpd-backup");
+    let programs = Path::new(env!("CARGO_BIN_EXE_cpd")).parent().expect("a folder");
+    let path = format!("{}:{}:{}", show(first), show(programs), std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new("sh");
+    command.arg(script).arg(folder).arg("3").env("PATH", path).env("CPCTL_SOCKET", socket);
+    run(&mut command, "")
+}
+
+#[test]
+fn the_nightly_copy_is_verified_and_the_last_ones_are_kept() {
+    let daemon = with(&["alice"], "hello");
+    let (copies, none) = (daemon.folder.path().join("copies"), daemon.folder.path().join("none"));
+    fs::create_dir(&none).expect("made");
+    fs::create_dir(&copies).expect("made");
+    for old in ["cpd-2020-01-01T000000Z.db", "cpd-2021-01-01T000000Z.db", "cpd-2022-01-01T000000Z.db", "mine.db"] {
+        fs::write(copies.join(old), "old").expect("written");
+    }
+    let ended = nightly(&copies, &daemon.socket(), &none);
+    assert!(ended.status.success(), "{ended:?}");
+    let mut left = names(&copies);
+    left.sort();
+    assert_eq!(left.len(), 4, "{left:?}");
+    assert!(left[0].starts_with("cpd-2021") && left[1].starts_with("cpd-2022") && left[3] == "mine.db", "{left:?}");
+    let made = copies.join(&left[2]);
+    assert_eq!(fs::metadata(&made).expect("is there").mode() & 0o7777, 0o600);
+    ends_with(cpd().arg(format!("--check-store={}", show(&made))), 0);
+    fs::remove_file(made).expect("removed");
+    // A copy that is damaged takes the place of none.
+    let liar = none.join("cpctl");
+    fs::write(&liar, "#!/bin/sh\nprintf nonsense > \"$3\"\n").expect("written");
+    fs::set_permissions(&liar, fs::Permissions::from_mode(0o755)).expect("set");
+    let ended = nightly(&copies, &daemon.socket(), &none);
+    assert_eq!(ended.code(), 65, "{ended:?}");
+    let left = names(&copies);
+    assert!(left.len() == 4 && left.iter().any(|name| name.ends_with(".damaged")), "{left:?}");
+}

@@ -173,6 +173,13 @@ pub struct Checked {
     pub next: Option<u64>,
 }
 
+/// What a store has of the disk, before it was shrunk and after.
+#[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
+pub struct Shrunk {
+    pub before_bytes: u64,
+    pub after_bytes: u64,
+}
+
 /// Here I am.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct Pong {

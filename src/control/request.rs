@@ -46,6 +46,8 @@ pub enum Request {
     StoreBackupEnd { backup: u64 },
     /// Answered by [`super::answer::Checked`].
     StoreCheck { after: u64, limit: u32 },
+    /// Answered by [`super::answer::Shrunk`].
+    StoreShrink,
     /// In the order of ids. Answered by [`super::answer::IdPage`] of [`super::answer::SessionInfo`].
     SessionList { after: u64, limit: u32 },
     /// Answered by [`super::answer::Done`].
@@ -123,6 +125,7 @@ pub const COMMANDS: &[CommandShape] = &[
         let after = f.number("after", 0..=u64::MAX)?.unwrap_or(0);
         Ok(Request::StoreCheck { after, limit: limit(f)? })
     }),
+    shape("store.shrink", &[], true, |_| Ok(Request::StoreShrink)),
     shape("session.list", &["after", "limit"], false, |f| {
         let after = f.number("after", 0..=u64::MAX)?.unwrap_or(0);
         Ok(Request::SessionList { after, limit: limit(f)? })
@@ -175,6 +178,7 @@ impl Request {
             Request::StoreBackupRead { .. } => "store.backup.read",
             Request::StoreBackupEnd { .. } => "store.backup.end",
             Request::StoreCheck { .. } => "store.check",
+            Request::StoreShrink => "store.shrink",
             Request::SessionList { .. } => "session.list",
             Request::SessionClose { .. } => "session.close",
             Request::Ping => "ping",
@@ -260,7 +264,7 @@ impl Request {
                     map.serialize_entry("details", details)?;
                 }
             }
-            Request::StoreBackup | Request::Ping => {}
+            Request::StoreBackup | Request::StoreShrink | Request::Ping => {}
         }
         map.end().map(drop)
     }

@@ -182,7 +182,7 @@ fn would_block(error: &std::io::Error) -> bool {
 /// How long the answer may take although the daemon is well; `None`: it is quick.
 fn longest_wait(request: &Request) -> Option<Duration> {
     match request {
-        Request::StoreBackup => Some(BACKUP_WAIT),
+        Request::StoreBackup | Request::StoreShrink => Some(BACKUP_WAIT),
         // A password is hashed in its turn, and a queue emptied page by page.
         Request::UserAdd { .. }
         | Request::UserPasswd { .. }

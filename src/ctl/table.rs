@@ -73,7 +73,7 @@ impl Command {
 pub const GROUPS: &[(&str, &str)] = &[
     ("user", "Users: who may log in"),
     ("queue", "Queues: messages that wait for their recipients"),
-    ("store", "The store: copy and check"),
+    ("store", "The store: copy, check and shrink"),
     ("session", "Sessions: who is connected"),
 ];
 
@@ -211,7 +211,11 @@ pub const COMMANDS: &[Command] = &[
     Command {
         words: &["store", "backup"],
         about: "Write a consistent copy of the store to a new file, while the daemon runs",
-        arguments: &[Argument { name: "FILE", kind: Kind::File, help: "Where to; must not exist" }],
+        arguments: &[Argument {
+            name: "FILE",
+            kind: Kind::File,
+            help: "Where to; must not exist. - is standard output",
+        }],
         flags: &[],
         sends: &["store.backup", "store.backup.read", "store.backup.end"],
         json: &["file", "bytes"],
@@ -227,6 +231,16 @@ pub const COMMANDS: &[Command] = &[
         json: &["rows", "damaged"],
         list: false,
         run: run::store_check,
+    },
+    Command {
+        words: &["store", "shrink"],
+        about: "Give the room of messages that are gone back to the file system",
+        arguments: &[],
+        flags: &[],
+        sends: &["store.shrink"],
+        json: &["before_bytes", "after_bytes"],
+        list: false,
+        run: backup::shrink,
     },
     Command {
         words: &["session", "list"],

@@ -69,6 +69,7 @@ enum Expected {
     Backup,
     Chunk,
     Checked,
+    Shrunk,
     Status {
         details: bool,
     },
@@ -131,6 +132,7 @@ fn translate(request: Request, wall_seconds: u64) -> (Expected, Task) {
         }
         Request::StoreBackupEnd { backup } => (Expected::Done, AdminRequest::BackupEnd { backup }),
         Request::StoreCheck { after, limit } => (Expected::Checked, AdminRequest::Check { after, limit }),
+        Request::StoreShrink => (Expected::Shrunk, AdminRequest::Shrink),
         Request::SessionList { after, limit } => (Expected::Sessions, AdminRequest::SessionList { after, limit }),
         Request::SessionClose { id } => (Expected::Done, AdminRequest::SessionClose { serial: id }),
         Request::Ping => return (Expected::Done, Task::Ping),
@@ -159,6 +161,7 @@ fn about(request: &Request) -> About {
         | Request::QueueList { .. }
         | Request::StoreBackup
         | Request::StoreCheck { .. }
+        | Request::StoreShrink
         | Request::SessionList { .. }
         | Request::Ping
         | Request::Status { .. } => About::default(),
@@ -232,6 +235,7 @@ fn outcome(asked: &Asked, result: &AdminResult) -> Result<Effect, ControlError> 
         | AdminResult::Backup { .. }
         | AdminResult::Bytes(_)
         | AdminResult::Checked { .. }
+        | AdminResult::Shrunk { .. }
         | AdminResult::Status(_) => return Ok(Effect::default()),
         AdminResult::UserExists => (ErrorCode::UserExists, format!("there is a user {user} already")),
         AdminResult::NoSuchUser => (ErrorCode::NoSuchUser, format!("there is no user {user}")),

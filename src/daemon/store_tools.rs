@@ -17,16 +17,18 @@ use crate::store::{self, OpenError, OpenErrorKind, Source};
 
 /// Does it, and says on standard output what came of it.
 pub fn run(arguments: &Arguments) -> Result<(), Fatal> {
-    let config = Config::load(arguments)?;
     // A file that may not grow is a write that fails, and is undone.
     let limit = signal_hook::flag::register(SIGXFSZ, Arc::default());
     limit.map_err(|e| Fatal::new(ExitCode::System, format!("cannot take signals: {e}")))?;
     let fatal = |error: OpenError| store_error(error, arguments);
+    let config = || Config::load(arguments);
     match &arguments.tool {
         None => Ok(()),
-        Some(Tool::Restore(name)) => restore(&config, name, &fatal),
-        Some(Tool::CheckStore(name)) => check(arguments, name.as_ref().unwrap_or(&config.store_path), &fatal),
-        Some(Tool::Salvage(new)) => salvage(arguments, &config, new, &fatal),
+        Some(Tool::Restore(name)) => restore(&config()?, name, &fatal),
+        // Where the file is said no configuration is needed.
+        Some(Tool::CheckStore(Some(file))) => check(arguments, file, &fatal),
+        Some(Tool::CheckStore(None)) => check(arguments, &config()?.store_path, &fatal),
+        Some(Tool::Salvage(new)) => salvage(arguments, &config()?, new, &fatal),
     }
 }
 

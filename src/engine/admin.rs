@@ -79,6 +79,7 @@ impl Engine {
             AdminRequest::BackupEnd { backup } => {
                 self.core.ask(request, Pending::Plain, AdminOp::BackupEnd { backup });
             }
+            AdminRequest::Shrink => self.core.ask(request, Pending::Plain, AdminOp::Shrink),
             AdminRequest::Check { after, limit } => {
                 self.core.ask(request, Pending::Plain, AdminOp::Check { after, limit });
             }
@@ -148,6 +149,7 @@ impl Engine {
             (_, AdminAnswer::Backup { backup, bytes }) => AdminResult::Backup { backup, bytes },
             (_, AdminAnswer::Bytes(bytes)) => AdminResult::Bytes(bytes),
             (_, AdminAnswer::Checked { rows, damaged, next }) => AdminResult::Checked { rows, damaged, next },
+            (_, AdminAnswer::Shrunk { before, after }) => AdminResult::Shrunk { before, after },
             (_, AdminAnswer::Users(_) | AdminAnswer::Messages(_) | AdminAnswer::Size { .. }) => {
                 AdminResult::Failed("the store answered something else".to_string())
             }

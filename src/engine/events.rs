@@ -98,6 +98,7 @@ pub enum AdminRequest {
     BackupRead { backup: u64, offset: u64, length: u32 },
     BackupEnd { backup: u64 },
     Check { after: u64, limit: u32 },
+    Shrink,
     SessionList { after: u64, limit: u32 },
     SessionClose { serial: u64 },
     Status,
@@ -149,6 +150,10 @@ pub enum AdminResult {
         rows: u64,
         damaged: Vec<String>,
         next: Option<u64>,
+    },
+    Shrunk {
+        before: u64,
+        after: u64,
     },
     Status(Box<Status>),
 }

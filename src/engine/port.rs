@@ -151,6 +151,9 @@ pub enum AdminOp {
     /// Read: verify up to `limit` messages with ids above `after`, and all users when `after` is 0.
     /// [`AdminAnswer::Checked`].
     Check { after: u64, limit: u32 },
+    /// Gives the room of what is gone back to the disk. [`AdminAnswer::Shrunk`], [`AdminAnswer::Busy`] while a copy is
+    /// made, or [`AdminAnswer::Failed`] with the reason why it cannot be.
+    Shrink,
     /// Read. [`AdminAnswer::Size`].
     Size,
 }
@@ -176,6 +179,11 @@ pub enum AdminAnswer {
         rows: u64,
         damaged: Vec<String>,
         next: Option<u64>,
+    },
+    /// The sizes of the store's files in bytes, before and after.
+    Shrunk {
+        before: u64,
+        after: u64,
     },
     /// The sizes of the store's files in bytes.
     Size {

@@ -35,6 +35,7 @@ pub fn is_write(op: &AdminOp) -> bool {
         | AdminOp::BackupRead { .. }
         | AdminOp::BackupEnd { .. }
         | AdminOp::Check { .. }
+        | AdminOp::Shrink
         | AdminOp::Size => false,
     }
 }

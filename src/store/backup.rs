@@ -83,14 +83,13 @@ pub fn copy_while_serving(core: &mut Core, connection: &Connection, request: Req
                 Err(e) => Exit::CopyOver(Err(super::sqlite::text(&e))),
             };
             match exit {
-                Exit::CopyOver(Ok(())) => match squeeze::run(core, connection, inbox, &target) {
-                    Ok(squeezed) => Exit::CopyOver(hold(core, squeezed.unwrap_or(target))),
-                    Err(exit) => exit,
-                },
+                Exit::CopyOver(Ok(())) => without_gaps(core, connection, inbox, target),
                 other => other,
             }
         }
     };
+    // Once it is open it needs no name; if it is not whole nobody needs it.
+    let _ = files::remove(&core.place.beside(BACKUP_SUFFIX));
     core.copying = false;
     let (answer, exit) = match exit {
         Exit::CopyOver(Ok(())) => match &core.held {
@@ -104,7 +103,27 @@ pub fn copy_while_serving(core: &mut Core, connection: &Connection, request: Req
     exit
 }
 
-/// A file to copy to. It has no name: however this process ends, nothing is left of it.
+/// Copies what the whole copy holds once more, if that is worth it, and holds the better one of both.
+fn without_gaps(core: &mut Core, connection: &Connection, inbox: &mut Inbox, copy: Target) -> Exit {
+    let Target { connection: writing, file } = copy;
+    if let Err((_, e)) = writing.close() {
+        return Exit::CopyOver(Err(super::sqlite::text(&e)));
+    }
+    // Read from its file alone, it needs no log; and once it is open, no name.
+    let path = core.place.beside(BACKUP_SUFFIX);
+    let reading = super::sqlite::view(&path);
+    let squeezed = match reading.map(|reading| squeeze::run(core, connection, inbox, &reading)) {
+        Ok(Ok(squeezed)) => squeezed,
+        Ok(Err(exit)) => return exit,
+        Err(_) => None,
+    };
+    Exit::CopyOver(match squeezed.map(|Target { connection, file, .. }| (connection.close(), file)) {
+        Some((Ok(()), squeezed)) => hold(core, squeezed),
+        _ => hold(core, file),
+    })
+}
+
+/// A file to copy to. Its name goes as soon as it is not needed; one that a killed process leaves the next start deletes.
 pub struct Target {
     pub connection: Connection,
     file: File,
@@ -120,16 +139,13 @@ impl Target {
         }
         let named = |e: io::Error| format!("{}: {e}", place.beside(BACKUP_SUFFIX).display());
         let path = place.make(BACKUP_SUFFIX).map_err(named)?;
-        let opened = Target::open(&path);
-        // SQLite has it open, and looks for its name no more: it is to keep no journal.
-        let removed = files::remove(&path).map_err(named);
-        opened.and_then(|target| removed.map(|()| target))
+        Target::open(&path)
     }
 
     fn open(path: &Path) -> Result<Target, String> {
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| e.to_string())?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let open = || {
+        let open = || -> rusqlite::Result<Connection> {
             let connection = Connection::open_with_flags(path, flags)?;
             // Whoever reads the copy syncs what he makes of it.
             connection.execute_batch(
@@ -143,9 +159,7 @@ impl Target {
 }
 
 /// Takes the finished copy under a new number.
-fn hold(core: &mut Core, target: Target) -> Result<(), String> {
-    let Target { connection, file } = target;
-    connection.close().map_err(|(_, e)| super::sqlite::text(&e))?;
+fn hold(core: &mut Core, file: File) -> Result<(), String> {
     let mark = || -> io::Result<u64> {
         history::set_number(&file, history::NO_LOG)?;
         // As the store itself: to open it with a log needs no change of it.

@@ -47,6 +47,7 @@ pub struct Core {
     pub backups: u64,
     pub copying: bool,
     pub copy_wanted: Option<RequestId>,
+    pub shrink_wanted: Option<RequestId>,
     pub results: Sender<FromStore>,
     pub progress: Arc<Progress>,
     pub wake: Box<dyn Fn() + Send>,

@@ -25,6 +25,7 @@ mod row;
 mod salvage;
 mod schema;
 mod settle;
+mod shrink;
 mod sqlite;
 mod squeeze;
 mod users;

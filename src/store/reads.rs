@@ -41,6 +41,11 @@ fn admin_read(core: &mut Core, connection: &Connection, request: RequestId, op: 
             core.copy_wanted = Some(request);
             return None;
         }
+        AdminOp::Shrink if core.copying || core.held.is_some() || core.shrink_wanted.is_some() => AdminAnswer::Busy,
+        AdminOp::Shrink => {
+            core.shrink_wanted = Some(request);
+            return None;
+        }
         AdminOp::BackupRead { backup, offset, length } => match held(*backup).map(|h| h.read(*offset, *length)) {
             Some(Ok(bytes)) => AdminAnswer::Bytes(bytes),
             Some(Err(e)) => AdminAnswer::Failed(format!("cannot read the copy: {e}")),

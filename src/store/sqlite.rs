@@ -1,5 +1,6 @@
 //! The connection: how it is set up, what its errors mean, and the statements of the hot path.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,6 +52,27 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
          PRAGMA journal_size_limit={WAL_KEPT_BYTES};
          PRAGMA cache_size=-{CACHE_KIB};"
     ))?;
+    Ok(connection)
+}
+
+/// Opens a file to which nobody writes, to be read without a trace: without its log, without a lock, and without a name
+/// once it is open.
+pub fn view(path: &Path) -> rusqlite::Result<Connection> {
+    let mut name = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => name.push(char::from(*byte)),
+            other => name.push_str(&format!("%{other:02x}")),
+        }
+    }
+    name.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let connection = Connection::open_with_flags(name, flags)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_MAX_BYTES)?;
+    connection.execute_batch("PRAGMA cell_size_check=ON; PRAGMA trusted_schema=OFF; PRAGMA temp_store=MEMORY;")?;
     Ok(connection)
 }
 

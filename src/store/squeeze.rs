@@ -54,13 +54,13 @@ pub fn run(
     core: &mut Core,
     connection: &Connection,
     inbox: &mut Inbox,
-    source: &Target,
+    source: &Connection,
 ) -> Result<Option<Target>, Exit> {
-    let Ok(Some(alive)) = worth(&source.connection) else { return Ok(None) };
+    let Ok(Some(alive)) = worth(source) else { return Ok(None) };
     let Ok(target) = Target::make(&core.place, alive) else { return Ok(None) };
-    let Ok(tables) = begin(&source.connection, &target.connection) else { return Ok(None) };
+    let Ok(tables) = begin(source, &target.connection) else { return Ok(None) };
     for table in tables {
-        let Ok((mut select, insert)) = statements(&source.connection, &target.connection, &table) else {
+        let Ok((mut select, insert)) = statements(source, &target.connection, &table) else {
             return Ok(None);
         };
         let columns = select.column_count();

@@ -4,8 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use rusqlite::limits::Limit;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 use super::files::{self, with_suffix};
 use super::row::{self, MESSAGE_COLUMNS, RowError};
@@ -110,23 +109,7 @@ fn view(file: &Path, own_log: bool) -> rusqlite::Result<Connection> {
     if own_log && fs::metadata(with_suffix(file, "-wal")).is_ok_and(|log| log.len() > 0) {
         return sqlite::connect(file);
     }
-    let mut name = String::from("file:");
-    for byte in std::os::unix::ffi::OsStrExt::as_bytes(file.as_os_str()) {
-        match byte {
-            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => name.push(char::from(*byte)),
-            other => name.push_str(&format!("%{other:02x}")),
-        }
-    }
-    // Nobody else writes to it, so SQLite need not look for that: it makes no file and takes no lock.
-    name.push_str("?immutable=1");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_URI
-        | OpenFlags::SQLITE_OPEN_EXRESCODE;
-    let connection = Connection::open_with_flags(name, flags)?;
-    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, sqlite::VALUE_MAX_BYTES)?;
-    connection.execute_batch("PRAGMA cell_size_check=ON; PRAGMA trusted_schema=OFF; PRAGMA temp_store=MEMORY;")?;
-    Ok(connection)
+    sqlite::view(file)
 }
 
 fn look(connection: &Connection, file: &Path, report: &mut Report) -> rusqlite::Result<()> {

@@ -14,7 +14,7 @@ use super::cycle::{Core, Cycle, Verdict};
 use super::guard::Changed;
 use super::room::FRAME_BYTES;
 use super::sqlite::Point;
-use super::{Store, StoreEvent, recovery, settle, sqlite};
+use super::{Store, StoreEvent, recovery, settle, shrink, sqlite};
 use crate::engine::port::{Batch, FromStore};
 
 /// Batches that may be on their way: submitted and not handed back.
@@ -172,6 +172,7 @@ pub fn spawn(
         backups: 0,
         copying: false,
         copy_wanted: None,
+        shrink_wanted: None,
         results,
         progress: Arc::clone(&progress),
         wake,
@@ -219,9 +220,12 @@ pub enum Exit {
 
 fn run(mut core: Core, mut connection: Connection, mut inbox: Inbox) {
     loop {
-        let exit = match core.copy_wanted.take() {
-            Some(request) => backup::copy_while_serving(&mut core, &connection, request, &mut inbox),
-            None => serve(&mut core, &connection, &mut inbox, None),
+        let exit = match core.shrink_wanted.take() {
+            Some(request) => shrink::run(&mut core, &connection, request),
+            None => match core.copy_wanted.take() {
+                Some(request) => backup::copy_while_serving(&mut core, &connection, request, &mut inbox),
+                None => serve(&mut core, &connection, &mut inbox, None),
+            },
         };
         let broken = match exit {
             Exit::Again | Exit::CopyOver(_) => continue,
@@ -295,7 +299,7 @@ pub fn serve(core: &mut Core, connection: &Connection, inbox: &mut Inbox, copy: 
         if let Err(changed) = core.unchanged() {
             return Exit::Changed(changed);
         }
-        if core.copy_wanted.is_some() {
+        if core.copy_wanted.is_some() || core.shrink_wanted.is_some() {
             return Exit::Again;
         }
     }

@@ -116,6 +116,7 @@ pub fn small(request: &Request) -> Vec<u8> {
             let from = usize::try_from(*offset).expect("small").min(whole.len());
             encode_ok(&BackupChunk::new(&whole[from..whole.len().min(from + 4)]))
         }
+        Request::StoreShrink => encode_ok(&cpd::control::answer::Shrunk { before_bytes: 5000, after_bytes: 4096 }),
         Request::StoreCheck { .. } => encode_ok(&Checked { rows: 4, damaged: Vec::new(), next: None }),
         Request::SessionList { .. } => encode_ok(&IdPage {
             rows: vec![SessionInfo {

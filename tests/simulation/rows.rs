@@ -130,7 +130,9 @@ impl State {
             }
             AdminOp::Check { .. } => AdminAnswer::Checked { rows: 0, damaged: Vec::new(), next: None },
             AdminOp::Size => AdminAnswer::Size { bytes: 0 },
-            AdminOp::BackupBegin | AdminOp::BackupRead { .. } | AdminOp::BackupEnd { .. } => AdminAnswer::Busy,
+            AdminOp::BackupBegin | AdminOp::BackupRead { .. } | AdminOp::BackupEnd { .. } | AdminOp::Shrink => {
+                AdminAnswer::Busy
+            }
         }
     }
 
@@ -172,6 +174,7 @@ pub fn is_change(op: &AdminOp) -> bool {
         | AdminOp::User { .. }
         | AdminOp::Messages { .. }
         | AdminOp::BackupBegin
+        | AdminOp::Shrink
         | AdminOp::BackupRead { .. }
         | AdminOp::BackupEnd { .. }
         | AdminOp::Check { .. }

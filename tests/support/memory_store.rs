@@ -157,6 +157,7 @@ impl MemoryStore {
                 AdminAnswer::Done
             }
             AdminOp::Check { .. } => AdminAnswer::Checked { rows: 0, damaged: Vec::new(), next: None },
+            AdminOp::Shrink => AdminAnswer::Shrunk { before: 0, after: 0 },
             AdminOp::Size => AdminAnswer::Size { bytes: 0 },
             AdminOp::BackupBegin | AdminOp::BackupRead { .. } | AdminOp::BackupEnd { .. } => AdminAnswer::Busy,
         }

@@ -6,7 +6,7 @@ use super::super::wall::WallClock;
 use super::{Asked, Expected, outcome};
 use crate::control::answer::{
     Backup, BackupChunk, Checked, ConfigurationInfo, Counters, Done, Ended, IdPage, ListenerInfo, MessageInfo,
-    NamePage, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionStates, Status, UserInfo,
+    NamePage, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionStates, Shrunk, Status, UserInfo,
 };
 use crate::control::{ANSWER_MAX_BYTES, DAMAGED_MAX, ErrorCode, encode_error, encode_ok, rfc3339};
 use crate::engine::events::{self, AdminResult, SessionRow};
@@ -89,6 +89,9 @@ fn answer(asked: &Asked, result: AdminResult, context: &Context<'_>) -> Vec<u8> 
         (Expected::Checked, AdminResult::Checked { rows, mut damaged, next }) => {
             damaged.truncate(DAMAGED_MAX);
             encode_ok(&Checked { rows, damaged, next })
+        }
+        (Expected::Shrunk, AdminResult::Shrunk { before, after }) => {
+            encode_ok(&Shrunk { before_bytes: before, after_bytes: after })
         }
         (Expected::Status { details }, AdminResult::Status(found)) => {
             let details = details.then(|| context.details.clone());

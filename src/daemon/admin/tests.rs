@@ -63,6 +63,7 @@ const EACH: &[(&str, &str, &str, &str)] = &[
         r#"Engine(QueuePurge { user: "bob", filter: PurgeFilter { id: Some(7), from: Some("eve"), before: Some(1799999940) } })"#,
         "admin cmd=queue.purge user=bob id=7 older_than_seconds=60 from=eve uid=0 pid=12 result=ok",
     ),
+    ("store.shrink", "", "Engine(Shrink)", "admin cmd=store.shrink uid=0 pid=12 result=ok"),
     ("store.backup", "", "Engine(BackupBegin)", "admin cmd=store.backup uid=0 pid=12 result=ok"),
     (
         "store.backup.read",

@@ -127,3 +127,107 @@ fn closing_ends_a_copy() {
     assert!(!rig.folder.path().join("cpd.db-backup").exists());
     assert_eq!(stored(&rig.folder).expect("opens").len(), 4000);
 }
+
+/// Fills the store and empties it again, but for the first and the last message.
+fn in_and_out(rig: &mut Rig, count: u64) {
+    let body = "x".repeat(1000);
+    for start in (1..=count).step_by(500) {
+        rig.go((start..start + 500).fold(Build::new(0), |batch, id| batch.insert(id, "bob", &body)));
+    }
+    for start in (2..count).step_by(500) {
+        rig.go((start..(start + 500).min(count)).fold(Build::new(0), |batch, id| batch.delete(id)));
+    }
+}
+
+#[test]
+fn a_copy_holds_what_is_alive() {
+    let mut rig = Rig::new();
+    rig.go(Build::new(0).user(1, "bob", "hash").op(Op::LoggedIn {
+        name: name("bob"),
+        from: HOME,
+        at: 7,
+        rehash: None,
+    }));
+    in_and_out(&mut rig, 5000);
+    rig.submit(Build::new(0).admin(1, AdminOp::BackupBegin));
+    // Both copies go on while batches are served.
+    let mut during = 0;
+    let answer = loop {
+        rig.submit(Build::new(0).insert(10_000 + during, "bob", "meanwhile").delete(10_000 + during));
+        during += 1;
+        let mut came = rig.collect(1);
+        if let Some(answer) = came.admin.remove(&1) {
+            break answer;
+        }
+        assert!(during < 20_000, "the copy never ends");
+    };
+    let AdminAnswer::Backup { backup, bytes } = answer else { panic!("unexpected {answer:?}") };
+    assert!(bytes < 64 * 1024, "{bytes}");
+    // The batch that asked for it is one of those that came back.
+    rig.collect(1);
+    let copy = read(&mut rig, backup, bytes);
+    assert_eq!(copy[48..52], [0; 4], "no log belongs to it");
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("cpd.db"), &copy).expect("writes");
+    let report = crate::store::check(&folder.path().join("cpd.db")).expect("reads");
+    assert_eq!(report.damage, [""; 0]);
+    assert_eq!(report.users, 1);
+    assert!(!folder.path().join("cpd.db-wal").exists());
+    let ids = messages(&copy);
+    assert_eq!(ids[..2], [1, 5000]);
+    // What it gives out is above what its original had reserved.
+    let next = Rig::start(folder, |_| None).next_id;
+    assert!(next >= 65_536, "{next}");
+}
+
+#[test]
+fn a_store_that_was_emptied_shrinks_and_serves_on() {
+    let mut rig = Rig::new();
+    rig.go(Build::new(0).user(1, "bob", "hash"));
+    in_and_out(&mut rig, 5000);
+    rig.go(Build::new(0).admin(1, AdminOp::Shrink));
+    let answer = rig.answer(1);
+    let AdminAnswer::Shrunk { before, after } = answer else { panic!("unexpected {answer:?}") };
+    assert!(before > 5_000_000 && after < 200_000, "{before} {after}");
+    assert!(fs::metadata(rig.path()).expect("a store").len() < 100_000);
+    // It is the store's own file still, in the eyes of those who watch it.
+    for id in 6000..6010 {
+        assert!(rig.go(Build::new(0).insert(id, "bob", "after")).outcome().inserts);
+    }
+    rig.go(Build::new(0).admin(2, AdminOp::Shrink).admin(3, AdminOp::Shrink).admin(4, AdminOp::BackupBegin));
+    assert!(matches!(rig.answer(2), AdminAnswer::Shrunk { .. }));
+    assert!(matches!(rig.answer(4), AdminAnswer::Backup { .. }));
+    let came = rig.go(Build::new(0).admin(5, AdminOp::Shrink));
+    assert!(matches!(came.admin[&5], AdminAnswer::Busy), "while a copy is held");
+    assert_eq!(rig.events(), []);
+    let rig = rig.reopen();
+    let expected: Vec<u64> = [1, 5000].into_iter().chain(6000..6010).collect();
+    assert_eq!((rig.ids(), rig.users.len()), (expected, 1));
+    assert!(rig.next_id < crate::store::history::IDS_APART);
+}
+
+#[test]
+fn a_store_with_much_in_it_says_why_it_does_not_shrink() {
+    let mut rig = Rig::new();
+    let body = "x".repeat(30_000);
+    rig.go((1..400).fold(Build::new(0), |batch, id| batch.insert(id, "bob", &body)));
+    rig.go(Build::new(0).admin(1, AdminOp::Shrink));
+    let answer = rig.answer(1);
+    assert!(matches!(&answer, AdminAnswer::Failed(said) if said.contains("cpd --restore")), "{answer:?}");
+    assert!(rig.go(Build::new(0).insert(400, "bob", "after")).outcome().inserts);
+}
+
+#[test]
+fn a_shrinking_of_which_nobody_knows_is_recovered_from() {
+    let mut commits = 0;
+    let mut rig = Rig::faulty(move |point| {
+        commits += u32::from(point == Point::Commit);
+        (point == Point::Commit && commits == 2).then_some(rusqlite::ffi::SQLITE_IOERR_FSYNC)
+    });
+    rig.go(Build::new(0).insert(1, "bob", "one"));
+    rig.go(Build::new(0).admin(1, AdminOp::Shrink));
+    assert!(matches!(rig.answer(1), AdminAnswer::Failed(_)));
+    assert!(rig.go(Build::new(0).insert(2, "bob", "two")).outcome().inserts);
+    assert!(rig.events().contains(&StoreEvent::Recovered));
+    assert_eq!(rig.reopen().ids(), [1, 2]);
+}
