@@ -1,5 +1,8 @@
-//! Whole sessions with the programs that people have: telnet at a terminal, and nc in a pipe.
+//! Whole sessions with the programs that people have: telnet at a terminal, nc and others in a pipe.
 
+#[allow(dead_code, reason = "only a counter is asked for here")]
+#[path = "support/operator.rs"]
+mod operator;
 mod running;
 
 use std::fs::File;
@@ -192,4 +195,62 @@ fn a_script_sends_everything_at_once() {
     nc.shows(&said("S: ").fold(String::new(), |all, line| all + line + "\r\n"));
     nc.ends();
     alice_has_her_message(&daemon);
+}
+
+/// Programs that carry a script's lines: what is run, and its package.
+const CARRIERS: [(&[&str], &str); 8] = [
+    (&["nc.openbsd", "{ip}", "{port}"], "netcat-openbsd"),
+    (&["nc.traditional", "{ip}", "{port}"], "netcat-traditional"),
+    (&["ncat", "{ip}", "{port}"], "ncat"),
+    (&["socat", "-t10", "-", "TCP:{ip}:{port}"], "socat"),
+    (&["busybox", "nc", "{ip}", "{port}"], "busybox"),
+    (&["curl", "-sN", "telnet://{ip}:{port}"], "curl"),
+    (&["plink", "-batch", "-telnet", "-P", "{port}", "{ip}"], "putty-tools"),
+    (&["telnet", "{ip}", "{port}"], "inetutils-telnet"),
+];
+
+/// A login, a message to oneself, its download, its acknowledgement, the end.
+#[test]
+fn every_carrier_holds_a_session_from_lf_and_from_crlf() {
+    let daemon = Daemon::start("");
+    daemon.add_user("bob", "hunter2");
+    let (ip, port) = (daemon.address.ip().to_string(), daemon.address.port().to_string());
+    let mut operator = operator::Operator::connect(&daemon.socket());
+    let mut sessions = 0;
+    for (words, package) in CARRIERS {
+        need(words[0], package);
+        for end in ["\n", "\r\n"] {
+            let words: Vec<String> =
+                words.iter().map(|word| word.replace("{ip}", &ip).replace("{port}", &port)).collect();
+            sessions += 1;
+            let folder = tempfile::tempdir().expect("a folder");
+            let output = File::create(folder.path().join("output")).expect("a file");
+            let mut command = Command::new(&words[0]);
+            command.args(&words[1..]).stdin(Stdio::piped()).stdout(output).stderr(Stdio::null());
+            let mut carrier = Nc { child: command.spawn().expect("it runs"), folder };
+            let lines = ["USER bob", "PASS hunter2", "SMSG bob:Gr\u{fc}\u{df}e", "RMSG", "250", "RMSG", "TERM"];
+            carrier.types(&lines.map(|line| format!("{line}{end}")).concat());
+            let said = |carrier: &Nc| carrier.output().replace('\r', "");
+            if package == "curl" {
+                // It shows nothing before its input ends: that may be when the server has said everything, each session
+                // has its one message and is over.
+                wait_for("the end of the session", || {
+                    let all_said = operator.counter("messages_delivered") == sessions;
+                    let over = daemon.cpctl(&["session", "list"], "").lines().count() <= 1;
+                    (all_said && over).then_some(())
+                });
+                carrier.ends();
+            }
+            wait_for(&format!("{words:?} to show the end"), || {
+                said(&carrier).contains("256 no new messages\n").then_some(())
+            });
+            let heard = "220 received username successfully\n230 user authenticated successfully\n240 message successfully \
+                         sent\nRMSGbob:Gr\u{fc}\u{df}e\n255 end of messages\n256 no new messages\n";
+            assert!(said(&carrier).contains(heard), "{words:?} with {end:?}: {}", said(&carrier));
+            if package != "curl" {
+                carrier.ends();
+            }
+        }
+    }
+    assert_eq!(daemon.cpctl(&["queue", "list"], "").lines().count(), 1, "all is fetched");
 }
