@@ -29,7 +29,7 @@ const ASKERS_MAX: usize = 64;
 /// Connections that are closed in one turn.
 const TURN_MAX: usize = 4096;
 /// Between two turns, so that somebody who connects without a pause costs no processor.
-const PACE: Duration = Duration::from_millis(50);
+const PACE: Duration = Duration::from_millis(100);
 
 /// How long people are turned away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

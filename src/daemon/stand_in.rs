@@ -19,7 +19,7 @@ use super::fd;
 
 const SERVICE: &str = "cpd.service";
 /// Between two starts of a cpd that cannot start.
-const PAUSE: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_secs(20);
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// A start that took processor time, because it read a damaged store of gigabytes, is followed by a pause so many times
 /// as long: cpd takes a second of a processor in a minute and a half at most.
@@ -35,7 +35,7 @@ const NOBODY: u32 = 65534;
 pub fn main() -> ExitCode {
     let doors = fd::take_inherited().map(|inherited| Doors::of(&inherited)).unwrap_or_default();
     let end = End::ask();
-    if end.goes_on || already_stood_in(&runtime_folder(), &end) {
+    if end.goes_on || end.may_pass() || already_stood_in(&runtime_folder(), &end) {
         return ExitCode::SUCCESS;
     }
     if drop_rights().is_err() {
@@ -83,6 +83,15 @@ impl End {
                 "CPUUsageNSec" => self.processor_time = Duration::from_nanos(value.parse().unwrap_or(0)),
                 _ => {}
             }
+        }
+    }
+
+    /// Whether the manager starts cpd again by itself after such an end (`Restart=`, `RestartPreventExitStatus=`). That
+    /// it has failed nonetheless means that somebody has stopped or restarted it meanwhile.
+    fn may_pass(&self) -> bool {
+        match (self.result.as_str(), self.exit_code) {
+            ("exit-code", Some(code)) => !matches!(code, 64 | 65 | 73 | 77 | 78 | 200..=245),
+            (result, _) => matches!(result, "signal" | "core-dump" | "timeout" | "watchdog" | "oom-kill"),
         }
     }
 
@@ -233,6 +242,21 @@ mod tests {
             assert!(told(&format!("ActiveState={state}")).goes_on, "{state}");
         }
         assert!(!told("ActiveState=inactive").goes_on && !End::default().goes_on);
+    }
+
+    #[test]
+    fn what_is_started_again_anyway_needs_nobody_to_stand_in() {
+        let ended =
+            |result: &str, code: u8| told(&format!("ActiveState=failed\nResult={result}\nExecMainStatus={code}"));
+        for (result, code) in [("exit-code", 69), ("exit-code", 71), ("exit-code", 1), ("signal", 9), ("oom-kill", 9)] {
+            assert!(ended(result, code).may_pass(), "{result} {code}");
+        }
+        for (result, code) in
+            [("exit-code", 78), ("exit-code", 65), ("exit-code", 203), ("resources", 0), ("success", 0)]
+        {
+            assert!(!ended(result, code).may_pass(), "{result} {code}");
+        }
+        assert!(!End::default().may_pass());
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn the_stand_in_has_the_sockets_and_ends_with_a_restart() {
     // With its sandbox, and without where that is what fails; and should both fail, not again at once.
     let program = "/usr/libexec/cpd/cpd-failed";
     assert_eq!(unit.all("Service", "ExecStart"), [format!("-{program}"), format!("+{program}")]);
-    assert_eq!((unit.one("Service", "Restart"), unit.one("Service", "RestartSec")), ("on-failure", "15"));
+    assert_eq!((unit.one("Service", "Restart"), unit.one("Service", "RestartSec")), ("on-failure", "20"));
     // It does not need what cpd may be missing: its user, its program, its folder.
     for key in ["User", "Group", "StateDirectory"] {
         assert!(unit.all("Service", key).is_empty(), "{key}");
