@@ -144,10 +144,10 @@ fn a_stopped_process_feeds_no_watchdog() {
     manager.hears_until("WATCHDOG=1");
 }
 
-/// One sync of the store's thread takes many watchdog intervals: the loop goes round, and yet nobody says that all is
-/// well, until the disk answers.
+/// One sync of the store's thread takes many watchdog intervals: no restart mends a disk, so that the watchdog is fed all
+/// along.
 #[test]
-fn a_disk_that_does_not_answer_feeds_no_watchdog() {
+fn a_disk_that_does_not_answer_is_no_reason_to_be_restarted() {
     const STALL_USEC: u32 = 8_000_000;
     const WATCHDOG_USEC: u32 = 1_000_000;
     // The first syncs of each thread are left alone: the start has some as well.
@@ -171,18 +171,16 @@ fn a_disk_that_does_not_answer_feeds_no_watchdog() {
     });
     let mut bob = daemon.connect();
     bob.logs_in("bob", "hunter2");
-    let mut longest = Duration::ZERO;
+    let mut longest = (Duration::ZERO, 0);
     for _ in 0..2 * STALLED_SYNC {
         manager.watchdogs();
         let begun = Instant::now();
         bob.asks("SMSG bob:again", "240 ");
-        longest = longest.max(begun.elapsed());
-        // Fed all along, a stall would have heard it some thirty times.
-        let fed = manager.watchdogs();
-        assert!(fed <= 5, "{fed} times within {:?}", begun.elapsed());
+        longest = longest.max((begun.elapsed(), manager.watchdogs()));
     }
-    assert!(longest >= Duration::from_micros(STALL_USEC.into()) / 2, "no sync was stalled: {longest:?}");
-    // And the loop went round meanwhile, and the watchdog is fed again.
+    let (stall, fed) = longest;
+    assert!(stall >= Duration::from_micros(STALL_USEC.into()) / 2, "no sync was stalled: {stall:?}");
+    assert!(fed >= 5, "{fed} times within {stall:?}");
     manager.hears_until("WATCHDOG=1");
     bob.asks("RMSG", "RMSGbob:again");
 }
