@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use rusqlite::{Connection, ffi};
 
 use super::history::{self, History};
-use super::schema::{APPLICATION_ID, VERSION};
+use super::schema::APPLICATION_ID;
 use super::watch::Watch;
 use super::{OpenError, OpenErrorKind, lock, row, sqlite};
 use crate::sabotage;
@@ -149,9 +149,9 @@ impl Place {
     }
 
     /// Looks at the file without changing it: `false` when there is none. SQLite would replay logs and write to a
-    /// file that it can make sense of, so what does not look like a store is refused here.
-    pub fn examine(&self) -> Result<bool, OpenError> {
-        examine(&self.file)
+    /// file that it can make sense of, so what does not look like a store up to the version `newest` is refused here.
+    pub fn examine(&self, newest: usize) -> Result<bool, OpenError> {
+        examine(&self.file, newest)
     }
 
     /// Whether the store's file is the one that the folder knows. Refuses a log that is not this file's: replayed into it,
@@ -215,7 +215,7 @@ pub fn read_through(path: &Path) -> io::Result<()> {
 }
 
 /// Looks at the store's file at `path`, see [`Place::examine`].
-pub fn examine(path: &Path) -> Result<bool, OpenError> {
+pub fn examine(path: &Path, newest: usize) -> Result<bool, OpenError> {
     let log = with_suffix(path, "-wal");
     let wal = fs::metadata(&log).map_or(0, |m| m.len());
     let journal = with_suffix(path, "-journal");
@@ -236,7 +236,7 @@ pub fn examine(path: &Path) -> Result<bool, OpenError> {
     let mut header = Vec::with_capacity(HEADER_BYTES);
     let head = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
     file.take(head).read_to_end(&mut header).map_err(|e| system(path, "cannot read", &e))?;
-    check_header(&header, length).map_err(|(kind, said)| {
+    check_header(&header, length, newest).map_err(|(kind, said)| {
         let text = format!("{}: {said}; the file was left as it is", path.display());
         OpenError::new(kind, text)
     })?;
@@ -382,8 +382,8 @@ fn tighten(path: &Path, warnings: &mut Vec<String>) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Whether `header`, of a file of `length` bytes, is that of a store this version can read.
-fn check_header(header: &[u8], length: u64) -> Result<(), (OpenErrorKind, String)> {
+/// Whether `header`, of a file of `length` bytes, is that of a store up to the version `newest`.
+fn check_header(header: &[u8], length: u64, newest: usize) -> Result<(), (OpenErrorKind, String)> {
     let no = |said: &str| Err((OpenErrorKind::Damaged, said.to_owned()));
     let word = |at: usize| -> Option<u32> { Some(u32::from_be_bytes(header.get(at..at + 4)?.try_into().ok()?)) };
     if header.is_empty() {
@@ -405,8 +405,8 @@ fn check_header(header: &[u8], length: u64) -> Result<(), (OpenErrorKind, String
     if application != APPLICATION_ID {
         return no("is not a cpd store");
     }
-    if version > VERSION {
-        let said = format!("is of version {version}, this cpd knows up to {VERSION}");
+    if usize::try_from(version).is_ok_and(|version| version > newest) {
+        let said = format!("is of version {version}, this cpd knows up to {newest}");
         return Err((OpenErrorKind::Newer, said));
     }
     if !page.is_power_of_two() || page < 512 || kept != 0 || encoding > 1 || write > 2 || read > 2 {

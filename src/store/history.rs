@@ -152,6 +152,12 @@ pub fn set_number(file: &File, number: u32) -> io::Result<()> {
     file.write_all_at(&number.to_be_bytes(), NUMBER_OFFSET)
 }
 
+/// Takes the number out of the first bytes of a store's file.
+pub fn blank_number(head: &mut [u8]) {
+    let at = usize::try_from(NUMBER_OFFSET).unwrap_or(usize::MAX);
+    head.iter_mut().skip(at).take(4).for_each(|byte| *byte = 0);
+}
+
 /// A number that no other store has, as far as chance goes, and that is not `old`.
 pub fn new_number(old: u32) -> io::Result<u32> {
     loop {

@@ -9,6 +9,7 @@
 
 mod admin;
 mod backup;
+mod before;
 mod carve;
 mod cycle;
 mod files;
@@ -196,13 +197,22 @@ impl Store {
     }
 
     /// Locks the store at `path` against every other cpd, makes it if it is missing, checks its form and brings an
-    /// older one up to date.
+    /// older one up to date, of which a copy is kept.
     pub fn open_as(path: &Path, opening: Opening<'_>) -> Result<Store, OpenError> {
+        Store::open_with(path, opening, schema::MIGRATIONS, sqlite::Faults::default())
+    }
+
+    fn open_with(
+        path: &Path,
+        opening: Opening<'_>,
+        steps: &[schema::Migration],
+        mut faults: sqlite::Faults,
+    ) -> Result<Store, OpenError> {
         let mut warnings = Vec::new();
         let mut place = files::Place::take(path, &mut warnings, opening.waits)?;
         let file = place.file().to_owned();
         warnings.extend(restore::finish(&file, &mut place.history)?);
-        let made = !place.examine()?;
+        let made = !place.examine(steps.len())?;
         if made && place.history.exists() && !opening.anew {
             let (file, known) = (place.file().display(), place.history.path().display());
             let said = format!("{file}: the store is gone; to begin with an empty one delete {known}");
@@ -215,8 +225,10 @@ impl Store {
         let file = place.file();
         let watch = place.watch()?;
         let connection = sqlite::connect(file).map_err(|e| OpenError::sql(file, "cannot open the store", &e))?;
-        schema::bring_up_to_date(&connection, file, schema::MIGRATIONS)?;
-        let faults = sqlite::Faults::default();
+        if let Some(from) = schema::earlier(&connection, file, steps)? {
+            warnings.push(before::keep(&place, &watch, &connection, (from, steps.len()), &mut faults)?);
+        }
+        schema::bring_up_to_date(&connection, file, steps)?;
         Ok(Store { connection, watch, place, origin, made, reserved: 0, loaded: false, warnings, faults })
     }
 

@@ -12,7 +12,8 @@ use rusqlite::config::DbConfig;
 
 use super::files::{self, NEW_SUFFIX, system, with_suffix};
 use super::history::{self, History, Record};
-use super::{OpenError, OpenErrorKind, carve, lock, row, schema, sqlite, verify};
+use super::schema::{self, Migration};
+use super::{OpenError, OpenErrorKind, carve, lock, row, sqlite, verify};
 
 /// The file to restore, opened by whoever may read it, with its log where it has one: what a restore kept aside may.
 #[derive(Debug)]
@@ -64,6 +65,11 @@ impl Source {
 
 /// Puts `source` in the place of the store at `path`; `now`, in seconds since 1970, names the files that are kept.
 pub fn restore(path: &Path, source: &Source, now: u64) -> Result<Restored, OpenError> {
+    restore_as(path, source, now, schema::MIGRATIONS)
+}
+
+/// A source of an earlier version is brought up to date in the copy, and stays what it is.
+pub fn restore_as(path: &Path, source: &Source, now: u64, steps: &[Migration]) -> Result<Restored, OpenError> {
     let file = files::resolve(path)?;
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     files::check_folder(&folder)?;
@@ -72,7 +78,7 @@ pub fn restore(path: &Path, source: &Source, now: u64) -> Result<Restored, OpenE
     let mut history = files::read_history(&file)?;
     finish(&file, &mut history)?;
     files::delete_leftovers(&file)?;
-    let made = prepare(&file, &folder, source, &history);
+    let made = prepare(&file, &folder, source, &history, steps);
     if made.is_err() {
         // The next run would do it as well.
         let _ = files::delete_leftovers(&file);
@@ -114,6 +120,7 @@ fn prepare(
     folder: &Path,
     source: &Source,
     history: &History,
+    steps: &[Migration],
 ) -> Result<(verify::Contents, Record), OpenError> {
     let new = with_suffix(file, NEW_SUFFIX);
     let bytes = source.bytes().map_err(|e| system(&source.name, "cannot read", &e))?;
@@ -136,9 +143,9 @@ fn prepare(
         error.message = error.message.replace("; the file was left as it is", "; nothing was changed");
         error
     };
-    files::examine(&new).map_err(named)?;
+    files::examine(&new, steps.len()).map_err(named)?;
     let connection = sqlite::connect(&new).map_err(|e| named(OpenError::sql(&new, "cannot open", &e)))?;
-    schema::bring_up_to_date(&connection, &new, schema::MIGRATIONS).map_err(named)?;
+    schema::bring_up_to_date(&connection, &new, steps).map_err(named)?;
     let contents = verify::whole(&connection, &new).map_err(named)?;
     let old = history::number_at(file).map_err(|e| system(file, "cannot read", &e))?;
     let known = match history.record() {

@@ -94,6 +94,15 @@ pub fn fill(path: &Path) -> rusqlite::Result<()> {
 
 /// Migrates an older store in one transaction, refuses a newer one, and requires that the tables are the expected ones.
 pub fn bring_up_to_date(connection: &Connection, file: &Path, steps: &[Migration]) -> Result<(), OpenError> {
+    if let Some(from) = earlier(connection, file, steps)? {
+        apply(connection, from, steps).map_err(|e| OpenError::sql(file, "cannot migrate the store", &e))?;
+    }
+    check_tables(connection, file, steps)
+}
+
+/// The version of an older store, whose tables are those of that version; `None` when it is of the current one. A newer one
+/// is refused.
+pub fn earlier(connection: &Connection, file: &Path, steps: &[Migration]) -> Result<Option<usize>, OpenError> {
     let as_open = |e: rusqlite::Error| OpenError::sql(file, "cannot read the store", &e);
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(as_open)?;
     let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(as_open)?;
@@ -108,10 +117,10 @@ pub fn bring_up_to_date(connection: &Connection, file: &Path, steps: &[Migration
     let Ok(from) = usize::try_from(found) else {
         return Err(OpenError::new(OpenErrorKind::Damaged, format!("{}: has version {found}", file.display())));
     };
-    if found < newest {
-        apply(connection, from, steps).map_err(|e| OpenError::sql(file, "cannot migrate the store", &e))?;
+    match steps.get(..from).filter(|seen| seen.len() < steps.len()) {
+        Some(seen) => check_tables(connection, file, seen).map(|()| Some(from)),
+        None => Ok(None),
     }
-    check_tables(connection, file, steps)
 }
 
 /// Applies the steps after `from`, all or none.

@@ -70,7 +70,7 @@ pub fn check(path: &Path) -> Result<Report, OpenError> {
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     let _lock = lock::for_tool(&with_suffix(&file, "-lock"), &folder, &file, false)?;
     let mut report = Report::default();
-    match files::examine(&file) {
+    match files::examine(&file, schema::MIGRATIONS.len()) {
         Ok(true) => {}
         Ok(false) => {
             return Err(OpenError::new(OpenErrorKind::Gone, format!("{}: there is no store", file.display())));

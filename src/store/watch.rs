@@ -107,6 +107,11 @@ impl Watch {
         self.moved(connection, true).map(drop)
     }
 
+    /// The store's file, to be read.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The number in the file's header.
     pub fn number(&self) -> io::Result<u32> {
         Ok(history::number_of(&self.file)?.unwrap_or(history::NO_LOG))

@@ -1,6 +1,7 @@
 //! Tests of the store through its public face, and what they share.
 
 mod backups;
+mod before;
 mod causes;
 mod changed;
 mod faults;
