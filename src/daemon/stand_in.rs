@@ -131,7 +131,7 @@ fn by_systemd(code: u8) -> Option<&'static str> {
         228 => "its system call filter cannot be installed",
         233 => "its folder below /run cannot be made",
         238 => "its state folder, /var/lib/cpd, cannot be made or given to it",
-        200..=245 => "the service manager could not prepare it",
+        _ if (201..=245).contains(&code) => "the service manager could not prepare it",
         _ => return None,
     })
 }

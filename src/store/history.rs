@@ -100,7 +100,7 @@ impl History {
     /// Puts `record` in the place of what is on record, on stable storage.
     pub fn write(&mut self, record: Record) -> io::Result<()> {
         let turn = self.turn.saturating_add(1);
-        let place = PLACES[usize::from(turn % 2 == 0)];
+        let place = PLACES[usize::from(turn.is_multiple_of(2))];
         let file = match self.open.take() {
             Some(file) => file,
             None => nofollow().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?,

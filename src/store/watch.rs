@@ -127,10 +127,9 @@ impl Watch {
 
     fn changed(&mut self, connection: &Connection) -> io::Result<Option<Change>> {
         let file = self.file.metadata()?;
-        for said in [self.content(connection, &file)?, self.log_content()?] {
-            if let Some(what) = said {
-                return Ok(Some(Change { what, can_be_saved: false }));
-            }
+        let said = [self.content(connection, &file)?, self.log_content()?];
+        if let Some(what) = said.into_iter().flatten().next() {
+            return Ok(Some(Change { what, can_be_saved: false }));
         }
         let what = self.names()?;
         let can_be_saved = file.nlink() > 0;

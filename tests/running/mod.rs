@@ -24,6 +24,9 @@ const STEP: Duration = Duration::from_millis(5);
 /// Not 5035, on which a cpd of this machine may listen on every address.
 pub const PORT: u16 = 15037;
 
+/// With `--data` HUP ends cpd, unless it was ignored at its start. Keeps the process's number.
+const HUP_REREADS: [&str; 2] = ["env", "--ignore-signal=HUP"];
+
 /// Cheap password hashes, and everything else by default.
 pub const CHEAP: &str = "auth.memory_kib = 8\nauth.iterations = 1\nauth.threads = 1\n";
 
@@ -89,15 +92,6 @@ pub fn run(command: &mut Command, stdin: &str) -> Ended {
     Ended { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-/// With `--data` HUP ends cpd, unless it was ignored at its start, as processes that are started here inherit it.
-fn hup_rereads() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    // SAFETY: ignoring a signal that nothing in these tests handles.
-    ONCE.call_once(|| unsafe {
-        nix::libc::signal(nix::libc::SIGHUP, nix::libc::SIG_IGN);
-    });
-}
-
 /// A cpd that runs. Dropping it kills it.
 pub struct Daemon {
     pub child: Child,
@@ -122,11 +116,12 @@ impl Daemon {
 
     /// As [`Daemon::start_in`] without waiting.
     pub fn launch(folder: tempfile::TempDir, settings: &str, change: impl FnOnce(&mut Command)) -> Daemon {
-        hup_rereads();
         let address = next_address();
         let own = format!("listen.cp = [\"{address}\"]\n{CHEAP}{settings}");
         std::fs::write(folder.path().join("cpd.toml"), own).expect("written");
-        let mut command = cpd();
+        let mut command = Command::new(HUP_REREADS[0]);
+        command.args(&HUP_REREADS[1..]).arg(env!("CARGO_BIN_EXE_cpd"));
+        command.stdin(Stdio::null()).env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
         command.arg("--data").arg(folder.path().join("data")).arg("--config").arg(folder.path().join("cpd.toml"));
         command.stdout(Stdio::null()).stderr(File::create(folder.path().join("stderr")).expect("a file"));
         change(&mut command);
@@ -141,12 +136,12 @@ impl Daemon {
 
     /// Makes `command`, in the hands of [`Daemon::start_in`], run these words in the place of cpd.
     pub fn instead(command: &mut Command, words: &[&str]) {
-        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        // Behind what launches it and its own name.
+        let arguments: Vec<_> = command.get_args().skip(HUP_REREADS.len()).map(ToOwned::to_owned).collect();
         let file = PathBuf::from(arguments.last().expect("the configuration"));
         let log = File::options().append(true).open(file.with_file_name("stderr")).expect("the log");
-        let (program, own) = words.split_first().expect("a program");
-        *command = Command::new(program);
-        command.args(own).args(arguments);
+        *command = Command::new(HUP_REREADS[0]);
+        command.args(&HUP_REREADS[1..]).args(words).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     }
 
