@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use rusqlite::{Connection, ffi};
 
 use super::history::{self, History};
@@ -108,7 +109,7 @@ impl Place {
 
     /// As [`Place::available`], where the store's file has blocks up to its byte `reserved` already.
     pub fn available_beside(&self, reserved: u64) -> io::Result<u64> {
-        let found = nix::sys::statvfs::statvfs(&self.folder).map_err(io::Error::from)?;
+        let found = statvfs(&self.folder).map_err(io::Error::from)?;
         let free = found.blocks_available().saturating_mul(found.fragment_size());
         let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).map_err(io::Error::from)?;
         let length = self.length("");
@@ -172,6 +173,15 @@ impl Place {
         })?;
         row::set_reserved(connection, reserved)
     }
+}
+
+/// Whether the file system that holds the store at `file` takes no writes, as it was mounted or since it met a fault.
+pub fn is_read_only(file: &Path) -> bool {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let marked = |path: &Path| statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
+    // The lock's file is asked for what the mount does not tell: closing the store's own would end SQLite's lock on it.
+    let lock = OpenOptions::new().write(true).open(with_suffix(file, "-lock"));
+    marked(file) || marked(folder) || lock.is_err_and(|e| e.kind() == io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// Makes the folder's entries durable.

@@ -94,6 +94,10 @@ impl OpenError {
         {
             return OpenError::new(OpenErrorKind::System, format!("{}: {doing}: {cause}", path.display()));
         }
+        if sqlite::may_be_read_only(error) && files::is_read_only(path) {
+            let said = format!("{}: {doing}: read-only file system (SQLite {})", path.display(), sqlite::code(error));
+            return OpenError::new(OpenErrorKind::CannotCreate, said);
+        }
         OpenError::new(sqlite::kind(error), format!("{}: {doing}: {}", path.display(), sqlite::text(error)))
     }
 

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use super::cycle::{self, Core, Cycle, Trouble, Written};
 use super::sqlite::{self, Hot, Point};
 use super::watch::Change;
-use super::{StoreEvent, admin, row, users, writer};
+use super::{StoreEvent, admin, row, settle, users, writer};
 use crate::engine::port::Op;
 
 /// Attempts before the store gives up; the daemon then ends, and the next start reads what is there.
@@ -46,22 +46,25 @@ pub fn recover(connection: Connection, core: &mut Core, cycle: &mut Cycle, cause
 }
 
 fn reopen(core: &mut Core, cycle: &Cycle) -> Result<(Connection, Written), String> {
-    let text = |e: rusqlite::Error| sqlite::text(&e);
-    core.faults.at(Point::Reopen).map_err(text)?;
+    core.faults.at(Point::Reopen).map_err(|e| text(core, e))?;
     if let Err(what) = core.watch.is_in_place() {
         core.change = Some(Change { what: what.clone(), can_be_saved: false });
         return Err(what);
     }
-    let connection = sqlite::connect(core.place.file()).map_err(text)?;
-    sqlite::settle(&connection).map_err(text)?;
+    let connection = sqlite::connect(core.place.file()).map_err(|e| text(core, e))?;
+    sqlite::settle(&connection).map_err(|e| text(core, e))?;
     core.file_reserved = 0;
     core.watch.begin(&connection).map_err(|e| e.to_string())?;
     writer::reserve(core);
     core.log_bytes = 0;
     core.reserved = row::reserved(&connection).map_err(|e| e.text())?;
     let late = cycle::transaction(core, &connection, |core, hot| redo(core, &connection, hot, cycle))
-        .map_err(|(Trouble::Refused(e) | Trouble::Unknown(e))| text(e))?;
+        .map_err(|(Trouble::Refused(e) | Trouble::Unknown(e))| text(core, e))?;
     Ok((connection, late))
+}
+
+fn text(core: &Core, error: rusqlite::Error) -> String {
+    sqlite::text(&settle::full_or(&core.place, error))
 }
 
 /// Takes the inserts back and executes the rest once more; each of these writes may be there already. Returns the

@@ -11,8 +11,8 @@ use rusqlite::{Connection, ffi};
 use super::cycle::Core;
 use super::files::{LOG_RESERVED_BYTES, Place};
 use super::schema::PAGE_BYTES;
-use super::sqlite;
 use super::watch::Watch;
+use super::{files, sqlite};
 
 /// By how much the file's blocks are more than what is known to be needed, in bytes, and in which steps.
 const FILE_SLACK_BYTES: u64 = 64 * 1024;
@@ -64,8 +64,10 @@ fn is_tight(place: &Place) -> bool {
     place.available().is_ok_and(|free| free < 2 * LOG_RESERVED_BYTES.unsigned_abs())
 }
 
-/// The error of a write, with its cause. SQLite tells of a disk that is full, and of a used-up quota as of any failure.
+/// The error of a write, with its cause. SQLite tells of a disk that is full, and of a used-up quota and of a read-only
+/// file system as of any failure.
 pub fn full_or(place: &Place, error: rusqlite::Error) -> rusqlite::Error {
+    let error = sqlite::read_only_or(error, || files::is_read_only(place.file()));
     if !sqlite::is_failed_write(&error) {
         return error;
     }

@@ -156,6 +156,19 @@ pub fn is_failed_write(error: &Error) -> bool {
     code(error) == ffi::SQLITE_IOERR_WRITE
 }
 
+/// What a store on a read-only file system gives, without a word of that.
+pub fn may_be_read_only(error: &Error) -> bool {
+    let main = error.sqlite_error_code();
+    matches!(main, Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen))
+        || [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_IOERR_TRUNCATE]
+            .contains(&code(error))
+}
+
+/// The same error with its cause, the file system, if `read_only`.
+pub fn read_only_or(cause: Error, read_only: impl FnOnce() -> bool) -> Error {
+    if may_be_read_only(&cause) && read_only() { error(code(&cause), "read-only file system") } else { cause }
+}
+
 /// SQLite's number for it; 0 for what is not SQLite's.
 pub fn code(error: &Error) -> i32 {
     error.sqlite_error().map_or(0, |error| error.extended_code)

@@ -67,6 +67,22 @@ fn what_sqlite_says_has_a_kind() {
 }
 
 #[test]
+fn a_read_only_file_system_is_named_where_sqlite_does_not() {
+    let silent = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_READONLY_DBMOVED, ffi::SQLITE_READONLY, ffi::SQLITE_CANTOPEN];
+    for code in silent.into_iter().chain([ffi::SQLITE_IOERR_FSYNC]) {
+        let made = |read_only| sqlite::read_only_or(sqlite::error(code, "made here"), || read_only);
+        assert_eq!(sqlite::text(&made(true)), format!("read-only file system (SQLite {code})"));
+        assert_eq!(sqlite::text(&made(false)), format!("made here (SQLite {code})"));
+    }
+    for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_FULL, ffi::SQLITE_IOERR_READ] {
+        let error = sqlite::read_only_or(sqlite::error(code, "made here"), || panic!("{code} has another cause"));
+        assert_eq!(sqlite::text(&error), format!("made here (SQLite {code})"));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    assert!(!files::is_read_only(&folder.path().join("cpd.db")));
+}
+
+#[test]
 fn a_folder_in_the_way_of_a_new_store_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(folder.path().join("cpd.db-new")).expect("makes");
