@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 
-pub use control::ControlListener;
+pub use control::{ControlFile, ControlListener, Note};
 pub use tcp::BACKLOG;
 
 use super::config::Config;

@@ -228,7 +228,7 @@ pub fn serve(
     }
     logger.info(line.field("store", config.store_path.display()));
     let details = details(&config, &streams, &control);
-    let (sockets, _files): (Vec<_>, Vec<_>) = control.into_iter().map(|c| (c.socket, c.file)).unzip();
+    let (sockets, control_files): (Vec<_>, Vec<_>) = control.into_iter().map(|c| (c.socket, c.file)).unzip();
     let hub = Hub::new(sockets, poll.registry(), Reactor::OPERATOR_TOKENS)
         .map_err(|e| Fatal::new(ExitCode::System, format!("cannot watch the control socket: {e}")))?;
     let operators = Operators::new(hub, logger.clone(), CLOCK_ORIGIN, details);
@@ -240,6 +240,7 @@ pub fn serve(
         verifiers,
         streams,
         operators,
+        control_files,
         signals,
         notifier,
         logger: logger.clone(),

@@ -2,10 +2,12 @@
 //! threads before the engine sees the request.
 
 use std::collections::HashMap;
+use std::io;
 use std::time::Duration;
 
 use mio::Registry;
 use mio::event::Event;
+use mio::net::UnixListener;
 
 use super::admin::{self, AfterHash, Asked, Context, Details, Task};
 use super::auth_pool::{AuthPool, Job};
@@ -124,6 +126,11 @@ impl Operators {
             }
             (Err(cause), _) => engine.refuse(id, AdminResult::Failed(format!("the password was not hashed: {cause}"))),
         }
+    }
+
+    /// `socket` takes the place of the control socket. Error: as the registry says, and the old one stays.
+    pub fn renew(&mut self, socket: UnixListener, registry: &Registry) -> io::Result<()> {
+        self.hub.renew(socket, registry, self.now)
     }
 
     /// The daemon stops: no further request is taken, those under way are still answered.

@@ -2,6 +2,7 @@
 //! them, the store, the verifiers and the operators. Nothing in it waits for anything but the poll.
 
 mod handover;
+mod reconfigure;
 
 use std::io::{self, ErrorKind};
 use std::sync::mpsc::sync_channel;
@@ -17,7 +18,7 @@ use super::conn::Clients;
 use super::exit::{ExitCode, Fatal};
 use super::health::{Health, stall_line};
 use super::journalist::Journalist;
-use super::listeners::StreamListener;
+use super::listeners::{ControlFile, StreamListener};
 use super::logging::{Line, Logger};
 use super::notify::{Notice, Notifier};
 use super::operators::Operators;
@@ -60,6 +61,7 @@ pub struct Parts {
     pub verifiers: usize,
     pub streams: Vec<StreamListener>,
     pub operators: Operators,
+    pub control_files: Vec<ControlFile>,
     pub signals: Signals,
     pub notifier: Notifier,
     pub logger: Logger,
@@ -120,7 +122,8 @@ impl Reactor {
         let (interval, progress) = (parts.notifier.watchdog_interval(), parts.pool.progress());
         let health = Health::start(interval, progress, wake, parts.logger.clone())?;
         let journalist = Journalist::new(parts.logger.clone());
-        let reload = Reload::new(parts.arguments.clone(), std::sync::Arc::clone(&parts.waker));
+        let files = std::mem::take(&mut parts.control_files);
+        let reload = Reload::new(parts.arguments.clone(), files, std::sync::Arc::clone(&parts.waker));
         Ok(Reactor {
             parts,
             started,
@@ -405,34 +408,6 @@ impl Reactor {
         let gone = self.handing_over || self.parts.engine.connections() == 0;
         let quiet = gone && self.parts.engine.is_idle();
         now >= self.stop_at || (quiet && self.clients.lingering() == 0 && self.parts.operators.is_drained())
-    }
-
-    /// Takes up a configuration that was read anew.
-    fn reconfigure(&mut self, loaded: Result<Config, Fatal>) {
-        match loaded {
-            Ok(new) => {
-                let (config, kept) = self.parts.config.reloaded(new);
-                for warning in &config.warnings {
-                    self.parts.logger.warn(Line::new("configuration").field("warning", warning));
-                }
-                for key in &kept {
-                    self.parts.logger.warn(Line::new("configuration").field("needs_restart", key));
-                }
-                let settings =
-                    super::within_file_limit(config.settings, self.parts.connections_max, &self.parts.logger);
-                self.parts.engine.configure(settings);
-                self.parts.pool.set_params(config.auth.params());
-                self.parts.logger.set_level(config.log_level);
-                self.parts.logger.info(Line::new("configuration reloaded"));
-                self.parts.operators.configured(kept);
-                self.parts.config = config;
-            }
-            Err(fatal) => {
-                self.parts.operators.not_configured(&fatal.message);
-                self.parts.logger.error(Line::new("configuration not reloaded").field("cause", &fatal.message));
-            }
-        }
-        self.parts.notifier.send(Notice::Ready);
     }
 
     /// Before a session's end is carried out: its line says where the client is.

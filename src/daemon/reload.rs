@@ -1,23 +1,39 @@
-//! Rereading the configuration off the event loop: a file may lie on a disk that stalls.
+//! Rereading the configuration, and looking after the control socket's file, off the event loop: a file may lie on a disk
+//! that stalls.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use super::config::{Arguments, Config};
 use super::exit::Fatal;
+use super::listeners::{ControlFile, ControlListener, Note};
 use super::logging::{Line, Logger};
+
+/// What a reload brings.
+pub struct Loaded {
+    pub config: Result<Config, Fatal>,
+    /// The control socket, where it had to be made anew.
+    pub control: Option<Result<(ControlListener, Note), Fatal>>,
+}
 
 pub struct Reload {
     arguments: Arguments,
+    /// The control sockets' files, which go with this.
+    files: Vec<ControlFile>,
     waker: Arc<mio::Waker>,
-    under_way: Option<Receiver<Result<Config, Fatal>>>,
+    under_way: Option<Receiver<Loaded>>,
     /// Asked for again while it was under way.
     again: bool,
 }
 
 impl Reload {
-    pub fn new(arguments: Arguments, waker: Arc<mio::Waker>) -> Reload {
-        Reload { arguments, waker, under_way: None, again: false }
+    pub fn new(arguments: Arguments, files: Vec<ControlFile>, waker: Arc<mio::Waker>) -> Reload {
+        Reload { arguments, files, waker, under_way: None, again: false }
+    }
+
+    /// The control socket was made anew, and this is its file.
+    pub fn renewed(&mut self, file: ControlFile) {
+        self.files = vec![file];
     }
 
     /// Begins to read; the waker is woken at the end. `false`: it is not possible, and that was logged.
@@ -28,9 +44,12 @@ impl Reload {
         }
         let (sender, receiver) = sync_channel(1);
         let (arguments, waker) = (self.arguments.clone(), Arc::clone(&self.waker));
+        // One is made at most, and only where none was handed over.
+        let made = self.files.iter().find_map(ControlFile::made).cloned();
         let thread = std::thread::Builder::new().name("reload".to_string()).spawn(move || {
             // Nobody listens any more only when the daemon stops.
-            let _ = sender.send(Config::load(&arguments));
+            let control = made.and_then(|made| made.renewed());
+            let _ = sender.send(Loaded { config: Config::load(&arguments), control });
             let _ = waker.wake();
         });
         match thread {
@@ -46,7 +65,7 @@ impl Reload {
     }
 
     /// What was read, once it is.
-    pub fn take(&mut self) -> Option<Result<Config, Fatal>> {
+    pub fn take(&mut self) -> Option<Loaded> {
         let loaded = self.under_way.as_ref()?.try_recv().ok()?;
         self.under_way = None;
         Some(loaded)

@@ -8,7 +8,7 @@ use nix::unistd::{Gid, Group, getgid};
 use rustix::process::Signal;
 
 use crate::fails_in;
-use crate::running::{Daemon, answers};
+use crate::running::{Daemon, answers, wait_for};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("it is there").mode() & 0o777
@@ -74,4 +74,43 @@ fn another_file_in_its_place_is_left_alone_at_the_end() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.ends().code(), Some(0));
     assert!(answers(&daemon.socket()));
+}
+
+#[test]
+fn hup_makes_one_that_is_gone_anew() {
+    let daemon = Daemon::start("");
+    daemon.add_user("bob", "hunter2");
+    let reload = |times: usize| {
+        daemon.signal(Signal::HUP);
+        wait_for("a reload", || (daemon.log().matches(" configuration reloaded\n").count() == times).then_some(()));
+    };
+    let renewed = |log: &str| log.matches(" warn control socket made anew path=").count();
+    reload(1);
+    assert_eq!(renewed(&daemon.log()), 0, "it is there");
+    std::fs::remove_file(daemon.socket()).expect("removed");
+    reload(2);
+    assert_eq!(renewed(&daemon.log()), 1, "{}", daemon.log());
+    assert_eq!(mode(&daemon.socket()), 0o600);
+    assert!(daemon.cpctl(&["user", "list"], "").contains("bob"));
+    // What another process left there is nobody's.
+    std::fs::remove_file(daemon.socket()).expect("removed");
+    drop(UnixListener::bind(daemon.socket()).expect("a socket"));
+    reload(3);
+    assert!(daemon.cpctl(&["user", "list"], "").contains("bob"));
+    // One that somebody answers on is theirs.
+    std::fs::remove_file(daemon.socket()).expect("removed");
+    let other = UnixListener::bind(daemon.socket()).expect("a socket");
+    reload(4);
+    let log = daemon.log();
+    assert!(
+        log.contains(" error control socket not made anew cause=") && log.contains("somebody answers on it"),
+        "{log}"
+    );
+    drop(other);
+    reload(5);
+    assert_eq!(renewed(&daemon.log()), 3, "{}", daemon.log());
+    let socket = daemon.socket();
+    let folder = daemon.stop();
+    assert!(!socket.exists(), "the last one goes with the daemon");
+    drop(folder);
 }

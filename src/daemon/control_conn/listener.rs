@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io;
 
 use mio::net::UnixListener;
+use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 
-use super::ACCEPT_PAUSE_MS;
+use super::{ACCEPT_PAUSE_MS, Hub};
 use crate::proto::types::Millis;
 
 #[derive(Debug)]
@@ -35,6 +36,22 @@ impl Listener {
         if matches!(self.accepting, Accepting::Paused(_)) {
             self.accepting = Accepting::Ready;
         }
+    }
+}
+
+impl Hub {
+    /// `socket` takes the place of the first listener, to which nobody can come any more; who is connected stays.
+    ///
+    /// # Errors
+    /// What the registry says; the old listener stays.
+    pub fn renew(&mut self, mut socket: UnixListener, registry: &Registry, now: Millis) -> io::Result<()> {
+        // Who came while they could.
+        self.accept(0, registry, now);
+        let Some(listener) = self.listeners.first_mut() else { return Ok(()) };
+        registry.register(&mut socket, Token(self.first_token), Interest::READABLE)?;
+        // The old one goes out of the poll when it is closed.
+        *listener = Listener { socket, accepting: Accepting::Blocked };
+        Ok(())
     }
 }
 

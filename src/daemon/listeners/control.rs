@@ -14,6 +14,7 @@ use nix::unistd::Group;
 use super::{path_of, wrong_kind};
 use crate::daemon::exit::{ExitCode, Fatal};
 use crate::daemon::logging::{Level, Line};
+use crate::daemon::notify;
 
 /// Where an administrator gives the control socket another path.
 const DROP_IN: &str = "/etc/systemd/system/cpd-control.socket.d/path.conf";
@@ -32,8 +33,17 @@ pub struct ControlListener {
 #[derive(Debug)]
 pub struct ControlFile {
     path: Option<PathBuf>,
-    /// Device and inode of the file that was made here.
-    made: Option<(u64, u64)>,
+    /// Where it was made here.
+    made: Option<Made>,
+}
+
+/// A control socket that was made here.
+#[derive(Clone, Debug)]
+pub struct Made {
+    path: PathBuf,
+    group: String,
+    /// Device and inode. No other file has them while the socket is open.
+    file: (u64, u64),
 }
 
 impl ControlListener {
@@ -64,28 +74,49 @@ impl ControlListener {
     }
 }
 
+impl ControlFile {
+    /// What there is to look after; nothing where systemd does.
+    pub fn made(&self) -> Option<&Made> {
+        self.made.as_ref()
+    }
+}
+
+impl Made {
+    fn is_there(&self) -> bool {
+        std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.file)
+    }
+
+    /// The socket once more where its file is gone or another one's: nobody comes to it any more. `None`: it is there.
+    /// Errors: as those of a start.
+    pub fn renewed(&self) -> Option<Result<(ControlListener, Note), Fatal>> {
+        (!self.is_there()).then(|| make(&self.path, &self.group))
+    }
+}
+
 impl Drop for ControlFile {
     fn drop(&mut self) {
-        let (Some(made), Some(path)) = (self.made, &self.path) else { return };
-        if std::fs::symlink_metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == made) {
+        if let Some(made) = self.made.as_ref().filter(|made| made.is_there()) {
             // At the end there is nobody left to tell; the next start replaces what stays.
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(&made.path);
         }
     }
 }
 
-type Note = Option<(Level, Line)>;
+pub type Note = Option<(Level, Line)>;
 
 /// Makes the socket at `path`, for its owner and for `group` (empty: none). A group that cannot be given is a note, and
 /// the socket is the owner's alone. Errors: [`ExitCode::Unavailable`] when somebody answers there,
 /// [`ExitCode::CannotCreate`] when something else is there or the directory is missing, [`ExitCode::NotPermitted`].
 pub(super) fn make(path: &Path, group: &str) -> Result<(ControlListener, Note), Fatal> {
     make_way(path)?;
-    let socket = bind_private(path).map_err(|error| refused(path, error))?;
+    let socket = bind_private(path).map_err(|error| refused(path, error, notify::started_by_manager()))?;
     let file = std::fs::symlink_metadata(path).map_err(|e| cannot(path, &e.to_string()))?;
     let listener = ControlListener {
         socket: mio::net::UnixListener::from_std(UnixListener::from(socket)),
-        file: ControlFile { path: Some(path.to_owned()), made: Some((file.dev(), file.ino())) },
+        file: ControlFile {
+            path: Some(path.to_owned()),
+            made: Some(Made { path: path.to_owned(), group: group.to_owned(), file: (file.dev(), file.ino()) }),
+        },
     };
     if file.mode() & 0o177 != 0 {
         return Err(cannot(path, &format!("it came out with mode {:o}", file.mode() & 0o777)));
@@ -115,7 +146,7 @@ fn make_way(path: &Path) -> Result<(), Fatal> {
         Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => {
             return Err(Fatal::new(ExitCode::Unavailable, format!("{}: somebody answers on it", path.display())));
         }
-        Err(error) => return Err(refused(path, error)),
+        Err(error) => return Err(refused(path, error, notify::started_by_manager())),
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -154,7 +185,8 @@ fn give_to(path: &Path, group: &str) -> Result<(), String> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(|error| error.to_string())
 }
 
-fn refused(path: &Path, error: Errno) -> Fatal {
+/// `sandbox`: systemd runs cpd, with what the unit forbids.
+fn refused(path: &Path, error: Errno, sandbox: bool) -> Fatal {
     let code = match error {
         Errno::EADDRINUSE => ExitCode::Unavailable,
         Errno::EACCES | Errno::EPERM | Errno::EROFS => ExitCode::NotPermitted,
@@ -166,7 +198,7 @@ fn refused(path: &Path, error: Errno) -> Fatal {
             return cannot(path, &format!("the folder {folder} does not exist"));
         }
         // EROFS is what ProtectSystem=strict makes of every other folder.
-        Errno::EACCES | Errno::EPERM | Errno::EROFS => drop_in_hint(path),
+        Errno::EACCES | Errno::EPERM | Errno::EROFS if sandbox => drop_in_hint(path),
         _ => String::new(),
     };
     Fatal::new(code, format!("control socket {}: {}{hint}", path.display(), error.desc()))
@@ -286,6 +318,27 @@ mod tests {
     }
 
     #[test]
+    fn it_is_made_anew_only_where_nobody_comes_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let (first, _) = make(&path, "").unwrap();
+        let made = first.file.made().unwrap().clone();
+        assert!(made.renewed().is_none(), "it is there");
+        std::fs::remove_file(&path).unwrap();
+        let (second, note) = made.renewed().unwrap().unwrap();
+        assert!(note.is_none() && UnixStream::connect(&path).is_ok() && mode(&path) == 0o600);
+        drop(first);
+        assert!(path.exists(), "the first has no say any more");
+        // Somebody else's, as long as somebody answers.
+        std::fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        let made = second.file.made().unwrap().clone();
+        assert_eq!(made.renewed().unwrap().unwrap_err().code, ExitCode::Unavailable);
+        drop(other);
+        assert!(made.renewed().unwrap().is_ok());
+    }
+
+    #[test]
     fn a_missing_directory_is_named() {
         let fatal = make(Path::new("/nonexistent/control.sock"), "").unwrap_err();
         assert_eq!(fatal.code, ExitCode::CannotCreate);
@@ -296,11 +349,16 @@ mod tests {
     fn what_a_sandbox_forbids_comes_with_the_way_out() {
         let path = Path::new("/run/cpd/control.sock");
         for error in [Errno::EROFS, Errno::EACCES, Errno::EPERM] {
-            let fatal = refused(path, error);
+            let fatal = refused(path, error, true);
             assert_eq!(fatal.code, ExitCode::NotPermitted);
             let says = |text: &str| assert!(fatal.message.contains(text), "{text}: {fatal}");
             [DROP_IN, "ListenStream=/run/cpd/control.sock"].into_iter().for_each(says);
         }
-        assert!(!refused(path, Errno::EADDRINUSE).message.contains(DROP_IN));
+        assert!(!refused(path, Errno::EADDRINUSE, true).message.contains(DROP_IN));
+        for error in [Errno::EROFS, Errno::EACCES, Errno::EPERM] {
+            let fatal = refused(path, error, false);
+            assert_eq!(fatal.code, ExitCode::NotPermitted);
+            assert!(fatal.message.ends_with(error.desc()), "no sandbox, no word of one: {fatal}");
+        }
     }
 }

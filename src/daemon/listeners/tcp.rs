@@ -11,31 +11,58 @@ use nix::sys::socket::{
 
 use crate::daemon::exit::{ExitCode, Fatal};
 use crate::daemon::logging::{Level, Line};
+use crate::daemon::notify;
 
 /// Connections that the kernel keeps for a listener until they are accepted; net.core.somaxconn may lower it.
 pub const BACKLOG: u16 = 1024;
 /// What lets the packaged unit bind addresses itself.
 const DROP_IN: &str = "/etc/systemd/system/cpd.service.d/network.conf";
 
+/// The IPv6 addresses of this network namespace; nothing is there where IPv6 is switched off.
+const IPV6_ADDRESSES: &str = "/proc/self/net/if_inet6";
+
 type Note = Option<(Level, Line)>;
+
+/// Where cpd runs, as far as it explains why an address cannot be had.
+#[derive(Clone, Copy, Debug)]
+struct Surroundings {
+    /// systemd runs it, with what the unit forbids.
+    sandbox: bool,
+    ipv6: bool,
+}
+
+impl Surroundings {
+    fn look() -> Surroundings {
+        // Where that cannot be read nothing is known, and IPv6 is not what is blamed.
+        let ipv6 = match std::fs::read_to_string(IPV6_ADDRESSES) {
+            Ok(addresses) => !addresses.is_empty(),
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        };
+        Surroundings { sandbox: notify::started_by_manager(), ipv6 }
+    }
+}
 
 /// Listens on `address`; `[::]` is both families, and IPv4 alone, with a note, where the kernel has no IPv6. Errors:
 /// [`ExitCode::Unavailable`], [`ExitCode::NotPermitted`] or [`ExitCode::System`], naming the address.
 pub fn listen(address: SocketAddr) -> Result<(TcpListener, Note), Fatal> {
-    listen_with(address, bind_to)
+    listen_with(address, bind_to, Surroundings::look)
 }
 
-fn listen_with<S>(address: SocketAddr, bind: impl Fn(SocketAddr) -> Result<S, Errno>) -> Result<(S, Note), Fatal> {
+fn listen_with<S>(
+    address: SocketAddr,
+    bind: impl Fn(SocketAddr) -> Result<S, Errno>,
+    look: impl Fn() -> Surroundings,
+) -> Result<(S, Note), Fatal> {
     let error = match bind(address) {
         Ok(socket) => return Ok((socket, None)),
         Err(error) => error,
     };
     let no_ipv6 = matches!(error, Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL | Errno::EPROTONOSUPPORT);
     if !(no_ipv6 && address.is_ipv6() && address.ip().is_unspecified()) {
-        return Err(refused(address, error));
+        return Err(refused(address, error, look()));
     }
     let instead = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
-    let socket = bind(instead).map_err(|error| refused(instead, error))?;
+    let socket = bind(instead).map_err(|error| refused(instead, error, look()))?;
     let line = Line::new("no IPv6").field("address", address).field("using", instead).field("cause", error.desc());
     Ok((socket, Some((Level::Warn, line))))
 }
@@ -57,19 +84,34 @@ fn bind_to(address: SocketAddr) -> Result<TcpListener, Errno> {
     Ok(TcpListener::from(socket))
 }
 
-fn refused(address: SocketAddr, error: Errno) -> Fatal {
-    let (code, hint) = match error {
-        Errno::EADDRINUSE => (ExitCode::Unavailable, String::new()),
-        Errno::EACCES | Errno::EPERM | Errno::EAFNOSUPPORT => (ExitCode::NotPermitted, drop_in_hint(address)),
+fn refused(address: SocketAddr, error: Errno, around: Surroundings) -> Fatal {
+    let no_address = matches!(error, Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT);
+    if no_address && address.is_ipv6() && !around.ipv6 {
+        let said = format!("cannot listen on {address}: IPv6 is switched off here; name IPv4 addresses alone");
+        return Fatal::new(ExitCode::Config, said);
+    }
+    let code = match error {
+        Errno::EADDRINUSE => ExitCode::Unavailable,
+        Errno::EACCES | Errno::EPERM | Errno::EAFNOSUPPORT => ExitCode::NotPermitted,
+        _ => ExitCode::System,
+    };
+    let hint = match error {
         // In a network namespace of its own (PrivateNetwork=) the host's addresses are not there.
-        Errno::EADDRNOTAVAIL => (ExitCode::System, drop_in_hint(address)),
-        _ => (ExitCode::System, String::new()),
+        Errno::EACCES | Errno::EPERM | Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL if around.sandbox => {
+            drop_in_hint(address)
+        }
+        Errno::EACCES if is_low(address) => "; a port below 1024 needs CAP_NET_BIND_SERVICE".to_owned(),
+        _ => String::new(),
     };
     Fatal::new(code, format!("cannot listen on {address}: {}{hint}", error.desc()))
 }
 
+fn is_low(address: SocketAddr) -> bool {
+    (1..1024).contains(&address.port())
+}
+
 fn drop_in_hint(address: SocketAddr) -> String {
-    let low = if (1..1024).contains(&address.port()) {
+    let low = if is_low(address) {
         ", AmbientCapabilities=CAP_NET_BIND_SERVICE and CapabilityBoundingSet=CAP_NET_BIND_SERVICE for a port below 1024"
     } else {
         ""
@@ -90,32 +132,71 @@ mod tests {
         text.parse().unwrap()
     }
 
+    const SANDBOX: Surroundings = Surroundings { sandbox: true, ipv6: true };
+    const OUTSIDE: Surroundings = Surroundings { sandbox: false, ipv6: true };
+
+    fn refusal(at: &str, error: Errno, around: Surroundings) -> Fatal {
+        listen_with(address(at), |_| Err::<(), _>(error), || around).unwrap_err()
+    }
+
     #[test]
     fn without_ipv6_the_wildcard_is_ipv4() {
         for missing in [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL] {
             let only_v4 = |at: SocketAddr| if at.is_ipv4() { Ok(at) } else { Err(missing) };
-            let (bound, note) = listen_with(address("[::]:5035"), only_v4).unwrap();
+            let (bound, note) = listen_with(address("[::]:5035"), only_v4, || SANDBOX).unwrap();
             assert_eq!(bound, address("0.0.0.0:5035"));
             assert!(note.unwrap().1.into_text().starts_with("no IPv6 address=[::]:5035 using=0.0.0.0:5035"));
-            let fatal = listen_with(address("[::1]:5035"), only_v4).unwrap_err();
+            let fatal = listen_with(address("[::1]:5035"), only_v4, || SANDBOX).unwrap_err();
             assert!(fatal.message.contains("[::1]:5035"), "an address that was asked for is not replaced");
         }
     }
 
     #[test]
-    fn refusals_name_the_address_and_the_way_out() {
-        let refuse = |error| listen_with(address("[::]:5035"), |_| Err::<(), _>(error)).unwrap_err();
-        let fatal = refuse(Errno::EADDRINUSE);
+    fn refusals_name_the_address_and_in_a_sandbox_the_way_out() {
+        let fatal = refusal("[::]:5035", Errno::EADDRINUSE, SANDBOX);
         assert_eq!(fatal.code, ExitCode::Unavailable);
         assert!(fatal.message.contains("[::]:5035") && !fatal.message.contains("sandbox"));
         for error in [Errno::EPERM, Errno::EACCES, Errno::EAFNOSUPPORT] {
-            let fatal = refuse(error);
+            let fatal = refusal("[::]:5035", error, SANDBOX);
             assert_eq!(fatal.code, ExitCode::NotPermitted);
             assert!(fatal.message.contains(DROP_IN) && !fatal.message.contains("CAP_NET"), "{fatal}");
         }
-        let low = listen_with(address("0.0.0.0:35"), |_| Err::<(), _>(Errno::EACCES)).unwrap_err();
-        assert!(low.message.contains("CAP_NET_BIND_SERVICE"));
-        assert_eq!(refuse(Errno::ENOBUFS).code, ExitCode::System);
+        let low = refusal("0.0.0.0:35", Errno::EACCES, SANDBOX);
+        assert!(low.message.contains("CapabilityBoundingSet=CAP_NET_BIND_SERVICE"));
+        assert_eq!(refusal("[::]:5035", Errno::ENOBUFS, SANDBOX).code, ExitCode::System);
+    }
+
+    #[test]
+    fn without_a_sandbox_none_is_blamed() {
+        for at in ["[2001:db8::1]:5035", "192.0.2.1:5035", "192.0.2.1:35"] {
+            for error in [Errno::EPERM, Errno::EACCES, Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL] {
+                let fatal = refusal(at, error, OUTSIDE);
+                assert!(fatal.message.contains(at) && fatal.message.contains(error.desc()), "{fatal}");
+                assert!(!fatal.message.contains("sandbox") && !fatal.message.contains(DROP_IN), "{fatal}");
+                assert_eq!(fatal.code, refusal(at, error, SANDBOX).code, "{fatal}");
+            }
+        }
+        let low = refusal("0.0.0.0:35", Errno::EACCES, OUTSIDE);
+        assert!(low.message.ends_with("; a port below 1024 needs CAP_NET_BIND_SERVICE"), "{low}");
+    }
+
+    #[test]
+    fn where_ipv6_is_off_that_is_the_cause() {
+        for error in [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL] {
+            for sandbox in [true, false] {
+                let off = Surroundings { sandbox, ipv6: false };
+                let fatal = refusal("[::1]:5035", error, off);
+                assert_eq!(fatal.code, ExitCode::Config, "no restart brings it back");
+                assert!(fatal.message.contains("[::1]:5035: IPv6 is switched off here"), "{fatal}");
+                assert!(!fatal.message.contains("sandbox"), "{fatal}");
+                // It is no cause for anything else.
+                assert!(!refusal("192.0.2.1:5035", error, off).message.contains("IPv6"));
+                assert!(!refusal("[::1]:5035", Errno::EACCES, off).message.contains("IPv6"));
+            }
+        }
+        // What is read here tells the truth: an address of IPv6 can be had, or nothing is listed.
+        let bound = bind_to(address("[::1]:0")).is_ok();
+        assert!(!bound || Surroundings::look().ipv6);
     }
 
     #[test]
