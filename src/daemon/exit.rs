@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::Write;
 
-use super::logging::escape_into;
+use super::logging::{Level, escape_into, stderr_is_a_journal};
 
 /// Exit codes (cpd(8)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,10 +48,11 @@ impl Fatal {
         Fatal { code, message: message.into() }
     }
 
-    /// Writes `cpd: <message>` as exactly one line to stderr and gives the code to end with. A closed stderr is no
-    /// reason to end differently.
+    /// Writes `cpd: <message>` as exactly one line to stderr, as an error where a journal reads it, and gives the code
+    /// to end with. A closed stderr is no reason to end differently.
     pub fn report(&self) -> std::process::ExitCode {
-        let _ = std::io::stderr().lock().write_all(format!("{self}\n").as_bytes());
+        let level = if stderr_is_a_journal() { format!("<{}>", Level::Error.priority()) } else { String::new() };
+        let _ = std::io::stderr().lock().write_all(format!("{level}{self}\n").as_bytes());
         self.code.into()
     }
 }

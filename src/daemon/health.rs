@@ -189,7 +189,9 @@ pub fn stall_line(stalled: bool) -> Line {
 fn end(part: &str, logger: &Logger) {
     let seconds = TICK.as_secs() * u64::from(STUCK_TICKS);
     let cause = format!("{part} did not move for {seconds} s");
-    logger.error(Line::new("ended").field("cause", &cause));
+    if !logger.is_read_with_stderr() {
+        logger.error(Line::new("ended").field("cause", &cause));
+    }
     std::thread::sleep(LAST_WORD);
     let _ = Fatal::new(ExitCode::Internal, cause).report();
     std::process::exit(i32::from(ExitCode::Internal as u8));

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::Duration;
 
 pub use line::{LINE_MAX_BYTES, Line, VALUE_MAX_BYTES, escape_into};
-pub use sinks::{JOURNAL_SOCKET, SEND_TIMEOUT, SYSLOG_SOCKET, Sink};
+pub use sinks::{JOURNAL_SOCKET, SEND_TIMEOUT, SYSLOG_SOCKET, Sink, stderr_is_a_journal};
 
 use super::exit::{ExitCode, Fatal};
 use crate::proto::types::Millis;
@@ -84,8 +84,8 @@ struct Shared {
     level: AtomicU8,
     /// Lines that found the channel full since this was last logged.
     dropped: AtomicU64,
-    /// The lines went to stderr at the start.
-    stderr: bool,
+    /// See [`Logger::is_read_with_stderr`].
+    read_with_stderr: bool,
 }
 
 /// A handle for logging; cheap to clone, for any thread.
@@ -118,7 +118,7 @@ impl Logger {
         let shared = Arc::new(Shared {
             level: AtomicU8::new(level as u8),
             dropped: AtomicU64::new(0),
-            stderr: sink.name() == "stderr",
+            read_with_stderr: sink.is_read_with_stderr(),
         });
         let for_thread = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -131,9 +131,9 @@ impl Logger {
         Ok((Logger { lines: lines.clone(), shared }, LogThread { lines, done }))
     }
 
-    /// Whether whoever reads stderr reads the log.
-    pub fn is_stderr(&self) -> bool {
-        self.shared.stderr
+    /// Whether whoever reads the log reads what is written to stderr as well: it is not to be told twice.
+    pub fn is_read_with_stderr(&self) -> bool {
+        self.shared.read_with_stderr
     }
 
     /// Whether a line of this level is written at all; to be asked before a costly line is built.

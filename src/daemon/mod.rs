@@ -8,6 +8,7 @@ pub mod control_conn;
 mod doors;
 pub mod exit;
 pub mod fd;
+mod greeting;
 mod health;
 mod journalist;
 pub mod listeners;
@@ -129,7 +130,7 @@ fn run(arguments: Arguments, inherited: Vec<Inherited>) -> Result<(), Fatal> {
     match &result {
         Ok(()) => logger.info(Line::new("stopped")),
         // On stderr the cause comes by itself, once.
-        Err(_) if logger.is_stderr() => {}
+        Err(_) if logger.is_read_with_stderr() => {}
         Err(fatal) => logger.error(Line::new("ended").field("cause", &fatal.message)),
     }
     end_log(log_thread);
@@ -178,6 +179,7 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
     let poll = Poll::new().map_err(|e| system("cannot make an event queue", e))?;
     let waker = Arc::new(Waker::new(poll.registry(), reactor::WAKER).map_err(|e| system("cannot make a waker", e))?);
     let port = spawn_store(store, Arc::clone(&waker), logger.clone())?;
+    greeting::greet(arguments.data.as_deref(), &config, &listeners, hashes.is_empty());
     serve(
         arguments,
         config,

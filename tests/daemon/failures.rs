@@ -1,7 +1,7 @@
 //! Each way of not starting: its exit code, and one line that names what is in the way.
 
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,6 +36,20 @@ fn an_address_in_use_is_69() {
     let cause = fails_in(&inside, &format!("listen.cp = [\"{address}\"]\n"), 69);
     assert!(!inside.path().join("data").exists(), "a start that fails leaves nothing half-made");
     assert!(cause.contains(&address.to_string()) && cause.contains("in use"), "{cause}");
+}
+
+#[test]
+fn a_journal_behind_stderr_is_told_that_it_is_an_error() {
+    let inside = folder();
+    let (out, config) = (inside.path().join("stderr"), inside.path().join("cpd.toml"));
+    std::fs::write(&config, "nonsense = 1\n").expect("written");
+    let file = std::fs::File::create(&out).expect("a file");
+    let found = file.metadata().expect("a file");
+    let journal = format!("{}:{}", found.dev(), found.ino());
+    let status = cpd().arg("--config").arg(&config).env("JOURNAL_STREAM", journal).stderr(file).status();
+    assert_eq!(status.expect("cpd runs").code(), Some(78));
+    let said = std::fs::read_to_string(&out).expect("a file");
+    assert!(said.starts_with("<3>cpd: ") && said.contains("nonsense") && said.lines().count() == 1, "{said}");
 }
 
 #[test]

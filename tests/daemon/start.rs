@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
+use crate::running::terminal::Terminal;
 use crate::running::{Daemon, PATIENCE, answers, cpd, run, wait_for};
 
 #[test]
@@ -51,13 +52,42 @@ fn the_first_try_needs_no_file_and_no_folder() {
         let text = std::fs::read_to_string(&log).expect("UTF-8");
         (text.contains(" started ") || text.contains("cpd: ")).then_some(text)
     });
-    // Another program may have the port: then that is what it says.
-    assert!(told.contains(" cp=127.0.0.1:5035 ") || told.contains("cannot listen on 127.0.0.1:5035: "), "{told}");
-    assert_eq!(std::fs::metadata(&data).expect("made").mode() & 0o777, 0o700);
-    assert_eq!(std::fs::metadata(data.join("cpd.db")).expect("made").mode() & 0o777, 0o600);
+    // Another program may have the port: then that is what it says, and makes nothing.
+    if told.contains(" cp=127.0.0.1:5035 ") {
+        assert_eq!(std::fs::metadata(&data).expect("made").mode() & 0o777, 0o700);
+        assert_eq!(std::fs::metadata(data.join("cpd.db")).expect("made").mode() & 0o777, 0o600);
+        assert!(!told.contains("another terminal"), "this is none: {told}");
+    } else {
+        assert!(told.contains("cannot listen on 127.0.0.1:5035: ") && !data.exists(), "{told}");
+    }
     // It may have ended by itself.
     let _ = child.kill();
     child.wait().expect("a child");
+}
+
+#[test]
+fn at_a_terminal_it_says_what_to_type_next_and_that_works() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("try").display().to_string();
+    let address = crate::running::next_address();
+    let (ip, port) = (address.ip(), address.port());
+    let command = [env!("CARGO_BIN_EXE_cpd"), "--data", &data, "--listen", &address.to_string()];
+    let terminal = Terminal::runs(&command, |_| {});
+    let user = format!("\n  cpctl --data {data} user add NAME\n");
+    let telnet = format!("\n  telnet {ip} {port}\n");
+    let shown = wait_for("the start", || Some(terminal.screen()).filter(|shown| shown.contains(" started ")));
+    assert!(shown.contains(&user) && shown.contains(&telnet), "{shown}");
+    let mut cpctl = Command::new(env!("CARGO_BIN_EXE_cpctl"));
+    let added = run(cpctl.args(["--data", &data, "user", "add", "bob", "--password-stdin"]), "hunter2\n");
+    assert_eq!(added.code(), 0, "{added:?}");
+    crate::running::Client::connect(address).logs_in("bob", "hunter2");
+    drop(terminal);
+    // Who has users already is not told to make one.
+    let store = std::path::Path::new(&data).join("cpd.db-lock");
+    wait_for("the end", || std::fs::File::open(&store).ok()?.try_lock().ok());
+    let terminal = Terminal::runs(&command, |_| {});
+    let shown = wait_for("the start", || Some(terminal.screen()).filter(|shown| shown.contains(" started ")));
+    assert!(!shown.contains("user add") && shown.contains(&telnet), "{shown}");
 }
 
 #[test]

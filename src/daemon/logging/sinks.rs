@@ -15,6 +15,8 @@ use super::{Level, LogTarget};
 pub const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 /// The classic log socket.
 pub const SYSLOG_SOCKET: &str = "/dev/log";
+/// Where the sockets of systemd's journal are; [`SYSLOG_SOCKET`] may be a link to one of them.
+const JOURNAL_FOLDER: &str = "/run/systemd/journal";
 /// How long one send to a log service may take before its line counts as lost.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -115,6 +117,21 @@ impl Sink {
         }
     }
 
+    /// Whether what is written to stderr comes to the same reader.
+    pub fn is_read_with_stderr(&self) -> bool {
+        self.meets_stderr(stderr_is_a_journal().then_some(Path::new(JOURNAL_FOLDER)))
+    }
+
+    /// `journal`: where the sockets of the journal are that stderr goes to.
+    fn meets_stderr(&self, journal: Option<&Path>) -> bool {
+        match self {
+            Sink::Stream { .. } | Sink::Instead { .. } => true,
+            Sink::Journal { path, .. } | Sink::Syslog { path, .. } => {
+                journal.is_some_and(|folder| path.canonicalize().is_ok_and(|real| real.starts_with(folder)))
+            }
+        }
+    }
+
     /// Writes one line; a log service that went away (restarted) is looked for once more. `Err`: the line is lost.
     pub fn write(&mut self, level: Level, text: &str) -> io::Result<()> {
         self.look_again(LOOK_AGAIN);
@@ -192,7 +209,7 @@ impl LogFormat<&str> for Unstamped {
 }
 
 /// Whether systemd connected this stderr to its journal (systemd.exec(5), `JOURNAL_STREAM`).
-fn stderr_is_a_journal() -> bool {
+pub fn stderr_is_a_journal() -> bool {
     let Ok(told) = std::env::var("JOURNAL_STREAM") else { return false };
     // A name for the open descriptor, so that no descriptor has to be borrowed.
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
@@ -276,6 +293,24 @@ mod tests {
             sink.write(Level::Info, "back").unwrap();
             assert!(receive(&service).contains("back"));
         }
+    }
+
+    #[test]
+    fn a_log_and_a_stderr_that_one_journal_takes_have_one_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let folder = root.join("journal");
+        std::fs::create_dir(&folder).unwrap();
+        let (socket, behind_link) = (folder.join("socket"), folder.join("dev-log"));
+        let (link, other) = (root.join("link"), root.join("log"));
+        std::os::unix::fs::symlink(&behind_link, &link).unwrap();
+        let _services = [&socket, &behind_link, &other].map(|path| UnixDatagram::bind(path).unwrap());
+        let meets = |target, syslog: &Path, journal| Sink::open_at(target, &socket, syslog).0.meets_stderr(journal);
+        let journal = Some(folder.as_path());
+        assert!(meets(LogTarget::Journal, &other, journal) && meets(LogTarget::Syslog, &link, journal));
+        assert!(!meets(LogTarget::Syslog, &other, journal), "another log service");
+        assert!(!meets(LogTarget::Journal, &other, None) && !meets(LogTarget::Syslog, &link, None), "stderr elsewhere");
+        assert!(meets(LogTarget::Stderr, &other, None));
     }
 
     #[test]

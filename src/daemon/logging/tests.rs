@@ -106,7 +106,7 @@ fn lines_that_the_service_did_not_take_are_counted() {
 
 #[test]
 fn what_was_dropped_is_told_when_the_service_is_back() {
-    let shared = Shared { level: AtomicU8::new(Level::Info as u8), dropped: AtomicU64::new(7), stderr: true };
+    let shared = Shared { level: AtomicU8::new(Level::Info as u8), dropped: AtomicU64::new(7), read_with_stderr: true };
     let paper = Paper::default();
     let mut sink = paper.sink();
     paper.failing.store(true, Ordering::SeqCst);
