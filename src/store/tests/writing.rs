@@ -163,6 +163,46 @@ fn a_login_is_remembered_with_its_address() {
     assert_eq!((rows[0].created, rows[0].last_login), (5, Some(115)));
 }
 
+/// 0.1.0 counted clients behind a NAT64 and those of 6to4 by their /64, and wrote it as text.
+#[test]
+fn whom_0_1_0_knew_by_another_address_is_still_known() {
+    let mut rig = Rig::new();
+    for (request, user) in (1..).zip(["nat", "sixto", "new"]) {
+        rig.go(Build::new(0).user(request, user, "hash"));
+    }
+    let folder = rig.close();
+    let connection = rusqlite::Connection::open(folder.path().join("cpd.db")).expect("opens");
+    for (user, address) in [("nat", "64:ff9b::/64"), ("sixto", "2002:c000:201:7::/64"), ("new", "192.0.2.1")] {
+        users::write_seen(&connection, user, address, 50).expect("writes");
+    }
+    drop(connection);
+    let mut rig = Rig::start(folder, |_| None);
+    let mut known = |user: &str, address: &str| {
+        let from = Origin::of(address.parse().expect("an address"));
+        let came = rig.go(Build::new(0).op(Op::Lookup { session: SESSION, name: name(user), from }));
+        came.logins[0].clone().expect("readable").expect("exists").known_address
+    };
+    let table = [
+        // What 0.1.0 wrote for whom.
+        ("nat", "64:ff9b::192.0.2.1", true),
+        ("sixto", "2002:c000:201:7::1", true),
+        // All of a NAT64 were one client.
+        ("nat", "64:ff9b::198.51.100.9", true),
+        // Another /64 of the same 6to4 client, the IPv4 client behind it, a stranger.
+        ("sixto", "2002:c000:201:8::1", false),
+        ("sixto", "192.0.2.1", false),
+        ("sixto", "2002:c633:6409:7::1", false),
+        ("nat", "2002:c000:201:7::1", false),
+        // What this cpd writes, in each spelling.
+        ("new", "192.0.2.1", true),
+        ("new", "::ffff:192.0.2.1", true),
+        ("new", "64:ff9b::192.0.2.1", true),
+        ("new", "2002:c000:201:9::1", true),
+    ];
+    let found: Vec<_> = table.iter().map(|(user, address, _)| (*user, *address, known(user, address))).collect();
+    assert_eq!(found, table);
+}
+
 #[test]
 fn a_login_of_a_user_who_is_gone_makes_none() {
     let mut rig = Rig::new();
