@@ -77,7 +77,7 @@ impl Services for Desk<'_> {
 
     fn store(&mut self, sender: Username, recipient: Username, body: &[u8]) -> Admission {
         if self.core.stalled && self.core.queues.exists(recipient) {
-            return Admission::Refused(Refusal::Unknown);
+            return Admission::Refused(Refusal::Stalled);
         }
         let Core { queues, work, limits, next_message, wall, .. } = &mut *self.core;
         if !work.has_room(body.len()) {

@@ -5,7 +5,8 @@ use crate::proto::types::Millis;
 
 impl Engine {
     /// The store does not answer from now on (`stalled`), or does again. Who waits for a 240 meanwhile hears that it is
-    /// not known; what is then found to be stored is delivered all the same.
+    /// not known, and what is then found to be stored is delivered all the same. What is sent meanwhile is not stored, and
+    /// its sender is told that.
     pub fn store_stalls(&mut self, stalled: bool, now: Millis) {
         self.core.stalled = stalled;
         if stalled {

@@ -47,6 +47,8 @@ pub enum Refusal {
     /// The sender's share of that queue is used up.
     SenderFull,
     NoRoom,
+    /// The store does not answer: it was not given the message.
+    Stalled,
     /// It is not known whether it is stored.
     Unknown,
 }

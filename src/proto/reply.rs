@@ -70,6 +70,8 @@ pub enum NotSent {
     QueueFull,
     SenderFull,
     NoRoom,
+    /// The store does not answer; it was not even asked.
+    Stalled,
     /// A retry may double it.
     Unknown,
 }
@@ -246,6 +248,7 @@ impl NotSent {
             NotSent::QueueFull => "that queue is full",
             NotSent::SenderFull => "your share of that queue is used up",
             NotSent::NoRoom => "no room",
+            NotSent::Stalled => "not stored, the disk does not answer",
             NotSent::Unknown => "not known to be stored, retry may double",
         }
     }

@@ -98,7 +98,7 @@ pub fn disk_that_does_not_answer(answers: bool) -> Verdict {
         wrong.unless(right, Wrong::Answer, || format!("{line:?} instead of {expected}"));
         right
     };
-    if !hears(&mut first, "540 ") {
+    if !hears(&mut first, "540 error sending message: not known to be stored") {
         return wrong.or(String::new);
     }
     let told = begun.elapsed();
@@ -107,7 +107,7 @@ pub fn disk_that_does_not_answer(answers: bool) -> Verdict {
     hears(&mut first, "201 ");
     for client in [&mut first, &mut second] {
         client.send("SMSGbob:refused at once");
-        hears(client, "540 ");
+        hears(client, "540 error sending message: not stored, the disk does not answer");
         client.send("201");
         hears(client, "201 ");
     }

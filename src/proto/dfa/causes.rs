@@ -63,6 +63,7 @@ pub(super) fn refusal_reply(refusal: Refusal) -> Reply {
         Refusal::QueueFull => Reply::SendError(NotSent::QueueFull),
         Refusal::SenderFull => Reply::SendError(NotSent::SenderFull),
         Refusal::NoRoom => Reply::SendError(NotSent::NoRoom),
+        Refusal::Stalled => Reply::SendError(NotSent::Stalled),
         Refusal::Unknown => Reply::SendError(NotSent::Unknown),
     }
 }

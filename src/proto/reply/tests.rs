@@ -78,7 +78,7 @@ fn each_cause_in_each_state_has_a_text_of_its_own() {
     }
     let of = |code: &str| texts.keys().filter(|text| text.starts_with(code)).count();
     assert_eq!((of("214"), of("560"), of("565"), of("545"), of("546")), (5, 1, 1, 2, 2), "{texts:#?}");
-    assert_eq!((of("540"), of("550")), (20, 4), "each with and without a way to recover: {texts:#?}");
+    assert_eq!((of("540"), of("550")), (22, 4), "each with and without a way to recover: {texts:#?}");
     assert!(of("500") >= 25, "{texts:#?}");
 }
 
@@ -102,6 +102,11 @@ fn what_a_person_needs_to_go_on_is_in_the_text() {
             Reply::SendError(NotSent::SenderFull),
             true,
             "540 error sending message: your share of that queue is used up; send 201",
+        ),
+        (
+            Reply::SendError(NotSent::Stalled),
+            true,
+            "540 error sending message: not stored, the disk does not answer; send 201",
         ),
         (
             Reply::SendError(NotSent::Unknown),
