@@ -10,7 +10,7 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
 use running::terminal::Terminal;
-use running::{Daemon, need, wait_for};
+use running::{Daemon, need, run, wait_for};
 
 /// bob's session, in which alice's message waits for him. Lines with `C: ` are typed.
 const SESSION: &str = "\
@@ -195,6 +195,62 @@ fn a_script_sends_everything_at_once() {
     nc.shows(&said("S: ").fold(String::new(), |all, line| all + line + "\r\n"));
     nc.ends();
     alice_has_her_message(&daemon);
+}
+
+/// What the manual has for a script: it cleans the text, sends it, and complains if that was not answered with 240.
+fn recipe_of_the_manual(daemon: &Daemon) -> String {
+    let page = include_str!("../man/cp.7");
+    let (_, section) = page.split_once("\n.Ss From a script\n").expect("the section");
+    let (section, _) = section.split_once("\n.Ss ").expect("another one behind it");
+    let blocks = section.split("\n.Bd -literal -offset indent\n").skip(1);
+    let shown: Vec<&str> = blocks.map(|block| block.split_once("\n.Ed").expect("an end").0).collect();
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    let script = shown.join("\n").replace("\\(aq", "'").replace("\\e", "\\");
+    let here = format!(" {} {} ", daemon.address.ip(), daemon.address.port());
+    assert_eq!(script.matches(" localhost 5035 ").count(), 1, "{script}");
+    script.replace(" localhost 5035 ", &here)
+}
+
+#[test]
+fn the_manuals_script_sends_a_message_or_says_that_it_did_not() {
+    for (nc, package) in [("nc.openbsd", "netcat-openbsd"), ("nc.traditional", "netcat-traditional")] {
+        need(nc, package);
+        let daemon = daemon();
+        let script = recipe_of_the_manual(&daemon);
+        // The recipe says nc: whichever the system has under this name.
+        let folder = tempfile::tempdir().expect("a folder");
+        std::os::unix::fs::symlink(program(nc), folder.path().join("nc")).expect("a link");
+        let path = std::env::var("PATH").expect("a PATH");
+        let path = format!("{}:{path}", folder.path().display());
+        let said = |password: &str, text: &str| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &script]).env("PATH", &path).env("password", password).env("text", text);
+            let ended = run(&mut shell, "");
+            (ended.stdout, ended.stderr)
+        };
+        let nothing = (String::new(), String::new());
+        assert_eq!(said("hunter2", "Lunch\nRMSG\n250 at 100%s\\n?"), nothing, "{nc}");
+        let complaint = (String::new(), "not sent\n".to_owned());
+        assert_eq!(said("wrong", "with another password"), complaint, "{nc}");
+        assert_eq!(said("hunter2", "one colon: too many"), complaint, "{nc}");
+        assert_eq!(said("hunter2", ""), complaint, "{nc}");
+        let mut alice = daemon.connect();
+        alice.logs_in("alice", "sesame");
+        alice.asks("RMSG", "RMSGbob:Lunch RMSG 250 at 100%s\\n?");
+        alice.asks("250", "255 ");
+        drop(daemon.stop());
+        let mut late = said("hunter2", "when nobody is there");
+        // What nc says itself of that is its own affair.
+        late.1 = late.1.lines().last().unwrap_or_default().to_owned() + "\n";
+        assert_eq!(late, complaint, "{nc}");
+    }
+}
+
+/// Where `name` is in the PATH.
+fn program(name: &str) -> std::path::PathBuf {
+    let paths = std::env::var_os("PATH").expect("a PATH");
+    let mut found = std::env::split_paths(&paths).map(|folder| folder.join(name));
+    found.find(|path| path.is_file()).expect("it is needed")
 }
 
 /// Programs that carry a script's lines: what is run, and its package.
