@@ -447,3 +447,65 @@ fn the_nightly_copy_is_verified_and_the_last_ones_are_kept() {
     let left = names(&copies);
     assert!(left.len() == 4 && left.iter().any(|name| name.ends_with(".damaged")), "{left:?}");
 }
+
+/// A store as a cpd of an earlier schema would have left it: of schema 0, which has no tables yet.
+fn of_an_earlier_schema(data: &Path) -> Vec<u8> {
+    fs::create_dir_all(data).expect("made");
+    let mut page = vec![0; 4096];
+    page[..16].copy_from_slice(b"SQLite format 3\0");
+    // Pages of 4096 bytes, a write-ahead log, and the shares of a page that SQLite wants.
+    page[16..24].copy_from_slice(&[16, 0, 2, 2, 0, 64, 32, 32]);
+    // Changed once, when it had this one page; the formats of tables and of text.
+    for (at, word) in [(24, 1), (28, 1), (44, 4), (56, 1), (68, 0x4350_6431), (92, 1), (96, 3_040_001)] {
+        page[at..at + 4].copy_from_slice(&u32::to_be_bytes(word));
+    }
+    // An empty table of tables.
+    page[100] = 13;
+    page[105..107].copy_from_slice(&4096_u16.to_be_bytes());
+    let store = data.join("cpd.db");
+    fs::write(&store, &page).expect("written");
+    for (path, mode) in [(data, 0o700), (&store, 0o600)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+    }
+    page
+}
+
+#[test]
+fn the_store_of_an_earlier_schema_is_kept_and_can_be_restored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let old = of_an_earlier_schema(&data);
+    let kept = data.join("cpd.db.schema-0");
+    let daemon = Daemon::start_in(folder, "", |_| {});
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains("schema-0")).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains("warning") && line.contains(&format!("cpd --restore {}", show(&kept))), "{line}");
+    daemon.add_user("alice", "sesame");
+    let folder = daemon.stop();
+    assert!(fs::read(&kept).expect("is kept") == old);
+    assert_eq!(fs::metadata(&kept).expect("is kept").mode() & 0o7777, 0o600);
+    // It is of the current schema now: nothing is said or kept again.
+    let daemon = Daemon::start_in(folder, "", |_| {});
+    assert!(!daemon.log().contains("schema"), "{}", daemon.log());
+    let folder = daemon.stop();
+    let ended = ends_with(&mut tool(folder.path(), &["--restore", &show(&kept)]), 0);
+    assert!(ended.stdout.contains("0 users, 0 messages"), "{ended:?}");
+    assert!(fs::read(&kept).expect("is kept") == old);
+    let (_, told, _) = queues(folder);
+    assert!(told.is_empty(), "{told:?}");
+}
+
+#[test]
+fn without_room_for_the_store_of_an_earlier_schema_it_is_left() {
+    need("prlimit", "util-linux");
+    let folder = tempfile::tempdir().expect("a folder");
+    let old = of_an_earlier_schema(&folder.path().join("data"));
+    // The limit of file sizes is that of a disk that is full.
+    let mut daemon = Daemon::launch(folder, "", |command| Daemon::under(command, &["prlimit", "--fsize=1024"]));
+    let code = daemon.ends().code();
+    let log = daemon.log();
+    assert_eq!(code, Some(73), "{log}");
+    assert!(log.contains("cpd.db: is of schema 0") && log.contains("no room for its 4096 bytes"), "{log}");
+    assert!(fs::read(daemon.store()).expect("a store") == old, "{log}");
+    assert!(!daemon.folder.path().join("data/cpd.db.schema-0").exists(), "{log}");
+}
