@@ -20,7 +20,7 @@ mod slow;
 mod wire;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -106,9 +106,14 @@ fn two_senders_cannot_fill_a_mailbox() {
 #[test]
 fn those_who_pipeline_get_equal_shares() {
     let daemon = Daemon::start("");
-    daemon.signal(Signal::STOP);
-    let figures = fairness::measure(daemon.address, "x\n", || daemon.signal(Signal::CONT)).expect("fair");
-    let twin = caught(fairness::measure(one_after_another(), "x\n", || ()), &[Wrong::Unfair]);
+    daemon.add_user("bob", "bob");
+    // Before a login there is an end to bad PDUs.
+    let connect = || wire::logged_in(daemon.address, "bob");
+    let (stop, go) = (|| daemon.signal(Signal::STOP), || daemon.signal(Signal::CONT));
+    let figures = fairness::measure(connect, "x\n", stop, go).expect("fair");
+    let unfair = one_after_another();
+    let connect = || TcpStream::connect(unfair).expect("connected");
+    let twin = caught(fairness::measure(connect, "x\n", || (), || ()), &[Wrong::Unfair]);
     println!("proof: pipelining by the mebibyte: {figures}; twin, one after another: {twin}");
 }
 

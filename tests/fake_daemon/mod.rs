@@ -143,6 +143,11 @@ pub fn small(request: &Request) -> Vec<u8> {
                 }]
             }),
             configuration: details.then(ConfigurationInfo::default),
+            counters: Counters {
+                messages_removed: details.then_some(0),
+                messages_at_start: details.then_some(0),
+                ..Counters::default()
+            },
             ..Status::default()
         }),
     }

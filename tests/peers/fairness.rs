@@ -1,7 +1,7 @@
 //! Pipelining by the mebibyte: whoever is ready gets as much as the others that are ready.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,12 @@ pub const PIPELINED_BYTES: usize = 1 << 20;
 /// What is held to be fair, of 1.
 const JAIN_MIN: f64 = 0.9;
 
-/// Connects to a server that does not answer yet, sends it a mebibyte on each connection, as far as it is taken, lets it
-/// go on by `go`, and counts the answers until half of all are there.
-pub fn measure(server: SocketAddrV4, request: &str, go: impl FnOnce()) -> Verdict {
+/// Takes a mebibyte of requests to each connection that `connect` makes, as far as it is taken, while the server does not
+/// answer yet, lets it go on by `go`, and counts the answers until half of all are there.
+pub fn measure(connect: impl Fn() -> TcpStream, request: &str, stop: impl FnOnce(), go: impl FnOnce()) -> Verdict {
     let count = PIPELINED_BYTES / request.len();
-    let mut all: Vec<Pipeline> = (0..CONNECTIONS).map(|_| Pipeline::connect(server, request, count)).collect();
+    let mut all: Vec<Pipeline> = (0..CONNECTIONS).map(|_| Pipeline::new(connect(), request, count)).collect();
+    stop();
     for pipeline in &mut all {
         pipeline.push();
     }
@@ -56,8 +57,7 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    fn connect(server: SocketAddrV4, request: &str, count: usize) -> Pipeline {
-        let stream = TcpStream::connect(server).expect("connected");
+    fn new(stream: TcpStream, request: &str, count: usize) -> Pipeline {
         stream.set_nonblocking(true).expect("set");
         Pipeline { stream, bytes: request.repeat(count).into_bytes(), sent: 0, answers: 0 }
     }

@@ -12,7 +12,7 @@ use crate::ledger::{Ledger, Parting};
 use crate::rounds::client::{Client, Manner, Site};
 use crate::rounds::random::Random;
 use crate::running::{Client as Plain, Daemon};
-use crate::wire::{connect_from, resident_kib};
+use crate::wire::{connect_from, logged_in, resident_kib};
 
 const SLOW_READERS: usize = 20;
 /// What each of them sends, in lines of two bytes. The answers would be nine times as much.
@@ -33,7 +33,8 @@ pub fn readers(daemon: &Daemon, patience: Duration) -> Verdict {
     thread::scope(|scope| {
         for _ in 0..SLOW_READERS {
             scope.spawn(|| {
-                let mut stream = TcpStream::connect(daemon.address).expect("connected");
+                // Before a login there is an end to bad PDUs.
+                let mut stream = logged_in(daemon.address, "bob");
                 stream.set_write_timeout(Some(patience)).expect("set");
                 let sent = stream.write_all(&b"x\n".repeat(PIPELINED_BYTES / 2));
                 // In the kernel's buffers there may be room for all of it: then the end comes without an error.

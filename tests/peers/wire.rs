@@ -2,7 +2,7 @@
 //! figures of a process.
 #![allow(dead_code, reason = "each test uses its part of this")]
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 
@@ -20,6 +20,20 @@ pub fn connect_from(source: Ipv4Addr, to: SocketAddrV4) -> io::Result<TcpStream>
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+/// A connection on which this user, whose password is the name, has logged in.
+pub fn logged_in(server: SocketAddrV4, name: &str) -> TcpStream {
+    let mut stream = connect_from(Ipv4Addr::LOCALHOST, server).expect("connected");
+    stream.write_all(format!("USER{name}\r\nPASS{name}\r\n").as_bytes()).expect("sent");
+    // Not a byte behind these two lines: whoever gets the connection reads on, or does not.
+    let (mut said, mut byte) = (String::new(), [0]);
+    while said.matches('\n').count() < 2 {
+        stream.read_exact(&mut byte).expect("an answer");
+        said.push(char::from(byte[0]));
+    }
+    assert!(said.contains("\n230 "), "{said}");
+    stream
 }
 
 /// Ends a connection by a reset: what was not sent or not read is thrown away.
