@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use cpd::proto::reply::ALL;
+use cpd::proto::reply::{ALL, Reply, Stage};
 use cpd::proto::types::Millis;
 
 use super::bodies::Bodies;
@@ -34,6 +34,10 @@ pub enum Expect {
     },
     /// 500.
     Bad,
+    /// 214 with what the state takes; `named`: between USER and PASS.
+    Help {
+        named: bool,
+    },
     /// This code, once it has let a line unfinished for too long.
     Late(&'static str),
 }
@@ -198,6 +202,7 @@ impl Client {
         match (self.expects.pop_front(), code) {
             (Some(Expect::User), "220") | (Some(Expect::Bad), "500") | (Some(Expect::Pass { right: false }), "565") => {
             }
+            (Some(Expect::Help { named }), "214") if line == self.help(named) => {}
             (Some(Expect::Pass { right: true }), "230") => self.logged_in = true,
             (Some(Expect::Pass { right: true }), "565") if failed => {}
             (Some(Expect::Recovered { rejected }), "201") => {
@@ -249,6 +254,27 @@ impl Client {
         Ok(())
     }
 
+    /// What HELP is to be told now, without its CR LF.
+    fn help(&self, named: bool) -> String {
+        let stage = match (self.in_error, self.logged_in, named) {
+            (true, ..) => Stage::ErrorProcessing,
+            (_, true, _) => Stage::ProcessCommand,
+            (_, _, true) => Stage::UserValidated,
+            (..) => Stage::Idle,
+        };
+        let mut line = Vec::new();
+        Reply::Help(stage).write(false, &mut line);
+        String::from_utf8_lossy(&line).trim_end().to_owned()
+    }
+
+    /// Asks for help now and then.
+    fn wonders(&mut self, named: bool, act: &mut Act, world: &Shared<'_>) {
+        if !world.calm && !self.drains && self.chance.one_in(20) {
+            self.say(act, "HELP");
+            self.expects.push_back(Expect::Help { named });
+        }
+    }
+
     /// Does something, or nothing.
     pub fn act(&mut self, world: &mut Shared<'_>) -> Act {
         let mut act = Act { pause: self.chance.between(1, 60), ..Act::default() };
@@ -278,6 +304,7 @@ impl Client {
             }
             Some(_) => act.pause = 0,
             None if self.in_error => {
+                self.wonders(false, &mut act, world);
                 let words = if self.chance.one_in(2) { "201 recovered" } else { "201" };
                 self.say(&mut act, words);
                 self.expects.push_back(Expect::Recovered { rejected: false });
@@ -333,9 +360,12 @@ impl Client {
             self.expects.extend([Expect::User, Expect::Pass { right: false }]);
             return;
         }
+        self.wonders(false, act, world);
         self.say(act, &format!("USER{user}"));
+        self.expects.push_back(Expect::User);
+        self.wonders(true, act, world);
         self.say(act, &format!("PASS pw-{user}"));
-        self.expects.extend([Expect::User, Expect::Pass { right: true }]);
+        self.expects.push_back(Expect::Pass { right: true });
     }
 
     fn acknowledge(&mut self, count: u32, act: &mut Act, world: &mut Shared<'_>) {
@@ -372,6 +402,7 @@ impl Client {
             _ => {}
         }
         for _ in 0..self.chance.below(7) {
+            self.wonders(false, act, world);
             if self.chance.one_in(20) {
                 self.say(act, "NOOP");
                 self.expects.push_back(Expect::Bad);
