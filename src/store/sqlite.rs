@@ -158,10 +158,16 @@ pub fn is_failed_write(error: &Error) -> bool {
 
 /// What a store on a read-only file system gives, without a word of that.
 pub fn may_be_read_only(error: &Error) -> bool {
+    // SQLite opens such a file for reading alone, and cannot lock that.
+    let failed = [
+        ffi::SQLITE_IOERR_WRITE,
+        ffi::SQLITE_IOERR_FSYNC,
+        ffi::SQLITE_IOERR_DIR_FSYNC,
+        ffi::SQLITE_IOERR_TRUNCATE,
+        ffi::SQLITE_IOERR_LOCK,
+    ];
     let main = error.sqlite_error_code();
-    matches!(main, Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen))
-        || [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_IOERR_TRUNCATE]
-            .contains(&code(error))
+    matches!(main, Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) || failed.contains(&code(error))
 }
 
 /// The same error with its cause, the file system, if `read_only`.

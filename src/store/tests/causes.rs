@@ -69,7 +69,7 @@ fn what_sqlite_says_has_a_kind() {
 #[test]
 fn a_read_only_file_system_is_named_where_sqlite_does_not() {
     let silent = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_READONLY_DBMOVED, ffi::SQLITE_READONLY, ffi::SQLITE_CANTOPEN];
-    for code in silent.into_iter().chain([ffi::SQLITE_IOERR_FSYNC]) {
+    for code in silent.into_iter().chain([ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_LOCK]) {
         let made = |read_only| sqlite::read_only_or(sqlite::error(code, "made here"), || read_only);
         assert_eq!(sqlite::text(&made(true)), format!("read-only file system (SQLite {code})"));
         assert_eq!(sqlite::text(&made(false)), format!("made here (SQLite {code})"));
