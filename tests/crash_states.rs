@@ -35,7 +35,6 @@ use crash::wire::Wire;
 use ledger::{Kind, Parting};
 use rounds::cpd::Recipe;
 use rounds::random::Random;
-use rounds::sabotage;
 use rounds::trial::{Trial, number};
 use rustix::process::Signal;
 
