@@ -13,6 +13,7 @@ use cpd::proto::session::{Closing, NEVER};
 use cpd::proto::types::{Millis, Username};
 
 use super::Twin;
+use super::framing;
 use super::memory_store::MemoryStore;
 use super::output::{self, Item};
 use super::program::{CLIENTS, Program, Step};
@@ -134,8 +135,10 @@ impl<'p> World<'p> {
         self.pass(LAZY)?;
         for (number, life) in self.lives.iter().enumerate() {
             let Some(id) = life.id else { continue };
-            let stuck = !life.fin_taken && !self.engine.wants_input(id);
-            if stuck || !life.input.is_empty() || !self.engine.output(id).is_empty() {
+            // Whose end was taken, by telnet's EOF as by a FIN, is not read any more, and may still wait for a message.
+            let end_taken = life.fin_taken || framing::ends(&life.taken);
+            let stuck = !end_taken && !(self.engine.wants_input(id) && life.input.is_empty());
+            if stuck || !self.engine.output(id).is_empty() {
                 return Err(format!("connection {number}: nothing is under way, and the server does not go on"));
             }
         }

@@ -55,6 +55,8 @@ pub struct Decoder {
     swallowed: u32,
     /// Bytes of an unfinished line came; NVT commands are none.
     touched: bool,
+    /// An unfinished line was erased as a whole.
+    erased: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +117,11 @@ impl Decoder {
     /// Whether the time of an unfinished line counts: not once it was answered.
     pub fn collecting(&self) -> bool {
         self.unfinished() && !matches!(self.mode, Mode::Skip)
+    }
+
+    /// Whether an unfinished line was erased as a whole since this was last asked: what follows it is another line.
+    pub fn take_erased(&mut self) -> bool {
+        std::mem::take(&mut self.erased)
     }
 
     /// Whether a whole line waits in here.
@@ -305,6 +312,7 @@ impl Decoder {
         }
         self.after_cr = false;
         if self.mode == Mode::Collect && !self.unfinished() {
+            self.erased = true;
             self.forget();
         }
     }
@@ -317,6 +325,7 @@ impl Decoder {
         };
         self.swallow(erased + self.crs as usize);
         self.after_cr = false;
+        self.erased = true;
         self.forget();
     }
 

@@ -85,6 +85,7 @@ impl Decoder {
             owes_lf,
             swallowed,
             touched: false,
+            erased: false,
         })
     }
 }

@@ -121,9 +121,11 @@ impl Session {
             if self.ended && self.input.is_empty() && self.dialect == Dialect::Cp {
                 self.decoder.drop_unfinished();
             }
-            if !self.decoder.collecting() {
+            // What comes behind an erased line is another one, in the same segment as well.
+            if self.decoder.take_erased() || !self.decoder.collecting() {
                 self.pdu_deadline = NEVER;
-            } else if self.pdu_deadline == NEVER {
+            }
+            if self.decoder.collecting() && self.pdu_deadline == NEVER {
                 self.pdu_deadline = cx.now.saturating_add(cx.settings.timeouts.pdu);
             }
             self.settle_silence(cx);
