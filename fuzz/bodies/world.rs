@@ -137,8 +137,8 @@ impl<'p> World<'p> {
             let Some(id) = life.id else { continue };
             // Whose end was taken, by telnet's EOF as by a FIN, is not read any more, and may still wait for a message.
             let end_taken = life.fin_taken || framing::ends(&life.taken);
-            let stuck = !end_taken && !(self.engine.wants_input(id) && life.input.is_empty());
-            if stuck || !self.engine.output(id).is_empty() {
+            let goes_on = end_taken || (self.engine.wants_input(id) && life.input.is_empty());
+            if !goes_on || !self.engine.output(id).is_empty() {
                 return Err(format!("connection {number}: nothing is under way, and the server does not go on"));
             }
         }
