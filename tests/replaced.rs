@@ -97,8 +97,10 @@ fn removed_it_says_what_is_at_risk() {
 #[test]
 fn a_symbolic_link_in_its_place_is_noticed() {
     let (daemon, told) = ends("cpd.db is a symbolic link now", |data| {
-        fs::rename(store(data), aside(data)).expect("moved");
-        symlink(aside(data), store(data)).expect("linked");
+        // In one step: cpd must not find the moment between, in which the store has no name.
+        fs::hard_link(store(data), aside(data)).expect("linked");
+        symlink(aside(data), data.join("link")).expect("linked");
+        fs::rename(data.join("link"), store(data)).expect("moved");
     });
     assert_eq!(lost(daemon, &told), 0, "the next start follows it");
 }
