@@ -38,6 +38,8 @@ pub struct Core {
     pub disk_low: bool,
     /// Up to which of its bytes the store's file has blocks.
     pub file_reserved: u64,
+    /// Up to which of its bytes it is filled at most when the log is moved into it.
+    pub file_filled: u64,
     /// The last write failed for want of room where the disk has some.
     pub quota_is_used_up: bool,
     /// Bytes of the log that are not in the store's file.
@@ -217,7 +219,7 @@ impl Cycle {
             return;
         }
         let available = match core.faults.at(Point::Space) {
-            Ok(()) => core.place.available_beside(core.file_reserved).unwrap_or(u64::MAX),
+            Ok(()) => core.available().unwrap_or(u64::MAX),
             Err(_) => 0,
         };
         let inserts = self.insert_bytes + if core.disk_low { room::AGAIN_BYTES } else { 0 };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use rusqlite::{Connection, ffi};
 
@@ -104,16 +104,18 @@ impl Place {
 
     /// Bytes that a file here may still grow by.
     pub fn available(&self) -> io::Result<u64> {
-        self.available_beside(0)
+        self.available_beside(self.length(""), 0)
     }
 
-    /// As [`Place::available`], where the store's file has blocks up to its byte `reserved` already.
-    pub fn available_beside(&self, reserved: u64) -> io::Result<u64> {
+    /// As [`Place::available`], where the store's file has `length` bytes and blocks up to its byte `reserved` already.
+    pub fn available_beside(&self, length: u64, reserved: u64) -> io::Result<u64> {
         let found = statvfs(&self.folder).map_err(io::Error::from)?;
         let free = found.blocks_available().saturating_mul(found.fragment_size());
-        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).map_err(io::Error::from)?;
-        let length = self.length("");
         let free = free.saturating_add(reserved.saturating_sub(length));
+        let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).map_err(io::Error::from)?;
+        if limit == RLIM_INFINITY {
+            return Ok(free);
+        }
         Ok(free.min(limit.saturating_sub(length.max(self.log_bytes()))))
     }
 

@@ -106,19 +106,25 @@ impl Core {
     /// Gives the file the blocks into which what is in the log and `inserts` bytes more are moved later, so that the log
     /// can be begun anew whoever fills the disk meanwhile. `false`: there are none.
     pub fn reserve_file(&mut self, connection: &Connection, inserts: u64) -> bool {
+        // A page is not filled to its end.
+        let more = inserts.saturating_mul(3) / 2 + FILE_SLACK_BYTES;
+        self.file_filled = self.file_filled.saturating_add(more);
+        if self.file_filled <= self.file_reserved {
+            return true;
+        }
         let bytes = |pragma: &str| -> rusqlite::Result<u64> {
             let pages: u32 = connection.prepare_cached(pragma)?.query_row([], |row| row.get(0))?;
             Ok(u64::from(pages) * u64::from(PAGE_BYTES))
         };
         // Who cannot say cannot write either, and will be heard.
         let Ok(all) = bytes("PRAGMA page_count") else { return true };
-        // A page is not filled to its end.
-        let more = inserts.saturating_mul(3) / 2 + FILE_SLACK_BYTES;
-        if all + more <= self.file_reserved {
+        self.file_filled = all.saturating_add(more);
+        if self.file_filled <= self.file_reserved {
             return true;
         }
         // Pages that hold nothing are filled first.
         let to = all + more.saturating_sub(bytes("PRAGMA freelist_count").unwrap_or(0));
+        self.file_filled = to;
         if to <= self.file_reserved {
             return true;
         }
@@ -133,6 +139,11 @@ impl Core {
             }
         }
         false
+    }
+
+    /// Bytes that the store's files may still grow by.
+    pub fn available(&self) -> io::Result<u64> {
+        self.place.available_beside(self.watch.bytes()?, self.file_reserved)
     }
 
     /// Bytes that inserts may use. Of a quota the file system tells nothing but by refusing: where it did, it is asked for

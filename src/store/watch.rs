@@ -23,8 +23,11 @@ use crate::sabotage;
 
 /// Bytes at the beginning of the file that are compared at each look.
 const HEAD_BYTES: usize = 100;
-/// Bytes before a page in a frame of the log.
-const FRAME_HEADER_BYTES: usize = 24;
+/// Bytes of the number that tells a log from those before it in the same file, and where it is in the log's header and in
+/// a frame's (SQLite's file format, section 4.1).
+const SALT_BYTES: usize = 8;
+const SALT_IN_LOG: u64 = 16;
+const SALT_IN_FRAME: u64 = 8;
 
 /// What was done to the store's files.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,8 +76,8 @@ struct Left {
 #[derive(Default)]
 struct LogLeft {
     frames: u64,
-    head: Vec<u8>,
-    last_frame: Vec<u8>,
+    /// The number that is in its header and, as long as it is not begun anew, in each of its frames.
+    salt: Option<[u8; SALT_BYTES]>,
 }
 
 impl Watch {
@@ -112,6 +115,11 @@ impl Watch {
         &self.file
     }
 
+    /// Bytes of the file, as it was left.
+    pub fn bytes(&self) -> io::Result<u64> {
+        self.left.as_ref().map_or_else(|| Ok(self.file.metadata()?.len()), |left| Ok(left.bytes))
+    }
+
     /// The number in the file's header.
     pub fn number(&self) -> io::Result<u32> {
         Ok(history::number_of(&self.file)?.unwrap_or(history::NO_LOG))
@@ -126,22 +134,16 @@ impl Watch {
     }
 
     fn changed(&mut self, connection: &Connection) -> io::Result<Option<Change>> {
-        let file = self.file.metadata()?;
-        let said = [self.content(connection, &file)?, self.log_content()?];
+        let [named, log_named] = self.named()?;
+        let own = named.as_ref().filter(|found| identity(found) == self.identity);
+        let file = own.cloned().map_or_else(|| self.file.metadata(), Ok)?;
+        let said = [self.content(connection, &file)?, self.log_content(log_named.as_ref())?];
         if let Some(what) = said.into_iter().flatten().next() {
             return Ok(Some(Change { what, can_be_saved: false }));
         }
-        let what = self.names()?;
+        let what = self.names(named.as_ref(), log_named.as_ref())?;
         let can_be_saved = file.nlink() > 0;
         Ok(what.map(|what| Change { what, can_be_saved }))
-    }
-
-    /// Whether the log has become shorter than it was left.
-    pub fn log_is_cut(&self) -> Option<Change> {
-        let (log, _) = self.log.as_ref().filter(|_| !sabotage::is(sabotage::Fault::BlindStore))?;
-        let found = log.metadata().ok()?;
-        let what = || format!("{} was cut", self.log_path.display());
-        (found.len() < log_bytes(self.log_left.frames)).then(|| Change { what: what(), can_be_saved: false })
     }
 
     /// Gives the file blocks of its own up to its byte `to`; it does not become longer by that.
@@ -168,20 +170,27 @@ impl Watch {
 
     /// That the store can be opened once more by its name. Errors: what was done to it.
     pub fn is_in_place(&self) -> Result<(), String> {
-        match self.names() {
+        match self.named().and_then(|[file, log]| self.names(file.as_ref(), log.as_ref())) {
             Ok(None) => Ok(()),
             Ok(Some(what)) => Err(what),
             Err(error) => Err(error.to_string()),
         }
     }
 
-    /// What a next start would open.
-    fn names(&self) -> io::Result<Option<String>> {
+    /// What stands under the names of the file and of the log. A folder that is moved away meanwhile has taken the file as
+    /// well if it has taken the log.
+    fn named(&self) -> io::Result<[Option<Metadata>; 2]> {
+        let log = found(fs::symlink_metadata(&self.log_path))?;
+        Ok([found(fs::symlink_metadata(&self.path))?, log])
+    }
+
+    /// Whether a next start would open something else. `file` and `log` are what stands under their names.
+    fn names(&self, file: Option<&Metadata>, log: Option<&Metadata>) -> io::Result<Option<String>> {
         let said = |path: &Path, what: &str| Ok(Some(format!("{} {what}", path.display())));
-        match found(fs::symlink_metadata(&self.path))? {
+        match file {
             None => return self.gone(),
             Some(found) if found.is_symlink() => return said(&self.path, "is a symbolic link now"),
-            Some(found) if identity(&found) != self.identity => return said(&self.path, "is another file now"),
+            Some(found) if identity(found) != self.identity => return said(&self.path, "is another file now"),
             Some(_) => {}
         }
         if self.asked != self.path
@@ -189,10 +198,10 @@ impl Watch {
         {
             return said(&self.asked, "leads to another file now");
         }
-        match (&self.log, found(fs::symlink_metadata(&self.log_path))?) {
+        match (&self.log, log) {
             (None, _) => Ok(None),
             (Some(_), None) => said(&self.log_path, "was removed"),
-            (Some((_, own)), Some(found)) if identity(&found) != *own => said(&self.log_path, "is another file now"),
+            (Some((_, own)), Some(found)) if identity(found) != *own => said(&self.log_path, "is another file now"),
             (Some(_), Some(_)) => Ok(None),
         }
     }
@@ -231,17 +240,30 @@ impl Watch {
         Ok(None)
     }
 
-    /// Whether somebody wrote to the log. One that was cut and written on has a hole where its last frame was.
-    fn log_content(&self) -> io::Result<Option<String>> {
+    /// Whether somebody cut the log, or wrote to it. One that was cut and written on has a hole where its last frame was.
+    /// `named` is what stands under its name.
+    fn log_content(&self, named: Option<&Metadata>) -> io::Result<Option<String>> {
         let said = |what: &str| Ok(Some(format!("{} {what}", self.log_path.display())));
-        let Some((log, _)) = self.log.as_ref().filter(|_| self.log_left.frames > 0) else { return Ok(None) };
-        if let Some(change) = self.log_is_cut() {
-            return Ok(Some(change.what));
+        let LogLeft { frames: frames @ 1.., salt: Some(salt) } = self.log_left else { return Ok(None) };
+        let Some((log, own)) = &self.log else { return Ok(None) };
+        let bytes = match named.filter(|found| identity(found) == *own) {
+            Some(found) => found.len(),
+            None => log.metadata()?.len(),
+        };
+        if bytes < log_bytes(frames) {
+            return said("was cut");
         }
-        let last = log_bytes(self.log_left.frames - 1).max(LOG_HEADER_BYTES);
-        let same = read(log, 0, &mut [0; LOG_HEADER_BYTES as usize])? == self.log_left.head
-            && read(log, last, &mut [0; FRAME_HEADER_BYTES])? == self.log_left.last_frame;
+        let last = log_bytes(frames - 1).max(LOG_HEADER_BYTES);
+        let same = read(log, SALT_IN_LOG, &mut [0; SALT_BYTES])? == salt
+            && read(log, last + SALT_IN_FRAME, &mut [0; SALT_BYTES])? == salt;
         if same { Ok(None) } else { said("was overwritten") }
+    }
+
+    /// Whether the log has become shorter than it was left.
+    pub fn log_is_cut(&self) -> Option<Change> {
+        let (log, _) = self.log.as_ref().filter(|_| !sabotage::is(sabotage::Fault::BlindStore))?;
+        let is_cut = log.metadata().ok()?.len() < log_bytes(self.log_left.frames);
+        is_cut.then(|| Change { what: format!("{} was cut", self.log_path.display()), can_be_saved: false })
     }
 
     /// Takes note of a commit: the log has `frames` now. To be called when a look found nothing.
@@ -249,23 +271,20 @@ impl Watch {
     /// # Errors
     /// It could not be read: it is not compared at the next looks.
     pub fn committed(&mut self, frames: u64) -> io::Result<()> {
-        if frames == self.log_left.frames {
-            return Ok(());
-        }
-        let read = self.read_log(frames);
+        // As long as frames are added it is the same log.
+        let known = self.log_left.salt.filter(|_| frames >= self.log_left.frames);
         self.log_left = LogLeft::default();
-        self.log_left = read?;
-        Ok(())
-    }
-
-    fn read_log(&self, frames: u64) -> io::Result<LogLeft> {
-        let Some((log, _)) = self.log.as_ref().filter(|_| frames > 0) else { return Ok(LogLeft::default()) };
-        let head = match self.log_left.head.is_empty() {
-            true => read(log, 0, &mut [0; LOG_HEADER_BYTES as usize])?.to_vec(),
-            false => self.log_left.head.clone(),
+        let Some((log, _)) = self.log.as_ref().filter(|_| frames > 0) else { return Ok(()) };
+        let salt = match known {
+            Some(salt) => salt,
+            None => {
+                let mut salt = [0; SALT_BYTES];
+                log.read_exact_at(&mut salt, SALT_IN_LOG)?;
+                salt
+            }
         };
-        let last = log_bytes(frames - 1).max(LOG_HEADER_BYTES);
-        Ok(LogLeft { frames, head, last_frame: read(log, last, &mut [0; FRAME_HEADER_BYTES])?.to_vec() })
+        self.log_left = LogLeft { frames, salt: Some(salt) };
+        Ok(())
     }
 
     /// Takes note of the file after the log, the `whole` of it or a part, was moved into it. `Some`: somebody else has

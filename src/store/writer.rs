@@ -164,6 +164,7 @@ pub fn spawn(
         pending: Default::default(),
         disk_low: false,
         file_reserved: 0,
+        file_filled: 0,
         quota_is_used_up: false,
         // A start on a full disk leaves the log as it is.
         log_bytes: sqlite::log(&connection).map_or(0, |(_, left)| left * FRAME_BYTES),
