@@ -8,7 +8,7 @@ use crate::fetch::{self, FILL_DEPTH};
 use crate::lab::Lab;
 use crate::process::rss_bytes;
 use crate::scripts::{self, Recipients, Until};
-use crate::server::{self, Hashing, Server, USERS};
+use crate::server::{self, Build, Hashing, Server, USERS};
 use crate::table::Unit;
 use crate::targets;
 
@@ -64,8 +64,8 @@ fn name(lab: &Lab, what: &str) -> String {
 /// A cpd with full queues, and what they take of its memory.
 fn fill(lab: &mut Lab) -> Result<(Server, std::path::PathBuf), String> {
     let folder = lab.folder()?;
-    let cpd = server::cpd(&folder, Hashing::Cheap)?;
-    server::add_users(&folder, USERS)?;
+    let cpd = server::cpd(&Build::own(), &folder, Hashing::Cheap)?;
+    server::add_users(&Build::own(), &folder, USERS)?;
     let mut fleet = Fleet::log_in(cpd.address, CONNECTIONS, USERS)?;
     // Buffers that grow once, in the first busy moment, are not the queue's.
     let warm_up = Until::Count(FILL_DEPTH as u64);
@@ -84,11 +84,11 @@ fn fill(lab: &mut Lab) -> Result<(Server, std::path::PathBuf), String> {
 fn restart(lab: &mut Lab, folder: &Path) -> Result<Server, String> {
     let mut times = Vec::new();
     for _ in 1..lab.options.rounds {
-        let cpd = server::cpd(folder, Hashing::Cheap)?;
+        let cpd = server::cpd(&Build::own(), folder, Hashing::Cheap)?;
         times.push(cpd.start_seconds);
         cpd.stop()?;
     }
-    let cpd = server::cpd(folder, Hashing::Cheap)?;
+    let cpd = server::cpd(&Build::own(), folder, Hashing::Cheap)?;
     times.push(cpd.start_seconds);
     let name = name(lab, "restart");
     lab.value_row(&name, Unit::Seconds, times, targets::RESTART, "start of the process to its first answer");

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::options::Options;
 use crate::process;
-use crate::server::{self, Hashing, Server, USERS};
+use crate::server::{self, Build, Hashing, Server, USERS};
 use crate::table::{self, Row, Target, Unit, median};
 use crate::yardsticks;
 
@@ -18,8 +18,8 @@ pub struct Lab {
     pub memory: bool,
     root: TempDir,
     folders: usize,
-    cheap: Option<PathBuf>,
-    default: Option<PathBuf>,
+    /// Stopped stores of a cpd that knows the users.
+    templates: Vec<(Build, Hashing, PathBuf)>,
 }
 
 /// One pair of rounds.
@@ -38,7 +38,7 @@ impl Lab {
             .map_err(|e| format!("{parent}: {e}"))?;
         process::clean_up_on_signals(root.path().to_path_buf())?;
         let memory = server::has_yardstick(&[yardsticks::MEMORY]);
-        Ok(Lab { options, rows: Vec::new(), memory, root, folders: 0, cheap: None, default: None })
+        Ok(Lab { options, rows: Vec::new(), memory, root, folders: 0, templates: Vec::new() })
     }
 
     pub fn root(&self) -> &std::path::Path {
@@ -76,29 +76,27 @@ impl Lab {
 
     /// cpd with its users and an empty queue.
     pub fn cpd(&mut self, hashing: Hashing) -> Result<Server, String> {
-        let template = self.template(hashing)?;
+        self.build(&Build::own(), hashing)
+    }
+
+    /// The same of any build.
+    pub fn build(&mut self, build: &Build, hashing: Hashing) -> Result<Server, String> {
+        let template = self.template(build, hashing)?;
         let folder = self.folder()?;
-        server::cpd_from(&template, folder, hashing)
+        server::cpd_from(build, &template, folder, hashing)
     }
 
     /// The stopped store of a cpd that knows the users; made once.
-    fn template(&mut self, hashing: Hashing) -> Result<PathBuf, String> {
-        let known = match hashing {
-            Hashing::Cheap => &self.cheap,
-            Hashing::Default => &self.default,
-        };
-        if let Some(folder) = known {
+    fn template(&mut self, build: &Build, hashing: Hashing) -> Result<PathBuf, String> {
+        if let Some((_, _, folder)) = self.templates.iter().find(|(b, h, _)| b == build && *h == hashing) {
             return Ok(folder.clone());
         }
         let users = if hashing == Hashing::Cheap { USERS } else { crate::login::USERS };
         let folder = self.folder()?;
-        let cpd = server::cpd(&folder, hashing)?;
-        server::add_users(&folder, users)?;
+        let cpd = server::cpd(build, &folder, hashing)?;
+        server::add_users(build, &folder, users)?;
         cpd.stop()?;
-        match hashing {
-            Hashing::Cheap => self.cheap = Some(folder.clone()),
-            Hashing::Default => self.default = Some(folder.clone()),
-        }
+        self.templates.push((build.clone(), hashing, folder.clone()));
         Ok(folder)
     }
 

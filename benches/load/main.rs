@@ -4,6 +4,7 @@
 //! beyond loopback.
 #![deny(unsafe_code)]
 
+mod against;
 mod client;
 mod fetch;
 mod flat;
@@ -71,10 +72,11 @@ fn run(options: Options) -> Result<(), String> {
     eprintln!("{machine}");
     let scenarios: [Scenario; SCENARIOS.len()] = [store::run, fetch::run, flat::run, idle::run, login::run];
     for (name, scenario) in SCENARIOS.iter().zip(scenarios) {
-        if lab.options.wants(name) {
+        if lab.options.against.is_none() && lab.options.wants(name) {
             scenario(&mut lab).map_err(|e| format!("{name}: {e}"))?;
         }
     }
+    against::run(&mut lab)?;
     println!("\n{machine}\nmedians of {} round(s)\n\n{}", lab.options.rounds, table::render(&lab.rows));
     if let Some(path) = &lab.options.json {
         let json = table::to_json(&machine, &lab.rows);

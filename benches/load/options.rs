@@ -5,11 +5,13 @@ use std::time::Duration;
 
 pub const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--only store,fetch,flat,idle,login] [--rounds N]
                                  [--json FILE] [--limits-only]
+                                 [--against CPD]
   --quick        short rounds and small numbers: does it work, not how fast is it
   --only LIST    these scenarios alone
   --rounds N     pairs of rounds of each scenario, 1 to 100 (5; 1 with --quick)
   --json FILE    the table for programs, too
-  --limits-only  measure what cpd is compared with, without cpd";
+  --limits-only  measure what cpd is compared with, without cpd
+  --against CPD  only this: store with this build and another one's cpd, in turns";
 pub const SCENARIOS: [&str; 5] = ["store", "fetch", "flat", "idle", "login"];
 const ROUNDS: usize = 5;
 const ROUNDS_MAX: usize = 100;
@@ -21,6 +23,7 @@ pub struct Options {
     pub rounds: usize,
     pub json: Option<PathBuf>,
     pub limits_only: bool,
+    pub against: Option<PathBuf>,
 }
 
 /// What the arguments ask for.
@@ -32,7 +35,8 @@ pub enum Request {
 }
 
 pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, String> {
-    let mut options = Options { quick: false, only: Vec::new(), rounds: 0, json: None, limits_only: false };
+    let mut options =
+        Options { quick: false, only: Vec::new(), rounds: 0, json: None, limits_only: false, against: None };
     let mut bench = false;
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} wants a value"));
@@ -42,6 +46,7 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, Str
             "--limits-only" => options.limits_only = true,
             "--only" => options.only = scenarios(&value()?)?,
             "--rounds" => options.rounds = rounds(&value()?)?,
+            "--against" => options.against = Some(value()?.into()),
             "--json" => options.json = Some(value()?.into()),
             "--help" | "-h" => return Ok(Request::Help),
             filter if !filter.starts_with('-') => {

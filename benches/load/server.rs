@@ -15,8 +15,6 @@ pub const PASSWORD: &str = "correct horse";
 pub const USERS: usize = 200;
 /// The first argument of a yardstick's process.
 pub const CHILD: &str = "--child";
-const CPD: &str = env!("CARGO_BIN_EXE_cpd");
-const CPCTL: &str = env!("CARGO_BIN_EXE_cpctl");
 const START_MAX: Duration = Duration::from_secs(60);
 const START_STEP: Duration = Duration::from_millis(1);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -56,6 +54,25 @@ impl Server {
     }
 }
 
+/// The programs of one build.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Build {
+    cpd: PathBuf,
+    cpctl: PathBuf,
+}
+
+impl Build {
+    /// This one.
+    pub fn own() -> Build {
+        Build { cpd: env!("CARGO_BIN_EXE_cpd").into(), cpctl: env!("CARGO_BIN_EXE_cpctl").into() }
+    }
+
+    /// The one to which that cpd belongs.
+    pub fn of(cpd: &Path) -> Build {
+        Build { cpd: cpd.to_path_buf(), cpctl: cpd.with_file_name("cpctl") }
+    }
+}
+
 /// How expensive a password is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hashing {
@@ -65,14 +82,14 @@ pub enum Hashing {
 }
 
 /// Starts cpd on `folder`, which is its `--data`.
-pub fn cpd(folder: &Path, hashing: Hashing) -> Result<Server, String> {
+pub fn cpd(build: &Build, folder: &Path, hashing: Hashing) -> Result<Server, String> {
     let address = free_address()?;
     let config = folder.join("cpd.toml");
     fs::write(&config, configuration(address, hashing)).map_err(|e| format!("{}: {e}", config.display()))?;
     let log = fs::File::create(folder.join(LOG)).map_err(|e| format!("{LOG}: {e}"))?;
     let begun = Instant::now();
     let mut process = Guard::spawn(
-        Command::new(CPD)
+        Command::new(&build.cpd)
             .arg("--data")
             .arg(folder)
             .arg("--config")
@@ -97,15 +114,15 @@ pub fn cpd(folder: &Path, hashing: Hashing) -> Result<Server, String> {
 }
 
 /// Starts cpd on a copy of the stopped store in `template`; the copy goes when the server does.
-pub fn cpd_from(template: &Path, folder: PathBuf, hashing: Hashing) -> Result<Server, String> {
+pub fn cpd_from(build: &Build, template: &Path, folder: PathBuf, hashing: Hashing) -> Result<Server, String> {
     copy_store(template, &folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    Ok(cpd(&folder, hashing)?.owning(folder))
+    Ok(cpd(build, &folder, hashing)?.owning(folder))
 }
 
 /// Makes the first `users` users on the cpd that runs on `folder`.
-pub fn add_users(folder: &Path, users: usize) -> Result<(), String> {
+pub fn add_users(build: &Build, folder: &Path, users: usize) -> Result<(), String> {
     for user in 0..users {
-        let mut command = Command::new(CPCTL);
+        let mut command = Command::new(&build.cpctl);
         command.arg("--socket").arg(folder.join(CONTROL)).args(["user", "add", &user_name(user), "--password-stdin"]);
         let mut cpctl = Guard::spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit()))?;
         if let Some(mut stdin) = cpctl.child().stdin.take() {
