@@ -3,6 +3,8 @@
 client.py talk ADDRESS PDU...      sends each PDU, prints the reply to each
 client.py bytes ADDRESS HEX...     the same for bytes that no command line could hold
 client.py stay ADDRESS FILE PDU... -- PDU...   the same in one connection: the first ones, the others once FILE is gone
+client.py crowd ADDRESS FILE COUNT PDU...  COUNT connections send the PDUs and stay while FILE is there; then each asks for
+                                   messages. Prints how many there are, and in the end how many had their 256
 client.py hold ADDRESS FILE        connects and stays while FILE exists
 client.py knock ADDRESS FILE       connects and is answered, over and over, while FILE exists; prints how often, the
                                    failures and the longest wait
@@ -49,6 +51,25 @@ def stay(address, path, pdus):
                 while os.path.exists(path):
                     time.sleep(0.05)
             print(ask(link, pdu.encode()).decode("ascii", "backslashreplace").rstrip() or "(closed)", flush=True)
+
+
+def crowd(address, path, count, pdus):
+    links = [connect(address) for _ in range(count)]
+    for link in links:
+        replies = [ask(link, pdu)[:3] for pdu in pdus]
+        if not all(reply.startswith(b"2") for reply in replies):
+            sys.exit("a login: %r" % replies)
+    print("connected=%d" % count, flush=True)
+    while os.path.exists(path):
+        time.sleep(0.05)
+    answered = 0
+    for link in links:
+        try:
+            answered += ask(link, b"RMSG")[:3] == b"256"
+        except OSError:
+            pass
+        link.close()
+    print("answered=%d" % answered)
 
 
 def knock(address, path):
@@ -111,6 +132,8 @@ def main():
     what, address, rest = sys.argv[1], sys.argv[2], sys.argv[3:]
     if what == "talk":
         talk(address, [pdu.encode() for pdu in rest])
+    elif what == "crowd":
+        crowd(address, rest[0], int(rest[1]), [pdu.encode() for pdu in rest[2:]])
     elif what == "bytes":
         talk(address, [bytes.fromhex(pdu) for pdu in rest])
     elif what == "stay":
