@@ -18,10 +18,10 @@ impl Decoder {
         (self.owes_lf, self.after_cr) = (tail.owes_lf, tail.after_cr);
     }
 
-    /// Takes the tail past `bytes`, and puts them behind what waits, but for the LF of an end that was there already.
-    /// Whether they hold bytes of an unfinished line; NVT commands are none.
-    pub fn hears_behind(&mut self, mut bytes: &[u8], waiting: &mut Waiting) -> bool {
-        while let Some(owed) = self.owed_at(bytes) {
+    /// Takes the tail past `bytes`, and puts them behind what waits for `first`, but for the LF of an end that was there
+    /// already and that `first` does not know of. Whether they hold bytes of an unfinished line; NVT commands are none.
+    pub fn hears_behind(&mut self, first: &Decoder, mut bytes: &[u8], waiting: &mut Waiting) -> bool {
+        while let Some(owed) = self.owed_at(bytes).filter(|_| !first.tail(waiting).owes_lf) {
             let (before, behind) = bytes.split_at(owed);
             waiting.append(before);
             self.pass(bytes.get(..=owed).unwrap_or_default());
@@ -101,13 +101,14 @@ impl Decoder {
         if !self.owes_lf {
             return None;
         }
-        let mut telnet = self.telnet;
+        let (mut telnet, mut after_cr) = (self.telnet, self.after_cr);
         for (index, byte) in bytes.iter().enumerate() {
             match telnet.feed(*byte) {
                 Nvt::Data(LF) => return Some(index),
-                Nvt::Data(0) if self.after_cr => return Some(index),
+                Nvt::Data(0) if after_cr => return Some(index),
                 Nvt::Data(_) | Nvt::Stray | Nvt::End => return None,
-                Nvt::Nothing | Nvt::Refuse(_) | Nvt::AreYouThere | Nvt::EraseCharacter | Nvt::EraseLine => {}
+                Nvt::EraseCharacter | Nvt::EraseLine => after_cr = false,
+                Nvt::Nothing | Nvt::Refuse(_) | Nvt::AreYouThere => {}
             }
         }
         None

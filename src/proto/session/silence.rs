@@ -24,7 +24,7 @@ impl Session {
             return self.input.append(bytes);
         }
         let mut tail = self.take_tail();
-        if tail.hears_behind(bytes, &mut self.input) {
+        if tail.hears_behind(&self.decoder, bytes, &mut self.input) {
             self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
         }
         self.tail = Some(tail);

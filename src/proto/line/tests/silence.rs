@@ -13,7 +13,7 @@ fn decode_late(pieces: &[(Vec<u8>, Interruption)], taken: usize) -> Vec<Out> {
             tail.hears(piece);
             waiting.append(piece);
         } else {
-            tail.hears_behind(piece, &mut waiting);
+            tail.hears_behind(&decoder, piece, &mut waiting);
         }
         if index < taken {
             out.extend(drained(&mut decoder, &mut waiting));
@@ -87,6 +87,9 @@ fn a_silence_ends_the_line_that_waits_and_no_command_within_it() {
         (vec![b"ab\r", b"\0\xff\xf1", b"\ncd"], vec!["ab", "cd"]),
         (vec![b"ab\r", b"\xff\xf1", b"\r\ncd"], vec!["ab", "", "cd"]),
         (vec![b"ab", b"\ncd"], vec!["ab", "", "cd"]),
+        // A NUL behind a CR that was erased is a bad byte; the LF still belongs to the end by silence, if it comes first.
+        (vec![b"\r", b"\xff\xf4\0\n"], vec!["", "\0"]),
+        (vec![b"ab\r", b"\xff\xf8\n", b"cd\n"], vec!["ab", "cd"]),
         // The client's end.
         (vec![b"ab", b"cd\xff\xecef\n", b"gh"], vec!["ab", "cd"]),
     ] {
