@@ -41,6 +41,18 @@ fn who_does_not_read_is_closed_and_costs_little() {
 }
 
 #[test]
+fn what_a_kernel_keeps_by_itself_is_noticed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, listener.local_addr().expect("an address").port());
+    let _client = TcpStream::connect(address).expect("connects");
+    let (mut served, _) = listener.accept().expect("a client");
+    served.set_nonblocking(true).expect("set");
+    while served.write(&[b'x'; 65536]).is_ok() {}
+    let kept = slow::most_in_the_kernel(address);
+    assert!(kept > slow::KERNEL_BYTES, "{kept} bytes of {} would not be noticed", slow::KERNEL_BYTES);
+}
+
+#[test]
 fn a_byte_now_and_then_does_not_prolong_a_login() {
     const SETTINGS: &str = "limits.connections_per_address = 10000\ntimeouts.pdu = \"500ms\"\n";
     let writers = wire::number("WRITERS", 1000) as usize;

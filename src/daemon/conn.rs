@@ -8,6 +8,7 @@ use mio::event::{Event, Source};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
+use super::listeners::bound_buffers;
 use crate::control::frame::wipe;
 use crate::engine::Engine;
 use crate::engine::port::{Origin, SessionId};
@@ -125,6 +126,8 @@ impl Clients {
         registry: &Registry,
         now: Millis,
     ) -> io::Result<()> {
+        // Its listener has them already, but not from the beginning: it may be older than this process, as may the connection.
+        let _ = bound_buffers(&stream);
         let token = Token(self.first_token + id.slot as usize);
         if let Err(error) =
             stream.register(registry, token, Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY)

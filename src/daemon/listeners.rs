@@ -6,10 +6,11 @@ mod control;
 mod tcp;
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 
 pub use control::{ControlFile, ControlListener, Note};
@@ -21,6 +22,12 @@ use super::exit::{ExitCode, Fatal};
 use super::fd::Inherited;
 use super::logging::{Level, Line};
 use crate::proto::dfa::Dialect;
+
+/// What is asked of the kernel for each connection in bytes; it takes twice as much, to have room for its own books. The
+/// largest window of a download is four times as much, and what does not fit waits in cpd, 16 KiB of it. cpd.socket says
+/// the same.
+pub const SEND_BUFFER_BYTES: usize = 32 * 1024;
+pub const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 
 /// A socket that accepts clients; non-blocking, close-on-exec.
 #[derive(Debug)]
@@ -165,8 +172,17 @@ impl Listeners {
 /// at once, and urgent data is read in line (docs/protocol.md section 10).
 fn prepare(stream: &StreamListener) -> Result<(), Fatal> {
     let set = setsockopt(&stream.socket, sockopt::TcpNoDelay, &true)
-        .and_then(|()| setsockopt(&stream.socket, sockopt::OobInline, &true));
+        .and_then(|()| setsockopt(&stream.socket, sockopt::OobInline, &true))
+        .and_then(|()| bound_buffers(&stream.socket));
     set.map_err(|e| Fatal::new(ExitCode::System, format!("socket {}: {}", stream.address, e.desc())))
+}
+
+/// Bounds what the kernel keeps for a connection: of replies that the client has not taken, and of bytes that cpd has not
+/// read. By itself it lets both grow to mebibytes. Where the system's own bound (net.core.wmem_max, rmem_max) is lower, that
+/// one holds. The buffers of a listener are those of the connections that it takes from then on.
+pub fn bound_buffers(socket: &impl AsFd) -> Result<(), Errno> {
+    setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
+    setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES)
 }
 
 /// Whether an inherited descriptor is a stream socket that listens.

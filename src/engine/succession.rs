@@ -49,7 +49,7 @@ impl Engine {
         let password = self.core.logins.undo(id);
         let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.serial == id.serial)?;
         let session = slot.session.as_mut()?;
-        session.undo_login(password.as_ref());
+        session.undo_login(password.as_ref(), now);
         let mut record = Writer::default();
         record.u16(VERSION);
         record.u64(now.saturating_sub(slot.opened));

@@ -25,6 +25,10 @@ pub const BAD_PDUS_MAX: u8 = 20;
 pub const OVERLAP_MAX_STORES: u16 = 64;
 /// Unsent output of one session, in bytes, at which its input is no longer taken.
 pub const OUTPUT_HIGH_WATER_BYTES: usize = 16 * 1024;
+/// What a reply or a message adds to the output at most, in bytes.
+pub const REPLY_MAX_BYTES: usize = PDU_MAX_BYTES + 2;
+/// Bytes that a client takes within the write timeout, if it does not take all: with fewer it reads too slowly.
+pub const WRITE_PROGRESS_BYTES: u32 = 16 * 1024;
 /// Unread input of one session of the classic dialect, in bytes, at which no more is read: up to here silence is heard
 /// while a PDU is being worked on.
 pub const CLASSIC_AHEAD_BYTES: usize = 4 * 1024;

@@ -11,7 +11,7 @@ use std::mem;
 
 use super::dfa::{Dialect, Event, Refusal, State};
 use super::download::{MessageId, Page};
-use super::limits::{CLASSIC_AHEAD_BYTES, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES};
+use super::limits::{CLASSIC_AHEAD_BYTES, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES, WRITE_PROGRESS_BYTES};
 use super::line::Decoder;
 use super::reply::Reply;
 use super::services::{Context, Services};
@@ -49,6 +49,10 @@ pub struct Session {
     tail: Option<Box<Decoder>>,
     output: Vec<u8>,
     sent: u32,
+    /// Bytes that the client took since `write_deadline` was set.
+    progress: u32,
+    /// Milliseconds that were left for logging in when a PASS began to wait for cpd: so long that timer stands still.
+    login_left: u32,
     pdu_deadline: Millis,
     quiet_deadline: Millis,
     /// Login, acknowledgement, recovery or the end of WMSG, as the state has it.
@@ -86,6 +90,8 @@ impl Session {
             tail: None,
             output: Vec::new(),
             sent: 0,
+            progress: 0,
+            login_left: 0,
             pdu_deadline: NEVER,
             quiet_deadline: NEVER,
             state_deadline: now.saturating_add(settings.timeouts.login),
@@ -169,6 +175,7 @@ impl Session {
 
     /// The work asked for by [`Services::verify`] is done.
     pub fn verified<S: Services>(&mut self, ok: bool, cx: &mut Context<'_, S>) {
+        self.resume_login(cx.now);
         if mem::take(&mut self.penance) {
             self.say(Reply::AuthError, cx);
             self.count_failure();
@@ -280,7 +287,12 @@ impl Session {
                 self.output.drain(..self.sent as usize);
                 self.sent = 0;
             }
-            self.write_deadline = cx.now.saturating_add(cx.settings.timeouts.write);
+            // A byte now and then is no progress.
+            self.progress = self.progress.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+            if self.progress >= WRITE_PROGRESS_BYTES {
+                self.progress = 0;
+                self.write_deadline = cx.now.saturating_add(cx.settings.timeouts.write);
+            }
         }
         if was_full && !self.is_full() {
             self.deliver(cx);

@@ -1,11 +1,14 @@
-//! Peers that do not read, and peers that write a byte now and then.
+//! Peers that do not read, or a byte now and then, and peers that write one now and then.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::sync::Mutex;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use cpd::daemon::listeners::{RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES};
 
 use crate::findings::{Findings, Verdict, Wrong, messages};
 use crate::ledger::{Ledger, Parting};
@@ -15,10 +18,16 @@ use crate::running::{Client as Plain, Daemon};
 use crate::wire::{connect_from, logged_in, resident_kib};
 
 const SLOW_READERS: usize = 20;
+/// Half of them take a byte so often, which is no progress.
+const SIP_EVERY: Duration = Duration::from_millis(50);
 /// What each of them sends, in lines of two bytes. The answers would be nine times as much.
 const PIPELINED_BYTES: usize = 4 << 20;
 /// What cpd may grow by for one of them: 16 KiB of unsent answers, as much unread input, and their containers.
 const SLOW_READER_KIB: u64 = 128;
+
+/// What the kernel may keep for one of them in bytes: twice what cpd asks for in each direction, as it does, and the rest of
+/// the segment that reaches the mark.
+pub const KERNEL_BYTES: u64 = 2 * (SEND_BUFFER_BYTES + RECEIVE_BUFFER_BYTES) as u64 + 16 * 1024;
 
 /// Lets clients pipeline without reading, until each was closed.
 pub fn readers(daemon: &Daemon, patience: Duration) -> Verdict {
@@ -29,16 +38,23 @@ pub fn readers(daemon: &Daemon, patience: Duration) -> Verdict {
     let ledger = Mutex::new(Ledger::default());
     let site = Site::new(daemon.address, &ledger);
     let mut random = Random::new(1, 1);
-    let (mut peak, mut exchanged, begun) = (before, 0, Instant::now());
+    let (mut peak, mut kernel, mut exchanged, begun) = (before, 0, 0, Instant::now());
     thread::scope(|scope| {
-        for _ in 0..SLOW_READERS {
-            scope.spawn(|| {
+        for number in 0..SLOW_READERS {
+            let closed = &closed;
+            scope.spawn(move || {
                 // Before a login there is an end to bad PDUs.
                 let mut stream = logged_in(daemon.address, "bob");
                 stream.set_write_timeout(Some(patience)).expect("set");
+                let over = Arc::new(AtomicBool::new(false));
+                if number % 2 == 1 {
+                    let (reader, over) = (stream.try_clone().expect("a descriptor"), Arc::clone(&over));
+                    scope.spawn(move || sip(reader, &over));
+                }
                 let sent = stream.write_all(&b"x\n".repeat(PIPELINED_BYTES / 2));
                 // In the kernel's buffers there may be room for all of it: then the end comes without an error.
                 let end = sent.and_then(|()| wait_for_reset(&stream, patience));
+                over.store(true, Ordering::Relaxed);
                 if end.is_err_and(|error| is_closed(&error)) {
                     closed.fetch_add(1, Ordering::Relaxed);
                 }
@@ -51,6 +67,7 @@ pub fn readers(daemon: &Daemon, patience: Duration) -> Verdict {
             bob.download(&Manner::WHOLE, &mut random).expect("served");
             exchanged += 1;
             peak = peak.max(resident_kib(pid));
+            kernel = kernel.max(most_in_the_kernel(daemon.address));
             thread::sleep(Duration::from_millis(2));
         }
         bob.close(Parting::Torn);
@@ -60,13 +77,38 @@ pub fn readers(daemon: &Daemon, patience: Duration) -> Verdict {
     messages(&ledger.into_inner().expect("no client has failed"))?;
     let grown = peak - before;
     let figures =
-        format!("{closed} of {SLOW_READERS} closed, {grown} KiB more at most, {exchanged} messages meanwhile");
+        format!("{closed} of {SLOW_READERS} closed, {grown} KiB more at most, and in the kernel {} KiB for one, {exchanged} messages meanwhile", kernel / 1024);
     let bounded = grown <= SLOW_READER_KIB * SLOW_READERS as u64;
     let mut found = Findings::default();
     found.unless(closed == SLOW_READERS, Wrong::NotEnded, || figures.clone());
-    found.unless(bounded, Wrong::Memory, || figures.clone());
+    found.unless(bounded && kernel <= KERNEL_BYTES, Wrong::Memory, || figures.clone());
+    // Where nothing waits, nothing was measured.
+    found.unless(kernel > SEND_BUFFER_BYTES as u64 / 2, Wrong::NoPressure, || figures.clone());
     found.unless(exchanged > 0, Wrong::NoPressure, || figures.clone());
     found.or(|| figures)
+}
+
+/// Takes a byte now and then. What has arrived can be read behind the end as well.
+fn sip(mut stream: TcpStream, over: &AtomicBool) {
+    let mut byte = [0; 1];
+    while !over.load(Ordering::Relaxed) && stream.read(&mut byte).is_ok_and(|count| count > 0) {
+        thread::sleep(SIP_EVERY);
+    }
+}
+
+/// Bytes that wait in the kernel for the connection at `server` that has most of them, to be sent and to be read.
+pub fn most_in_the_kernel(server: SocketAddrV4) -> u64 {
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let port = format!(":{:04X}", server.port());
+    let waiting = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, _, _, queues, ..] = fields[..] else { return None };
+        let (to_send, to_read) = queues.split_once(':')?;
+        let bytes = |text| u64::from_str_radix(text, 16).ok();
+        local.ends_with(&port).then_some(())?;
+        Some(bytes(to_send)? + bytes(to_read)?)
+    };
+    table.lines().filter_map(waiting).max().unwrap_or(0)
 }
 
 /// Until the connection has an error, without reading anything.

@@ -2,7 +2,7 @@
 //! arrived, when what it was told had left. Nothing may happen before its time; nothing may wait for longer than its time
 //! and one tick of the wheel. It knows of nothing but bytes and the contract.
 
-use cpd::proto::limits::OUTPUT_HIGH_WATER_BYTES;
+use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, WRITE_PROGRESS_BYTES};
 use cpd::proto::settings::Timeouts;
 use cpd::proto::types::Millis;
 use cpd::timer::TICK_MS;
@@ -44,7 +44,12 @@ pub struct Clocks {
     /// A WMSG: when it came, and for how long it waits.
     wait: Option<(Millis, Millis)>,
     pdus_behind_wait: u32,
+    /// Since when there is output that the client neither took all of nor 16 KiB, and what it took since.
     output_since: Option<Millis>,
+    taken: usize,
+    /// Since when a password of it is with the store or the verifiers, and for how long some were.
+    waits: Option<Millis>,
+    waited: Millis,
     /// So much was unsent that PDUs were not taken.
     was_full: bool,
     /// It has said TERM, shut down its side, or was thrown out.
@@ -164,19 +169,36 @@ impl Clocks {
     pub fn unsent(&mut self, bytes: usize, taken: usize, now: Millis) {
         self.was_full |= bytes + taken >= OUTPUT_HIGH_WATER_BYTES;
         if bytes == 0 {
-            self.output_since = None;
-        } else if taken > 0 {
-            self.output_since = Some(now);
-        } else {
-            self.output_since.get_or_insert(now);
+            (self.output_since, self.taken) = (None, 0);
+            return;
         }
+        self.output_since.get_or_insert(now);
+        self.taken += taken;
+        if self.taken >= WRITE_PROGRESS_BYTES as usize {
+            (self.output_since, self.taken) = (Some(now), 0);
+        }
+    }
+
+    /// A password of it waits for cpd: the time for logging in stands still.
+    pub fn login_waits(&mut self, now: Millis) {
+        self.waits.get_or_insert(now);
+    }
+
+    /// It waits no longer.
+    pub fn login_goes_on(&mut self, now: Millis) {
+        self.waited += self.waits.take().map_or(0, |since| now - since);
+    }
+
+    /// When the client must have logged in, at the earliest.
+    fn login_due(&self, timeouts: &Timeouts) -> Option<Millis> {
+        (!self.logged_in && self.waits.is_none()).then_some(self.opened + timeouts.login + self.waited)
     }
 
     /// The server ends the connection. What is wrong with that.
     pub fn closed(&mut self, now: Millis, timeouts: &Timeouts) -> Option<String> {
         let in_error = self.in_error.into_iter().chain(self.rejected).min();
         let timers = [
-            !self.logged_in && now >= self.opened + timeouts.login,
+            self.login_due(timeouts).is_some_and(|due| now >= due),
             self.logged_in && now >= self.last_pdu + timeouts.idle,
             in_error.is_some_and(|since| now >= since + timeouts.recover),
             self.output_since.is_some_and(|since| now >= since + timeouts.write),
@@ -196,7 +218,8 @@ impl Clocks {
         let more = |busy: bool| if busy { STORE_MS } else { 0 };
         let quiet = self.wait.is_none() && self.last_said >= self.last_pdu;
         let due = [
-            ("the login", (!self.logged_in).then_some(self.opened + timeouts.login)),
+            // It stands still from the PASS on, which is seen here when the store has it.
+            ("the login", self.login_due(timeouts).map(|due| due + more(self.waited > 0))),
             ("the way out of Error Processing", self.in_error.map(|since| since + timeouts.recover)),
             (
                 "the acknowledgement",

@@ -210,7 +210,7 @@ impl World {
 
     fn hand_over(&mut self, idle: bool) {
         let Some(mut process) = self.process.take() else { return };
-        let now = self.engine_now(&process);
+        let (now, up) = (self.engine_now(&process), self.up());
         self.happened.handovers += 1;
         self.crash_in = None;
         let mut sessions = Vec::new();
@@ -223,6 +223,7 @@ impl World {
                     let one = &mut self.conns[conn];
                     (one.id, one.seen) = (None, unsent);
                     (one.paging, one.verifying) = (0, 0);
+                    one.clocks.login_goes_on(up);
                     one.clocks.handed_over |= unsent > 0;
                     sessions.push((conn, record));
                     process.sessions.remove(&id);

@@ -246,9 +246,13 @@ impl World {
     /// What takes time for a connection is under way from now on.
     fn note_work(&mut self, process: &Process, op: &Op) {
         let (Op::Fetch { session, .. } | Op::Lookup { session, .. }) = op else { return };
-        if let Some(conn) = process.sessions.get(session) {
-            let one = &mut self.conns[*conn];
-            *(if matches!(op, Op::Fetch { .. }) { &mut one.paging } else { &mut one.verifying }) += 1;
+        let Some(conn) = process.sessions.get(session) else { return };
+        let (up, one) = (self.up(), &mut self.conns[*conn]);
+        if matches!(op, Op::Fetch { .. }) {
+            one.paging += 1;
+        } else {
+            one.verifying += 1;
+            one.clocks.login_waits(up);
         }
     }
 
@@ -414,6 +418,10 @@ impl World {
             let ok = hash.is_some_and(|hash| hash.as_bytes() == password.as_bytes());
             process.engine.verified(session, ok, None, now);
             concerned = process.sessions.get(&session).copied();
+            if let Some(conn) = concerned {
+                let up = self.up();
+                self.conns[conn].clocks.login_goes_on(up);
+            }
         }
         self.process = Some(process);
         self.pump();

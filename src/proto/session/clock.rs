@@ -2,7 +2,7 @@
 
 use super::{Closing, Context, NEVER, Services, Session};
 use crate::proto::dfa::{Dialect, Event, State};
-use crate::proto::limits::OUTPUT_HIGH_WATER_BYTES;
+use crate::proto::limits::{OUTPUT_HIGH_WATER_BYTES, REPLY_MAX_BYTES};
 use crate::proto::types::Millis;
 use crate::proto::waiting::Waiting;
 
@@ -54,6 +54,7 @@ impl Session {
         self.quiet_deadline = at_most(self.quiet_deadline, cx.settings.classic_quiet);
         self.idle_deadline = at_most(self.idle_deadline, timeouts.idle);
         self.write_deadline = at_most(self.write_deadline, timeouts.write);
+        self.login_left = self.login_left.min(u32::try_from(timeouts.login).unwrap_or(u32::MAX));
         self.state_deadline = match &self.state {
             State::Idle | State::UserValidated { .. } | State::AuthenticationValidated { .. } => {
                 at_most(self.state_deadline, timeouts.login)
@@ -64,6 +65,23 @@ impl Session {
             State::ErrorProcessing { .. } => at_most(self.state_deadline, timeouts.recover),
             State::ProcessCommand { .. } | State::SendingMessage { .. } => self.state_deadline,
         };
+    }
+
+    /// A PASS waits for cpd: the time for logging in stands still.
+    pub(super) fn pause_login(&mut self, now: Millis) {
+        if self.state_deadline != NEVER {
+            // What is left of a timer that is due is not nothing: it goes on.
+            self.login_left = u32::try_from(self.state_deadline.saturating_sub(now)).unwrap_or(u32::MAX).max(1);
+            self.state_deadline = NEVER;
+        }
+    }
+
+    /// It waits no longer.
+    pub(super) fn resume_login(&mut self, now: Millis) {
+        if self.login_left > 0 {
+            self.state_deadline = now.saturating_add(Millis::from(self.login_left));
+            self.login_left = 0;
+        }
     }
 
     fn expire_state<S: Services>(&mut self, cx: &mut Context<'_, S>) {
@@ -133,6 +151,7 @@ impl Session {
         if self.output.is_empty() {
             self.write_deadline = NEVER;
         } else if self.write_deadline == NEVER {
+            self.progress = 0;
             self.write_deadline = cx.now.saturating_add(cx.settings.timeouts.write);
         }
     }
@@ -169,5 +188,14 @@ impl Session {
 
     pub(super) fn is_full(&self) -> bool {
         self.output().len() >= OUTPUT_HIGH_WATER_BYTES
+    }
+}
+
+/// Makes room for one reply or message more. A vector by itself takes twice of what it had, and at the high-water mark that
+/// would be as much again for each client who does not read.
+pub(super) fn make_room(output: &mut Vec<u8>) {
+    let free = output.capacity() - output.len();
+    if free < REPLY_MAX_BYTES && output.len() >= OUTPUT_HIGH_WATER_BYTES / 2 {
+        output.reserve_exact(OUTPUT_HIGH_WATER_BYTES / 8 + REPLY_MAX_BYTES);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::mem;
 
+use super::clock::make_room;
 use super::{Closing, Context, NEVER, Services, Session};
 use crate::proto::command::{Command, Line};
 use crate::proto::dfa::{Action, Event, Refusal, Say, State, Step, transition};
@@ -99,6 +100,7 @@ impl Session {
         let Step { state, say, action } = transition(before, event, self.dialect);
         self.state = state;
         match (&self.state, was_logged_in) {
+            (State::AuthenticationValidated { .. }, _) => self.pause_login(cx.now),
             (State::ErrorProcessing { .. }, _) if !was_in_error => {
                 self.state_deadline = cx.now.saturating_add(cx.settings.timeouts.recover);
             }
@@ -114,7 +116,10 @@ impl Session {
             self.idle_deadline = cx.now.saturating_add(cx.settings.timeouts.idle);
         }
         match say {
-            Say::Reply(Reply::AuthError) if matches!(action, Action::VerifyNothing { .. }) => self.penance = true,
+            Say::Reply(Reply::AuthError) if matches!(action, Action::VerifyNothing { .. }) => {
+                self.penance = true;
+                self.pause_login(cx.now);
+            }
             Say::Reply(reply) => self.say(reply, cx),
             Say::Nothing | Say::Later | Say::Messages => {}
         }
@@ -194,6 +199,7 @@ impl Session {
             let Some((id, sender, body)) = download.take_next() else {
                 break;
             };
+            make_room(&mut self.output);
             write_message(sender, body, &mut self.output);
             if download.unacknowledged.is_empty() {
                 self.state_deadline = cx.now.saturating_add(cx.settings.timeouts.ack);
@@ -238,6 +244,7 @@ impl Session {
     pub(super) fn say<S: Services>(&mut self, reply: Reply, cx: &mut Context<'_, S>) {
         cx.services.replied(reply);
         let into_error = matches!(self.state, State::ErrorProcessing { .. }) && reply.is_failure();
+        make_room(&mut self.output);
         reply.write(into_error, &mut self.output);
         if matches!(reply, Reply::BadCommand(..) | Reply::UserError) && self.state.user().is_none() {
             self.bad_pdus = self.bad_pdus.saturating_add(1);

@@ -9,7 +9,7 @@ use crate::proto::dfa::{Dialect, State};
 use crate::proto::download::{Download, MessageId};
 use crate::proto::limits::{
     BAD_PDUS_MAX, LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES, PDU_MAX_BYTES, USERNAME_MAX_BYTES,
-    WINDOW_MAX_MESSAGES,
+    WINDOW_MAX_MESSAGES, WRITE_PROGRESS_BYTES,
 };
 use crate::proto::line::Decoder;
 use crate::proto::reply::Reply;
@@ -37,7 +37,8 @@ mod kind {
 impl Session {
     /// A login that is being verified is unread input again; `None`: the password was malformed, or there is none, and
     /// its answer is certain already.
-    pub fn undo_login(&mut self, password: Option<&Password>) {
+    pub fn undo_login(&mut self, password: Option<&Password>, now: Millis) {
+        self.resume_login(now);
         if self.penance {
             self.penance = false;
             Reply::AuthError.write(false, &mut self.output);
@@ -94,6 +95,7 @@ impl Session {
         out.bool(self.fresh);
         // Of the tail, which is found again by the input, all that the input does not tell.
         out.bool(self.tail.as_ref().is_some_and(|tail| tail.owes_lf()));
+        out.u32(self.progress);
         Some(())
     }
 
@@ -133,6 +135,8 @@ impl Session {
             tail: None,
             output,
             sent: 0,
+            progress: 0,
+            login_left: 0,
             pdu_deadline,
             quiet_deadline,
             state_deadline,
@@ -160,6 +164,7 @@ impl Session {
                 tail.set_owes_lf();
                 session.tail = Some(Box::new(tail));
             }
+            session.progress = from.u32().filter(|progress| *progress < WRITE_PROGRESS_BYTES)?;
         }
         Some(session)
     }

@@ -3,6 +3,7 @@
 
 mod classic;
 mod handover;
+mod time;
 
 use super::*;
 use crate::proto::dfa::Refusal;
@@ -248,24 +249,6 @@ fn messages_stop_where_the_output_is_full() {
     let mut scene = Scene::downloading(40, 1..=40, 502);
     assert_eq!(scene.session.output().len(), OUTPUT_HIGH_WATER_BYTES);
     assert_eq!(scene.taken().len() + scene.taken().len(), 40 * 512);
-}
-
-#[test]
-fn only_bytes_that_were_taken_prolong_the_time_to_take_them() {
-    let mut scene = Scene::logged_in();
-    scene.receive(b"X\r\n");
-    let limit = scene.world.settings.timeouts.write;
-    assert_eq!(scene.session.write_deadline, limit);
-    scene.wait(1000);
-    call!(scene, output_sent, 0);
-    assert_eq!(scene.session.write_deadline, limit, "none taken");
-    call!(scene, output_sent, 1);
-    assert_eq!(scene.session.write_deadline, 1000 + limit, "one taken");
-    call!(scene, output_sent, 2);
-    assert_eq!(scene.session.write_deadline, 1000 + limit, "two taken");
-    assert_eq!(scene.session.output(), b" bad command: unknown verb; HELP tells what works\r\n");
-    scene.taken();
-    assert_eq!(scene.session.write_deadline, NEVER);
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn the_third_failed_login_closes_across_a_hand_over_too() {
         }
         scene.receive(b"USERbob\r\nPASS\r\n");
         scene.taken();
-        scene.session.undo_login(None);
+        scene.session.undo_login(None, 0);
         let mut scene = succeeded(scene, 0);
         assert_eq!(scene.codes(), "565");
         assert_eq!(scene.session.closing() == Closing::Flush, failures == 2, "behind {failures}");

@@ -1,0 +1,114 @@
+//! Timers that progress prolongs, and those that stand still while cpd is what everybody waits for.
+
+use super::*;
+use crate::proto::codec::{Form, Reader, Writer};
+use crate::proto::limits::{OUTPUT_HIGH_WATER_BYTES, REPLY_MAX_BYTES, WRITE_PROGRESS_BYTES};
+
+/// A client that sends and takes nothing until its output is full.
+fn deaf() -> Scene {
+    let mut scene = Scene::logged_in();
+    while scene.session.wants_input() {
+        scene.receive(b"X\r\n");
+    }
+    scene
+}
+
+#[test]
+fn a_byte_now_and_then_does_not_prolong_the_time_to_take_all() {
+    let mut scene = deaf();
+    let limit = scene.world.settings.timeouts.write;
+    assert_eq!(scene.session.write_deadline, limit);
+    for _ in 0..limit / 1000 - 1 {
+        scene.wait(1000);
+        call!(scene, output_sent, 1);
+        assert_eq!(scene.session.write_deadline, limit);
+        // What it goes on to send changes nothing.
+        scene.receive(b"X\r\n");
+    }
+    scene.wait(1000);
+    call!(scene, expire);
+    assert_eq!(scene.session.closing(), Closing::Now);
+}
+
+#[test]
+fn sixteen_kib_or_all_begin_it_anew() {
+    let mut scene = deaf();
+    let limit = scene.world.settings.timeouts.write;
+    scene.wait(1000);
+    let mut taken = 0;
+    while taken < WRITE_PROGRESS_BYTES {
+        assert_eq!(scene.session.write_deadline, limit, "after {taken} bytes");
+        let count = scene.session.output().len().min(1000) - 1;
+        call!(scene, output_sent, count);
+        taken += count as u32;
+        while scene.session.wants_input() {
+            scene.receive(b"X\r\n");
+        }
+    }
+    assert_eq!(scene.session.write_deadline, 1000 + limit);
+    scene.taken();
+    assert_eq!(scene.session.write_deadline, NEVER);
+    scene.wait(1000);
+    scene.receive(b"X\r\n");
+    assert_eq!(scene.session.write_deadline, 2000 + limit, "nothing counts from before");
+    assert_eq!(scene.session.progress, 0);
+}
+
+#[test]
+fn a_successor_knows_how_much_was_taken() {
+    let mut scene = deaf();
+    call!(scene, output_sent, 10_000);
+    scene.wait(7000);
+    let mut record = Writer::default();
+    scene.session.freeze(scene.world.now, &mut record).expect("can be handed over");
+    let record = record.finish();
+    let mut reader = Reader::new(&record);
+    let thawed = Session::thaw(&mut reader, Form::Now, 50_000).expect("is read");
+    let rest = scene.world.settings.timeouts.write - 7000;
+    assert_eq!((thawed.progress, thawed.write_deadline), (10_000, 50_000 + rest));
+}
+
+#[test]
+fn who_does_not_read_costs_little_more_than_the_high_water_mark() {
+    let scene = deaf();
+    let most = OUTPUT_HIGH_WATER_BYTES * 9 / 8 + 2 * REPLY_MAX_BYTES;
+    assert!(scene.session.output.capacity() <= most, "{} of {most} bytes", scene.session.output.capacity());
+}
+
+#[test]
+fn the_time_for_a_login_stands_still_while_a_password_waits() {
+    let limit = SessionSettings::default().timeouts.login;
+    for pass in [b"PASSbob\r\n".as_slice(), b"PASS\r\n"] {
+        let mut scene = Scene::new(Dialect::Cp);
+        scene.wait(1000);
+        scene.receive(b"USERbob\r\n");
+        scene.receive(pass);
+        scene.taken();
+        assert_eq!(scene.session.deadline(), NEVER, "{pass:?}");
+        scene.wait(10 * limit);
+        call!(scene, expire);
+        call!(scene, verified, false);
+        assert!(scene.session.output().ends_with(b"565 error authenticating user\r\n"));
+        let rest = limit - 1000;
+        assert_eq!(scene.session.state_deadline, 1000 + 10 * limit + rest, "it goes on where it was");
+    }
+}
+
+#[test]
+fn a_login_that_succeeds_has_no_such_timer_any_more() {
+    let mut scene = Scene::new(Dialect::Cp);
+    scene.receive(b"USERbob\r\nPASSbob\r\n");
+    call!(scene, verified, true);
+    assert_eq!((scene.session.state_deadline, scene.session.login_left), (NEVER, 0));
+}
+
+#[test]
+fn a_login_that_goes_back_to_the_input_has_its_time_left() {
+    let limit = SessionSettings::default().timeouts.login;
+    let mut scene = Scene::new(Dialect::Cp);
+    scene.wait(1000);
+    scene.receive(b"USERbob\r\nPASSbob\r\n");
+    scene.wait(5000);
+    scene.session.undo_login(Password::parse(b"bob").as_ref(), scene.world.now);
+    assert_eq!(scene.session.state_deadline, 5000 + limit);
+}
