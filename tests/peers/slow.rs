@@ -3,8 +3,8 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -76,8 +76,10 @@ pub fn readers(daemon: &Daemon, patience: Duration) -> Verdict {
     ledger.lock().expect("no client has failed").drained();
     messages(&ledger.into_inner().expect("no client has failed"))?;
     let grown = peak - before;
-    let figures =
-        format!("{closed} of {SLOW_READERS} closed, {grown} KiB more at most, and in the kernel {} KiB for one, {exchanged} messages meanwhile", kernel / 1024);
+    let figures = format!(
+        "{closed} of {SLOW_READERS} closed, {grown} KiB more at most, and in the kernel {} KiB for one, {exchanged} messages meanwhile",
+        kernel / 1024
+    );
     let bounded = grown <= SLOW_READER_KIB * SLOW_READERS as u64;
     let mut found = Findings::default();
     found.unless(closed == SLOW_READERS, Wrong::NotEnded, || figures.clone());

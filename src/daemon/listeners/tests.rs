@@ -135,3 +135,36 @@ fn a_descriptor_that_is_not_what_its_name_says_is_refused() {
         assert!(fatal.message.contains(&format!("{name:?}")), "{fatal}");
     }
 }
+
+#[test]
+fn what_the_kernel_keeps_for_a_connection_is_bounded_here_and_by_the_unit() {
+    let bounds = |socket: &TcpStream| {
+        (getsockopt(socket, sockopt::SndBuf).unwrap(), getsockopt(socket, sockopt::RcvBuf).unwrap())
+    };
+    let (socket, _) = tcp::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let connect = || TcpStream::connect(address).unwrap();
+    let accept = |listener: &mio::net::TcpListener| loop {
+        if let Ok((stream, _)) = listener.accept() {
+            return TcpStream::from(OwnedFd::from(stream));
+        }
+    };
+    let socket = mio::net::TcpListener::from_std(socket);
+    let listener = StreamListener { socket, dialect: Dialect::Cp, address, inherited: true };
+    // One that was there before.
+    let _early = connect();
+    prepare(&listener).unwrap();
+    let wanted = (2 * SEND_BUFFER_BYTES, 2 * RECEIVE_BUFFER_BYTES);
+    let early = accept(&listener.socket);
+    assert_ne!(bounds(&early), wanted, "the kernel has changed: a connection is bounded by its listener at any time");
+    bound_buffers(&early).unwrap();
+    assert_eq!(bounds(&early), wanted);
+    let _late = connect();
+    assert_eq!(bounds(&accept(&listener.socket)), wanted);
+
+    let unit = include_str!("../../../packaging/systemd/cpd.socket");
+    for (key, bytes) in [("SendBuffer", SEND_BUFFER_BYTES), ("ReceiveBuffer", RECEIVE_BUFFER_BYTES)] {
+        let line = format!("{key}={}K", bytes / 1024);
+        assert!(unit.lines().any(|found| found == line), "{line}");
+    }
+}
