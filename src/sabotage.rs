@@ -25,12 +25,14 @@ pub enum Fault {
     DeafFolder,
     /// That the store's files are no longer the own ones is overlooked.
     BlindStore,
+    /// Logins are verified in the order in which they came.
+    OneQueue,
     /// The event loop stands still once the store has done something.
     StuckLoop,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 11] = [
+    pub const ALL: [Fault; 12] = [
         Fault::EarlyReply,
         Fault::WeakSync,
         Fault::EarlyDelete,
@@ -41,6 +43,7 @@ impl Fault {
         Fault::TrustedRows,
         Fault::DeafFolder,
         Fault::BlindStore,
+        Fault::OneQueue,
         Fault::StuckLoop,
     ];
 
@@ -57,6 +60,7 @@ impl Fault {
             Fault::TrustedRows => "trusted-rows",
             Fault::DeafFolder => "deaf-folder",
             Fault::BlindStore => "blind-store",
+            Fault::OneQueue => "one-queue",
             Fault::StuckLoop => "stuck-loop",
         }
     }

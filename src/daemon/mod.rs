@@ -344,6 +344,7 @@ fn load(store: &mut Store, settings: Settings) -> Result<Engine, OpenError> {
         |name| engine_cell.borrow_mut().load_user(name),
         |message| engine_cell.borrow_mut().load_message(&message),
     )?;
+    loaded.known_addresses.iter().for_each(|address| engine.load_known_address(*address));
     engine.set_next_message(loaded.next_id);
     engine.set_epoch(RELEASED);
     Ok(engine)

@@ -1,16 +1,14 @@
-//! Logins under way: first the store says what to check against, then, one after another, each is verified. Every
-//! attempt costs the same, whatever is wrong with it.
+//! Logins under way: first the store says what to check against, then, by turns, each is verified. Every attempt costs
+//! the same, whatever is wrong with it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use super::port::{AddressKey, LoginRecord, SessionId};
 use super::settings::Limits;
 use super::throttle::{Attempt, Throttle, Verdict};
+use super::turns::Turns;
 use crate::proto::codec::{Reader, Writer};
 use crate::proto::types::{Millis, Password, Username};
-
-/// Waiting logins that are looked at for one that can be verified.
-const LOOKED_AT_MAX: usize = 256;
 
 /// Work for the verifiers: `password` against `hash`, or, without one, the same work for nothing.
 #[derive(Debug)]
@@ -66,8 +64,8 @@ pub struct Ended {
 #[derive(Debug, Default)]
 pub struct Logins {
     open: HashMap<SessionId, Login>,
-    /// Those in `Stage::Waiting`, first come first.
-    waiting: VecDeque<SessionId>,
+    /// Those in `Stage::Waiting`.
+    turns: Turns,
     throttle: Throttle,
 }
 
@@ -81,33 +79,23 @@ impl Logins {
     pub fn looked_up(&mut self, session: SessionId, record: Option<Box<LoginRecord>>) {
         if let Some(login) = self.open.get_mut(&session) {
             login.stage = Stage::Waiting(record);
-            self.waiting.push_back(session);
+            self.turns.push(session, login.from);
         }
     }
 
     /// The next login to verify; the second value tells that it is throttled. `None`: none waits, or it depends on
     /// those being verified whether they may be tried.
     pub fn next(&mut self, limits: &Limits, now: Millis) -> Option<(Verification, bool)> {
-        let mut looked_at = 0;
-        for _ in 0..self.waiting.len() {
-            if looked_at == LOOKED_AT_MAX {
-                break;
-            }
-            let session = self.waiting.pop_front()?;
-            // Those who left meanwhile do not count: however many, behind them may be one who could be verified.
-            let Some(login) = self.open.get_mut(&session) else {
-                continue;
-            };
-            looked_at += 1;
+        let Logins { open, turns, throttle } = self;
+        turns.take(|session| {
+            let login = open.get_mut(&session)?;
             let known = matches!(&login.stage, Stage::Waiting(Some(record)) if record.known_address);
-            match self.throttle.begin(login.name, login.from, known, limits, now) {
-                Verdict::Allowed(attempt) => return Some((login.verification(session, Some(attempt))?, false)),
-                Verdict::Throttled => return Some((login.verification(session, None)?, true)),
-                // Behind the others: they need not wait for what this one waits for.
-                Verdict::Undecided => self.waiting.push_back(session),
+            match throttle.begin(login.name, login.from, known, limits, now) {
+                Verdict::Allowed(attempt) => Some((login.verification(session, Some(attempt))?, false)),
+                Verdict::Throttled => Some((login.verification(session, None)?, true)),
+                Verdict::Undecided => None,
             }
-        }
-        None
+        })
     }
 
     /// The outcome of a verification.
@@ -117,6 +105,9 @@ impl Logins {
         if let Stage::Verifying(Some(attempt)) = login.stage {
             self.throttle.end(attempt, !ok, now);
         }
+        if ok {
+            self.turns.know(login.from);
+        }
         Some(Ended { name: login.name, from: login.from, ok })
     }
 
@@ -125,6 +116,7 @@ impl Logins {
         if let Some(login) = self.open.get(&session)
             && !matches!(login.stage, Stage::Verifying(_))
         {
+            self.turns.remove(session, login.from);
             self.open.remove(&session);
         }
     }
@@ -144,7 +136,14 @@ impl Logins {
 
     /// Takes a login back: it is to be tried again by a successor. Its password.
     pub fn undo(&mut self, session: SessionId) -> Option<Password> {
-        self.open.remove(&session)?.password
+        let login = self.open.remove(&session)?;
+        self.turns.remove(session, login.from);
+        login.password
+    }
+
+    /// Somebody has logged in from there before.
+    pub fn know(&mut self, address: AddressKey) {
+        self.turns.know(address);
     }
 
     /// The user changed: logins that were looked up before the change fail.

@@ -18,6 +18,7 @@ mod slot;
 mod stall;
 mod succession;
 pub mod throttle;
+pub mod turns;
 mod work;
 
 use std::collections::VecDeque;
@@ -79,6 +80,11 @@ impl Engine {
     /// A user that the store knows.
     pub fn load_user(&mut self, name: Username) {
         self.core.queues.add_user(name);
+    }
+
+    /// An address from which somebody has logged in before; in the order of their last logins.
+    pub fn load_known_address(&mut self, address: AddressKey) {
+        self.core.logins.know(address);
     }
 
     /// A message that the store holds; in the order of ids.

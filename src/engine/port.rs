@@ -8,6 +8,9 @@ pub use super::address::{AddressKey, Origin};
 pub use crate::proto::download::{MessageId, Page, PageMessage};
 use crate::proto::types::Username;
 
+/// Addresses from which somebody has logged in, of which the engine keeps the latest.
+pub const KNOWN_ADDRESSES_MAX: usize = 65_536;
+
 /// A connection's session: `slot` is its place in the table, `serial` is never used twice within a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionId {

@@ -28,7 +28,7 @@ pub const OUTPUT_HIGH_WATER_BYTES: usize = 16 * 1024;
 /// What a reply or a message adds to the output at most, in bytes.
 pub const REPLY_MAX_BYTES: usize = PDU_MAX_BYTES + 2;
 /// Bytes that a client takes within the write timeout, if it does not take all: with fewer it reads too slowly.
-pub const WRITE_PROGRESS_BYTES: u32 = 16 * 1024;
+pub const WRITE_PROGRESS_BYTES: u16 = 16 * 1024;
 /// Unread input of one session of the classic dialect, in bytes, at which no more is read: up to here silence is heard
 /// while a PDU is being worked on.
 pub const CLASSIC_AHEAD_BYTES: usize = 4 * 1024;

@@ -48,18 +48,16 @@ pub struct Session {
     /// The decoder behind `input`, where silence counts and there is any.
     tail: Option<Box<Decoder>>,
     output: Vec<u8>,
-    sent: u32,
+    sent: u16,
     /// Bytes that the client took since `write_deadline` was set.
-    progress: u32,
-    /// Milliseconds that were left for logging in when a PASS began to wait for cpd: so long that timer stands still.
-    login_left: u32,
+    progress: u16,
     pdu_deadline: Millis,
     quiet_deadline: Millis,
-    /// Login, acknowledgement, recovery or the end of WMSG, as the state has it.
+    /// Login, acknowledgement, recovery or the end of WMSG, as the state has it. While a PASS waits for cpd it stands still.
     state_deadline: Millis,
     idle_deadline: Millis,
     write_deadline: Millis,
-    /// When the last complete PDU was taken, or the connection made.
+    /// When the last complete PDU was taken, or the connection made; when the PASS came that waits for cpd.
     last_pdu: Millis,
     /// SMSGs behind the one of Sending Message that the store has already.
     ahead: u16,
@@ -91,7 +89,6 @@ impl Session {
             output: Vec::new(),
             sent: 0,
             progress: 0,
-            login_left: 0,
             pdu_deadline: NEVER,
             quiet_deadline: NEVER,
             state_deadline: now.saturating_add(settings.timeouts.login),
@@ -277,7 +274,7 @@ impl Session {
     /// The client's side took `count` bytes of the output.
     pub fn output_sent<S: Services>(&mut self, count: usize, cx: &mut Context<'_, S>) {
         let was_full = self.is_full();
-        self.sent = self.sent.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        self.sent = self.sent.saturating_add(u16::try_from(count).unwrap_or(u16::MAX));
         if self.sent as usize >= self.output.len() {
             self.output = Vec::new();
             self.sent = 0;
@@ -288,7 +285,7 @@ impl Session {
                 self.sent = 0;
             }
             // A byte now and then is no progress.
-            self.progress = self.progress.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+            self.progress = self.progress.saturating_add(u16::try_from(count).unwrap_or(u16::MAX));
             if self.progress >= WRITE_PROGRESS_BYTES {
                 self.progress = 0;
                 self.write_deadline = cx.now.saturating_add(cx.settings.timeouts.write);

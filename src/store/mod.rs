@@ -43,7 +43,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use crate::engine::port::StoredMessage;
+use crate::engine::port::{AddressKey, StoredMessage};
 use crate::proto::types::Username;
 
 pub use restore::{Restored, Source, restore};
@@ -121,10 +121,12 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 /// What [`Store::load`] learned beside the rows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Loaded {
     /// The first message id that was never stored, nor any after it.
     pub next_id: u64,
+    /// Addresses from which users have logged in, the latest ones, in the order of their last logins.
+    pub known_addresses: Vec<AddressKey>,
 }
 
 /// What the store has to say to the log.
@@ -256,7 +258,9 @@ impl Store {
         let file = self.place.file();
         let as_open = |e: row::RowError| OpenError::row(file, &e);
         users::each(&self.connection, None, u32::MAX, |user| on_user(user.name)).map_err(as_open)?;
-        users::check_seen(&self.connection, |what| Err(row::RowError::Damaged(what))).map_err(as_open)?;
+        let mut known = users::KnownAddresses::default();
+        let damaged = |what| Err(row::RowError::Damaged(what));
+        users::each_seen(&self.connection, |address, at| known.insert(address, at), damaged).map_err(as_open)?;
         self.reserved = row::reserved(&self.connection).map_err(as_open)?;
         let mut last = 0;
         row::each_message(&self.connection, |message| {
@@ -267,7 +271,7 @@ impl Store {
         self.settle()?;
         let next_id = self.begin_anew(last.saturating_add(1))?;
         self.loaded = true;
-        Ok(Loaded { next_id })
+        Ok(Loaded { next_id, known_addresses: known.into_latest().collect() })
     }
 
     /// Gives the store a new number, and returns the first id to give out when those of the messages are below `after`.

@@ -1,12 +1,13 @@
 //! Users, and the addresses that they logged in from.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::row::{RowError, number, sum, text};
 use super::sqlite::rowid;
-use crate::engine::port::{AddressKey, LoginRecord, Origin, UserRow};
+use crate::engine::port::{AddressKey, KNOWN_ADDRESSES_MAX, LoginRecord, Origin, UserRow};
 use crate::proto::types::Username;
 
 /// Addresses remembered for each user: the newest ones.
@@ -180,9 +181,45 @@ pub fn write_seen(connection: &Connection, user: &str, address: &str, at: u64) -
     Ok(())
 }
 
+/// The addresses from which anybody has logged in, the latest ones, in the order of their last logins.
+#[derive(Debug, Default)]
+pub struct KnownAddresses(HashMap<AddressKey, u64>);
+
+impl KnownAddresses {
+    /// Somebody was last there at `at`.
+    pub fn insert(&mut self, address: &str, at: u64) {
+        let Some(key) = key(address) else { return };
+        let last = self.0.entry(key).or_default();
+        *last = at.max(*last);
+        if self.0.len() >= 2 * KNOWN_ADDRESSES_MAX {
+            self.0 = latest(std::mem::take(&mut self.0)).into_iter().collect();
+        }
+    }
+
+    /// At most [`KNOWN_ADDRESSES_MAX`] of them.
+    pub fn into_latest(self) -> impl Iterator<Item = AddressKey> {
+        latest(self.0).into_iter().map(|(key, _)| key)
+    }
+}
+
+fn latest(all: HashMap<AddressKey, u64>) -> Vec<(AddressKey, u64)> {
+    let mut all: Vec<_> = all.into_iter().collect();
+    all.sort_by_key(|(key, at)| (*at, *key));
+    all.split_off(all.len().saturating_sub(KNOWN_ADDRESSES_MAX))
+}
+
 /// Verifies every address; `on_damage` decides whether to go on.
 pub fn check_seen(
     connection: &Connection,
+    on_damage: impl FnMut(String) -> Result<(), RowError>,
+) -> Result<u64, RowError> {
+    each_seen(connection, |_, _| (), on_damage)
+}
+
+/// The same, and hands on what is right: an address, and when a user was last there.
+pub fn each_seen(
+    connection: &Connection,
+    mut on_seen: impl FnMut(&str, u64),
     mut on_damage: impl FnMut(String) -> Result<(), RowError>,
 ) -> Result<u64, RowError> {
     let mut statement = connection.prepare_cached("SELECT user, address, at, sum FROM seen")?;
@@ -194,6 +231,8 @@ pub fn check_seen(
         let address = String::from_utf8_lossy(text(row, 1)?.unwrap_or_default()).into_owned();
         if number(row, 3)? != u64::from(seen_sum(&user, &address, number(row, 2)?)) {
             on_damage(format!("an address of user {user:?} does not match its checksum"))?;
+        } else {
+            on_seen(&address, number(row, 2)?);
         }
     }
     Ok(count)
@@ -202,6 +241,17 @@ pub fn check_seen(
 /// The checksum of an address.
 pub fn seen_sum(user: &str, address: &str, at: u64) -> u32 {
     sum(b"seen", &[user.as_bytes(), address.as_bytes(), &at.to_le_bytes()])
+}
+
+/// The key of an address as [`address`] writes it; `None` of any other text.
+fn key(text: &str) -> Option<AddressKey> {
+    if let Some(uid) = text.strip_prefix("uid ") {
+        return uid.parse().ok().map(AddressKey::Local);
+    }
+    match text.strip_suffix("/64") {
+        Some(prefix) => prefix.parse::<Ipv6Addr>().ok().map(|v6| AddressKey::V6((v6.to_bits() >> 64) as u64)),
+        None => text.parse::<Ipv4Addr>().ok().map(|v4| AddressKey::V4(v4.to_bits())),
+    }
 }
 
 /// The address as people write it.

@@ -174,7 +174,7 @@ impl Clocks {
         }
         self.output_since.get_or_insert(now);
         self.taken += taken;
-        if self.taken >= WRITE_PROGRESS_BYTES as usize {
+        if self.taken >= usize::from(WRITE_PROGRESS_BYTES) {
             (self.output_since, self.taken) = (Some(now), 0);
         }
     }

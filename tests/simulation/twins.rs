@@ -30,7 +30,8 @@ const TWINS: [(Twin, &str, &[Sort]); 8] = [
     (Twin::Sleepy, "a loop that wakes too late", &[Sort::Overdue]),
     (Twin::Flipping, "a network that alters a byte", &[Sort::Altered]),
     (Twin::Stuttering, "a socket that takes some output twice", &[Sort::Altered]),
-    (Twin::Hasty, "a session that ends before its last answer", &[Sort::Unanswered]),
+    // An end in order, without an answer, says that what was sent last is not stored.
+    (Twin::Hasty, "a session that ends before its last answer", &[Sort::Unanswered, Sort::Promise(Kind::Refused)]),
     (Twin::Careless, "a hand-over that forgets a record", &[Sort::Orphan]),
 ];
 

@@ -115,13 +115,13 @@ fn who_leaves_is_forgotten_unless_the_work_has_begun() {
     begin(&mut logins, 4, "bob", "secret");
     logins.looked_up(session(4), record("hash", false));
     assert!(next(&mut logins, &limits).expect("the fourth").3, "throttled");
-    assert!(logins.open.len() == 1 && logins.waiting.is_empty());
+    assert!(logins.open.len() == 1 && logins.turns.is_empty());
 }
 
 #[test]
 fn however_many_have_left_who_stays_is_verified() {
     let (mut logins, limits) = (Logins::default(), Limits::default());
-    let crowd = 10 * LOOKED_AT_MAX as u64;
+    let crowd = 2560u64;
     for serial in 1..=crowd {
         begin(&mut logins, serial, "nobody", "secret");
         logins.looked_up(session(serial), None);
@@ -130,5 +130,5 @@ fn however_many_have_left_who_stays_is_verified() {
     begin(&mut logins, crowd + 1, "bob", "secret");
     logins.looked_up(session(crowd + 1), record("hash", false));
     assert_eq!(next(&mut logins, &limits).map(|(serial, ..)| serial), Some(crowd + 1));
-    assert!(logins.waiting.is_empty(), "nothing is left of those who left");
+    assert!(logins.turns.is_empty(), "nothing is left of those who left");
 }

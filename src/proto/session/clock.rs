@@ -11,7 +11,7 @@ impl Session {
     pub fn deadline(&self) -> Millis {
         self.pdu_deadline
             .min(self.quiet_deadline)
-            .min(self.state_deadline)
+            .min(if self.login_waits() { NEVER } else { self.state_deadline })
             .min(self.idle_deadline)
             .min(self.write_deadline)
     }
@@ -29,7 +29,7 @@ impl Session {
                 self.close(cx);
             }
         }
-        if self.state_deadline <= cx.now {
+        if self.state_deadline <= cx.now && !self.login_waits() {
             self.state_deadline = NEVER;
             self.expire_state(cx);
         }
@@ -54,7 +54,6 @@ impl Session {
         self.quiet_deadline = at_most(self.quiet_deadline, cx.settings.classic_quiet);
         self.idle_deadline = at_most(self.idle_deadline, timeouts.idle);
         self.write_deadline = at_most(self.write_deadline, timeouts.write);
-        self.login_left = self.login_left.min(u32::try_from(timeouts.login).unwrap_or(u32::MAX));
         self.state_deadline = match &self.state {
             State::Idle | State::UserValidated { .. } | State::AuthenticationValidated { .. } => {
                 at_most(self.state_deadline, timeouts.login)
@@ -67,20 +66,20 @@ impl Session {
         };
     }
 
-    /// A PASS waits for cpd: the time for logging in stands still.
-    pub(super) fn pause_login(&mut self, now: Millis) {
-        if self.state_deadline != NEVER {
-            // What is left of a timer that is due is not nothing: it goes on.
-            self.login_left = u32::try_from(self.state_deadline.saturating_sub(now)).unwrap_or(u32::MAX).max(1);
-            self.state_deadline = NEVER;
-        }
+    /// A PASS waits for cpd.
+    fn login_waits(&self) -> bool {
+        self.penance || matches!(self.state, State::AuthenticationValidated { .. })
     }
 
-    /// It waits no longer.
+    /// It does from now on.
+    pub(super) fn pause_login(&mut self, now: Millis) {
+        self.last_pdu = now;
+    }
+
+    /// If it does, it does no longer: what was left of the time for logging in is left now.
     pub(super) fn resume_login(&mut self, now: Millis) {
-        if self.login_left > 0 {
-            self.state_deadline = now.saturating_add(Millis::from(self.login_left));
-            self.login_left = 0;
+        if self.login_waits() && self.state_deadline != NEVER {
+            self.state_deadline = self.state_deadline.saturating_add(now.saturating_sub(self.last_pdu));
         }
     }
 

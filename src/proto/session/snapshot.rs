@@ -20,6 +20,8 @@ use crate::proto::waiting::Waiting;
 pub const INPUT_MAX_BYTES: usize = 64 * 1024;
 /// Unsent output that a session may bring along.
 pub const OUTPUT_MAX_BYTES: usize = 2 * OUTPUT_HIGH_WATER_BYTES;
+// The session counts what was sent of it in 16 bits.
+const _: () = assert!(OUTPUT_MAX_BYTES < u16::MAX as usize);
 const _: () = assert!(
     // The PDU that reaches the mark, and the answers to what is under way then.
     OUTPUT_MAX_BYTES >= OUTPUT_HIGH_WATER_BYTES + PDU_MAX_BYTES + 2 + 80 * (OVERLAP_MAX_STORES as usize + 4)
@@ -95,7 +97,7 @@ impl Session {
         out.bool(self.fresh);
         // Of the tail, which is found again by the input, all that the input does not tell.
         out.bool(self.tail.as_ref().is_some_and(|tail| tail.owes_lf()));
-        out.u32(self.progress);
+        out.u16(self.progress);
         Some(())
     }
 
@@ -136,7 +138,6 @@ impl Session {
             output,
             sent: 0,
             progress: 0,
-            login_left: 0,
             pdu_deadline,
             quiet_deadline,
             state_deadline,
@@ -164,7 +165,7 @@ impl Session {
                 tail.set_owes_lf();
                 session.tail = Some(Box::new(tail));
             }
-            session.progress = from.u32().filter(|progress| *progress < WRITE_PROGRESS_BYTES)?;
+            session.progress = from.u16().filter(|progress| *progress < WRITE_PROGRESS_BYTES)?;
         }
         Some(session)
     }

@@ -306,3 +306,17 @@ fn damaged_rows_are_found_while_running() {
     let refused = users::login(&connection, name("bob"), HOME.into());
     assert!(refused.is_err(), "a locked flag that nobody set was believed");
 }
+
+#[test]
+fn addresses_that_are_known_are_loaded_in_the_order_of_their_last_logins() {
+    let mut rig = Rig::new();
+    rig.go(Build::new(0).user(1, "ann", "h").user(2, "bob", "h"));
+    let (v4, v6, local) = (AddressKey::V4(0xc000_0201), AddressKey::V6(0x2001_0db8_0000_0001), AddressKey::Local(1000));
+    for (name, from, at) in [("ann", v6, 30), ("ann", v4, 10), ("bob", v4, 40), ("bob", local, 20)] {
+        let op = Op::LoggedIn { name: self::name(name), from, at, rehash: None };
+        rig.go(Build::new(0).op(op));
+    }
+    let folder = rig.close();
+    let mut store = Store::open(&folder.path().join("cpd.db")).expect("opens");
+    assert_eq!(store.load(|_| (), |_| ()).expect("loads").known_addresses, [local, v6, v4]);
+}

@@ -1,0 +1,208 @@
+//! Floods of logins against the whole engine, on virtual time: who comes from an address from which somebody has logged in
+//! before hardly notices them, and who comes from a new one waits for no more than the others who are new.
+//!
+//! The twin is a cpd with one queue for all, which has to be caught:
+//! `CPD_SABOTAGE=one-queue EXPECT_VIOLATION=1 cargo test --features sabotage --test fair_logins`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use cpd::engine::Engine;
+use cpd::engine::port::{AddressKey, Answer, FromStore, LoginRecord, Op, Outcome, SessionId};
+use cpd::engine::settings::Settings;
+use cpd::proto::dfa::Dialect;
+use cpd::proto::session::Closing;
+use cpd::proto::types::{Millis, Username};
+
+/// What verifying one password takes, on each of so many verifiers.
+const VERIFY_MS: Millis = 25;
+const VERIFIERS: usize = 1;
+/// Addresses that flood, and bytes a second that all of them send together: `USERx` and `PASSx` with their ends are 30.
+const ATTACKERS: u32 = 6000;
+const LOGINS_A_SECOND: u64 = 5000 / 30;
+/// Honest logins of each kind, one a second.
+const TRIES: u64 = 200;
+/// Until each attacker has had a turn.
+const WARM_UP_MS: Millis = 400_000;
+const OWNER: AddressKey = AddressKey::V4(1);
+const NEWCOMERS: u32 = 0x0a00_0000;
+const FLOOD: u32 = 0xc000_0000;
+
+/// Milliseconds within which honest logins are answered, of a hundred all but one.
+const OWNER_MS: Millis = 1000;
+const NEWCOMER_MS: Millis = 10_000;
+
+struct World {
+    engine: Engine,
+    now: Millis,
+    verifying: BTreeMap<(Millis, u64), (SessionId, bool)>,
+    number: u64,
+    /// Honest logins under way.
+    begun: HashMap<SessionId, (Kind, Millis)>,
+    waited: HashMap<Kind, Vec<Millis>>,
+    /// The attackers' sessions, and which of them are connected.
+    flooding: HashMap<SessionId, u32>,
+    connected: Vec<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Kind {
+    Owner,
+    Newcomer,
+}
+
+fn guess(attacker: u32) -> String {
+    format!("USERu{attacker}\r\nPASSwrong\r\n")
+}
+
+fn name(text: &str) -> Username {
+    Username::parse(text.as_bytes()).expect("a name")
+}
+
+impl World {
+    fn new() -> World {
+        let mut settings = Settings::default();
+        settings.limits.connections = 100_000;
+        let mut engine = Engine::new(settings, 1, 0);
+        engine.load_user(name("bob"));
+        engine.load_known_address(OWNER);
+        World {
+            engine,
+            now: 0,
+            verifying: BTreeMap::new(),
+            number: 0,
+            begun: HashMap::new(),
+            waited: HashMap::new(),
+            flooding: HashMap::new(),
+            connected: vec![false; ATTACKERS as usize],
+        }
+    }
+
+    /// Does what is due now.
+    fn pump(&mut self) {
+        self.engine.expire(self.now);
+        while let Some(batch) = self.engine.next_batch(self.now) {
+            let answers = batch.ops.iter().filter_map(|op| match op {
+                Op::Lookup { session, name: who, from } => {
+                    let known_address = from.key == OWNER;
+                    let record = LoginRecord { hash: "bob".to_owned(), locked: false, known_address };
+                    let record = (*who == name("bob")).then(|| Box::new(record));
+                    Some(Answer::Login { session: *session, record: Ok(record) })
+                }
+                _ => None,
+            });
+            let answers = answers.collect();
+            self.engine.from_store(FromStore::Answers(answers), self.now);
+            let outcome = Outcome { inserts: true, no_room: false, deletes: true, epoch: 0 };
+            self.engine.from_store(FromStore::Done(batch, outcome), self.now);
+        }
+        while self.verifying.len() < VERIFIERS {
+            let Some(next) = self.engine.next_verification(self.now) else { break };
+            self.number += 1;
+            let ok = next.hash.is_some_and(|hash| hash.as_bytes() == next.password.as_bytes());
+            self.verifying.insert((self.now + VERIFY_MS, self.number), (next.session, ok));
+        }
+        while let Some(id) = self.engine.next_dirty() {
+            self.look(id);
+        }
+        while self.engine.next_event().is_some() {}
+    }
+
+    fn look(&mut self, id: SessionId) {
+        let output = self.engine.output(id).to_vec();
+        self.engine.sent(id, output.len(), self.now);
+        let said = |code: &[u8]| output.windows(4).any(|part| part == code);
+        if let Some((kind, begun)) = self.begun.get(&id).copied()
+            && said(b"230 ")
+        {
+            self.waited.entry(kind).or_default().push(self.now - begun);
+            self.begun.remove(&id);
+            self.engine.close(id, self.now);
+        } else if self.flooding.contains_key(&id) && said(b"565 ") {
+            // It goes on at once.
+            let login = guess(self.flooding[&id]);
+            self.engine.receive(id, login.as_bytes(), self.now);
+        }
+        if matches!(self.engine.closing(id), Closing::Now | Closing::Flush) {
+            if let Some(attacker) = self.flooding.remove(&id) {
+                self.connected[attacker as usize] = false;
+            }
+            self.engine.close(id, self.now);
+        } else {
+            self.engine.arm(id);
+        }
+    }
+
+    fn connect(&mut self, from: AddressKey, login: &str) -> SessionId {
+        let id = self.engine.open(from, Dialect::Cp, self.now).expect("a place");
+        self.engine.arm(id);
+        self.engine.receive(id, login.as_bytes(), self.now);
+        id
+    }
+
+    fn verified(&mut self) {
+        while let Some(entry) = self.verifying.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            let (session, ok) = entry.remove();
+            self.engine.verified(session, ok, None, self.now);
+        }
+    }
+
+    fn flood(&mut self, attacker: u32) {
+        if std::mem::replace(&mut self.connected[attacker as usize], true) {
+            return;
+        }
+        let id = self.connect(AddressKey::V4(FLOOD + attacker), &guess(attacker));
+        self.flooding.insert(id, attacker);
+    }
+
+    fn honest(&mut self, kind: Kind, number: u64) {
+        let from = match kind {
+            Kind::Owner => OWNER,
+            Kind::Newcomer => AddressKey::V4(NEWCOMERS + number as u32),
+        };
+        let id = self.connect(from, "USERbob\r\nPASSbob\r\n");
+        self.begun.insert(id, (kind, self.now));
+    }
+}
+
+fn shown(wait: Millis) -> String {
+    if wait == Millis::MAX { "never".to_owned() } else { format!("{wait} ms") }
+}
+
+/// Milliseconds within which all but one of a hundred were in; who never was counts as the longest.
+fn p99(world: &World, kind: Kind) -> Millis {
+    let mut waited = world.waited.get(&kind).cloned().unwrap_or_default();
+    waited.resize(TRIES as usize, Millis::MAX);
+    waited.sort_unstable();
+    waited[TRIES as usize * 99 / 100 - 1]
+}
+
+#[test]
+fn a_flood_of_logins_keeps_nobody_out() {
+    let mut world = World::new();
+    let (mut attacker, mut tried) = (0, 0);
+    let end = WARM_UP_MS + TRIES * 1000 + 30_000;
+    while world.now < end {
+        world.now += 1;
+        world.verified();
+        if (world.now * LOGINS_A_SECOND) / 1000 > ((world.now - 1) * LOGINS_A_SECOND) / 1000 {
+            world.flood(attacker % ATTACKERS);
+            attacker += 1;
+        }
+        if world.now > WARM_UP_MS && tried < TRIES && world.now % 1000 == 0 {
+            tried += 1;
+            world.honest(Kind::Owner, tried);
+            world.honest(Kind::Newcomer, tried);
+        }
+        world.pump();
+    }
+    let (owner, newcomer) = (p99(&world, Kind::Owner), p99(&world, Kind::Newcomer));
+    let (owners, newcomers) = (shown(owner), shown(newcomer));
+    let told = format!("{attacker} of {ATTACKERS} addresses; p99 of an owner {owners}, of a newcomer {newcomers}");
+    if std::env::var_os("EXPECT_VIOLATION").is_some() {
+        assert!(owner > OWNER_MS && newcomer > NEWCOMER_MS, "not caught: {told}");
+        println!("proof: flood of logins: twin one-queue caught: {told}");
+    } else {
+        assert!(owner <= OWNER_MS && newcomer <= NEWCOMER_MS, "{told}");
+        println!("proof: flood of logins: {told}");
+    }
+}
