@@ -130,17 +130,26 @@ fn there_is_no_core_file() {
         Daemon::under(command, &["sh", "-c", ALLOWED]);
     });
     assert_eq!(core_limits(daemon.child.id()), ["0", "0"]);
+    // A program that cores are piped to is not bound by the limit: what it gets has no memory in it.
+    assert_eq!(core_filter(daemon.child.id()), 0);
     // The check fails for a program that leaves the limit as it is.
     let mut twin = std::process::Command::new("sh");
     twin.args(["-c", ALLOWED, "sh", "-c", "echo; read end"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut twin = twin.spawn().expect("a shell");
     twin.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("it runs");
     let limits = core_limits(twin.id());
+    assert_ne!(core_filter(twin.id()), 0, "the twin passes");
     drop(twin.stdin.take());
     twin.wait().expect("it ends");
     // Where nobody may have one the daemon was not tried.
     let caught = if limits == ["0", "0"] { "cannot be tried here" } else { "caught" };
     println!("proof: passwords: no core file of cpd; twin with limits of {}: {caught}", limits.join(" and "));
+}
+
+/// Which kinds of memory a core has, core(5).
+fn core_filter(pid: u32) -> u64 {
+    let filter = std::fs::read_to_string(format!("/proc/{pid}/coredump_filter")).expect("ours");
+    u64::from_str_radix(filter.trim(), 16).expect("a number")
 }
 
 fn core_limits(pid: u32) -> Vec<String> {

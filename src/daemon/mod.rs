@@ -160,6 +160,8 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(|e| system("cannot take signals", e))?;
     // A core file would hold passwords. Where this is refused, the limit was 0 already.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // A program that cores are piped to (core(5)) gets one whatever the limit: nothing is in it.
+    let _ = std::fs::write("/proc/self/coredump_filter", "0");
     let connections_max = raise_file_limit();
     let settings = within_file_limit(config.settings, connections_max, logger);
     let Some(mut store) = open_store(&arguments, &config, &mut signals, logger)? else { return Ok(()) };
