@@ -46,14 +46,24 @@ impl Journalist {
                 self.logger.warn(with_peer(line, *session, clients, Some(*from)));
             }
             Event::Limit(limit) => {
-                if let Some(more) = self.limits.entry(*limit).or_insert_with(|| Repeated::new(QUIET_MS)).hit(now) {
+                if let Some(more) = self.hit(*limit, now) {
                     self.logger.warn(Line::new("limit reached").field("limit", limit.key()).field("more", more));
+                }
+            }
+            Event::MadeWay { session, from } => {
+                if let Some(more) = self.hit(Limit::Connections, now) {
+                    let line = Line::new("limit reached").field("limit", Limit::Connections.key()).field("more", more);
+                    self.logger.warn(with_peer(line.field("closed", "the oldest"), *session, clients, Some(*from)));
                 }
             }
             Event::Expired { messages } => {
                 self.logger.info(Line::new("messages expired").field("messages", messages));
             }
         }
+    }
+
+    fn hit(&mut self, limit: Limit, now: Millis) -> Option<u64> {
+        self.limits.entry(limit).or_insert_with(|| Repeated::new(QUIET_MS)).hit(now)
     }
 
     /// A connection could not be accepted.

@@ -18,6 +18,11 @@ pub enum Event {
         from: AddressKey,
     },
     Limit(Limit),
+    /// All places are taken: this connection, which has not logged in, is closed for another one.
+    MadeWay {
+        session: SessionId,
+        from: AddressKey,
+    },
     Expired {
         messages: u64,
     },

@@ -8,6 +8,7 @@ mod age;
 mod answers;
 mod core;
 pub mod events;
+mod guests;
 mod logins;
 mod names;
 pub mod port;
@@ -25,6 +26,7 @@ use std::collections::VecDeque;
 
 use self::core::{Core, Desk};
 use self::events::{AdminResult, Event, Limit};
+use self::guests::Guests;
 pub use self::logins::Verification;
 use self::port::{AddressKey, Batch, FromStore, Op, Origin, RequestId, SessionId};
 use self::settings::Settings;
@@ -46,6 +48,7 @@ pub struct Engine {
     free: Vec<u32>,
     serials: u64,
     per_address: std::collections::HashMap<AddressKey, u32>,
+    guests: Guests,
     wheel: Wheel<u32>,
     dirty: VecDeque<u32>,
     core: Core,
@@ -67,6 +70,7 @@ impl Engine {
             free: Vec::new(),
             serials: 0,
             per_address: std::collections::HashMap::new(),
+            guests: Guests::default(),
             wheel: Wheel::new(now),
             dirty: VecDeque::new(),
             core,
@@ -116,7 +120,7 @@ impl Engine {
         self.core.wall = seconds;
     }
 
-    /// A client connected.
+    /// A client connected. Where all places are taken, another one, who has not logged in, is told 500 and closed for it.
     ///
     /// # Errors
     /// The limit that is reached: the client is to be told 500 and closed.
@@ -124,10 +128,10 @@ impl Engine {
         let from: Origin = from.into();
         let limits = self.settings.limits;
         let at_address = self.per_address.get(&from.key).copied().unwrap_or(0);
-        let refused = if self.connections() >= limits.connections {
-            Some(Limit::Connections)
-        } else if at_address >= limits.connections_per_address {
+        let refused = if at_address >= limits.connections_per_address {
             Some(Limit::ConnectionsPerAddress)
+        } else if self.connections() >= limits.connections && !self.makes_way(now) {
+            Some(Limit::Connections)
         } else {
             None
         };
@@ -146,9 +150,13 @@ impl Engine {
         self.core.counters.connections += 1;
         self.serials += 1;
         let place = self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
+        let is_guest = session.state().user().is_none();
         let session = Some(session);
         let slot = Slot { serial: self.serials, place, from: from.key, opened, timer: None, dirty: false, session };
         let id = slot.id();
+        if is_guest {
+            self.guests.insert(from.key, id);
+        }
         if let Some(former) = from.former {
             self.core.formers.insert(id, former);
         }
@@ -158,6 +166,16 @@ impl Engine {
         }
         self.arm(id);
         id
+    }
+
+    /// Ends the connection that is the first to go when all places are taken. Whether there is one.
+    fn makes_way(&mut self, now: Millis) -> bool {
+        let Some((from, id)) = self.guests.first_to_go() else { return false };
+        self.guests.remove(from, id);
+        self.core.counters.refused_connections += 1;
+        self.core.events.push_back(Event::MadeWay { session: id, from });
+        self.with(id, now, |s, cx| s.make_way(cx));
+        true
     }
 
     /// The connection is gone: what the session had not acknowledged is given back.
@@ -176,6 +194,7 @@ impl Engine {
             self.core.forget_lease(user, id, now);
             self.core.release(user, id);
         }
+        self.guests.remove(from, id);
         self.core.logins.abandon(id);
         self.core.formers.remove(&id);
         if let Some(count) = self.per_address.get_mut(&from) {
@@ -324,6 +343,7 @@ impl Engine {
             return;
         };
         if login.ok {
+            self.guests.remove(login.from, id);
             self.core.counters.logins += 1;
             self.core.events.push_back(Event::LoggedIn { session: id, user: login.name });
             let at = self.core.wall;

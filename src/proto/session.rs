@@ -13,11 +13,14 @@ use super::dfa::{Dialect, Event, Refusal, State};
 use super::download::{MessageId, Page};
 use super::limits::{CLASSIC_AHEAD_BYTES, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES, WRITE_PROGRESS_BYTES};
 use super::line::Decoder;
-use super::reply::Reply;
+use super::reply::{Reply, Why};
 use super::services::{Context, Services};
 use super::settings::SessionSettings;
 use super::types::Millis;
 use super::waiting::Waiting;
+
+/// How long a session that has to go keeps its place for its last reply.
+pub const MAKING_WAY_MS: Millis = 1000;
 
 /// A deadline that is not set.
 pub const NEVER: Millis = Millis::MAX;
@@ -236,6 +239,13 @@ impl Session {
             self.deliver(cx);
             self.resume(cx);
         }
+    }
+
+    /// Ends the session in favour of another one's. Who does not take what is said within [`MAKING_WAY_MS`] hears nothing.
+    pub fn make_way<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+        self.say(Reply::BadCommand(self.state.stage(), Why::Crowded), cx);
+        self.finish();
+        self.write_deadline = self.write_deadline.min(cx.now.saturating_add(MAKING_WAY_MS));
     }
 
     /// Ends the session at once, without a reply.

@@ -10,6 +10,25 @@ fn a_connection_over_the_limit_hears_500_and_the_end() {
 }
 
 #[test]
+fn who_has_not_logged_in_makes_way_for_the_next() {
+    let daemon = Daemon::start("limits.connections = 3\n");
+    daemon.add_user("bob", "hunter2");
+    let mut inside = daemon.connect();
+    inside.logs_in("bob", "hunter2");
+    let mut silent = [daemon.connect(), daemon.connect()];
+    silent.iter_mut().for_each(|client| client.asks("USER bob", "220 "));
+    for number in 0..10 {
+        let mut next = daemon.connect();
+        next.asks("USER bob", "220 ");
+        let mut first = std::mem::replace(&mut silent[number % 2], next);
+        assert!(first.line().starts_with("500 "));
+        first.is_closed();
+    }
+    inside.asks("SMSG bob:still here", "240 ");
+    daemon.waits_for_log("limit reached limit=limits.connections more=0 closed=\"the oldest\" addr=127.0.0.1 port=");
+}
+
+#[test]
 fn so_does_one_over_the_limit_of_its_address() {
     let daemon = Daemon::start("limits.connections_per_address = 2\n");
     daemon.add_user("bob", "hunter2");
@@ -48,9 +67,10 @@ fn without_descriptors_accepting_pauses_and_goes_on() {
     assert!(daemon.log().contains("limits.connections lowered to=32 configured=10000"), "{}", daemon.log());
     daemon.add_user("bob", "hunter2");
     // More than it can have descriptors: some are inside, some are refused, and some wait unaccepted.
-    let mut all: Vec<_> = (0..2 * FILES).map(|_| daemon.connect()).collect();
-    daemon.waits_for_log(" warn accepting paused cause=");
+    let mut all = vec![daemon.connect()];
     all[0].logs_in("bob", "hunter2");
+    all.extend((0..2 * FILES).map(|_| daemon.connect()));
+    daemon.waits_for_log(" warn accepting paused cause=");
     all[0].asks("SMSG bob:still here", "240 ");
     // Administrators are served one at a time, as often as they come.
     for name in ["eve", "mallory", "trent"] {
