@@ -188,7 +188,7 @@ fn a_flood_of_logins_keeps_nobody_out() {
             world.flood(attacker % ATTACKERS);
             attacker += 1;
         }
-        if world.now > WARM_UP_MS && tried < TRIES && world.now % 1000 == 0 {
+        if world.now > WARM_UP_MS && tried < TRIES && world.now.is_multiple_of(1000) {
             tried += 1;
             world.honest(Kind::Owner, tried);
             world.honest(Kind::Newcomer, tried);
