@@ -48,7 +48,14 @@ fn is_over(daemon: &mut Daemon, said: &str) {
     let log = daemon.log();
     let last = log.lines().find(|line| line.contains(" error ended ") || line.starts_with("cpd: ")).unwrap_or_default();
     assert_eq!(code, Some(EX_DATAERR), "{log}");
-    let whole = [said, " while cpd ran; what was acknowledged before is ", " messages queued)", "cpd --restore FILE"];
+    let whole = [
+        said,
+        " while cpd ran; what was acknowledged before is ",
+        " messages queued)",
+        "cpd --config ",
+        " --data ",
+        " --restore FILE",
+    ];
     assert!(whole.iter().all(|part| last.contains(part)), "{said}: {last:?}");
 }
 

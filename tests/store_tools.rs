@@ -159,7 +159,7 @@ fn what_cannot_be_done_is_said_with_its_code() {
     let mut small = Command::new("prlimit");
     small.args(["--fsize=8192", env!("CARGO_BIN_EXE_cpd"), "--data"]).arg(folder.path().join("data"));
     let ended = run(small.args(["--restore", &show(&backup)]), "");
-    assert!([71, 73].contains(&ended.code()) && ended.stderr.contains("cpd.db-new"), "{ended:?}");
+    assert!([71, 73].contains(&ended.code()) && ended.stderr.contains("cpd.db.incomplete-new"), "{ended:?}");
     let names: Vec<_> = fs::read_dir(folder.path().join("data")).expect("lists").collect();
     assert!(names.iter().all(|e| !e.as_ref().expect("an entry").file_name().to_string_lossy().contains("-new")));
     assert!(fs::read(folder.path().join("data/cpd.db")).expect("a store") == whole);
@@ -508,4 +508,54 @@ fn without_room_for_the_store_of_an_earlier_schema_it_is_left() {
     assert!(log.contains("cpd.db: is of schema 0") && log.contains("no room for its 4096 bytes"), "{log}");
     assert!(fs::read(daemon.store()).expect("a store") == old, "{log}");
     assert!(!daemon.folder.path().join("data/cpd.db.schema-0").exists(), "{log}");
+}
+
+#[test]
+fn what_is_no_store_is_not_touched_whatever_the_configuration_names() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    fs::create_dir(&data).expect("made");
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("set");
+    for (name, content, code) in [("text", "precious\n", 65), ("empty", "", 65), ("sqlite", "SQLite format 3\0", 65)] {
+        let file = data.join(name);
+        fs::write(&file, content).expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("set");
+        let config = folder.path().join("cpd.toml");
+        let text = format!(
+            "[store]\npath = {file:?}\n[listen]\ncp = [\"127.0.0.1:0\"]\n[control]\nsocket = {:?}\n",
+            data.join("s")
+        );
+        fs::write(&config, text).expect("written");
+        let ended = ends_with(cpd().arg("--config").arg(&config), code);
+        assert!(ended.stderr.contains("the file was left as it is"), "{ended:?}");
+        assert_eq!(fs::metadata(&file).expect("is there").mode() & 0o777, 0o644, "{name}");
+        assert_eq!(fs::read_to_string(&file).expect("is there"), content);
+        let left: Vec<_> = fs::read_dir(&data).expect("lists").map(|e| e.expect("an entry").file_name()).collect();
+        assert_eq!(left, [name], "nothing is laid beside it");
+        fs::remove_file(&file).expect("removed");
+    }
+}
+
+#[test]
+fn a_file_that_is_named_is_what_is_spoken_of() {
+    let folder = with(&["ann"], "one").stop();
+    let beside = |name: &str| folder.path().join(name);
+    fs::write(beside("empty"), "").expect("written");
+    fs::write(beside("junk"), "junk").expect("written");
+    fs::create_dir(beside("folder")).expect("made");
+    nix::unistd::mkfifo(&beside("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("made");
+    for (name, restored, checked) in
+        [("empty", 65, 65), ("junk", 65, 65), ("folder", 66, 66), ("pipe", 66, 66), ("nothing", 66, 66)]
+    {
+        let file = beside(name);
+        let named = file.display().to_string();
+        let ended = ends_with(tool(folder.path(), &["--restore"]).arg(&file), restored);
+        let wrong = ["delete it", "--salvage", "--check-store"];
+        assert!(ended.stderr.contains(&named) && !wrong.iter().any(|part| ended.stderr.contains(part)), "{ended:?}");
+        let ended = ends_with(cpd().arg(format!("--check-store={named}")), checked);
+        let wrong = ["delete it", "--salvage", "--restore"];
+        assert!(ended.stderr.contains(&named) && !wrong.iter().any(|part| ended.stderr.contains(part)), "{ended:?}");
+    }
+    let (_, told, _) = queues(folder);
+    assert_eq!(told, ["ann: one"]);
 }

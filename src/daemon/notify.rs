@@ -11,7 +11,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 use sd_notify::NotifyState;
 
 use super::exit::{ExitCode, Fatal};
@@ -56,6 +59,9 @@ pub fn tell(states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()
     }
 }
 
+/// How long a notification may wait for whoever is to read it: the stop sends a few, and has 2 s.
+const SEND_MAX: TimeVal = TimeVal::new(0, 300_000);
+
 fn tell_at(address: &OsStr, states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("NOTIFY_SOCKET={}: {error}", address.display()));
@@ -71,6 +77,8 @@ fn tell_at(address: &OsStr, states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) 
         let rights = [ControlMessage::ScmRights(&numbers)];
         let control = if numbers.is_empty() { &[][..] } else { &rights };
         let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        // A manager that does not read must not keep the daemon from its end.
+        setsockopt(&socket, sockopt::SendTimeout, &SEND_MAX)?;
         let parts = [IoSlice::new(text.as_bytes())];
         loop {
             match sendmsg(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, Some(&to)) {

@@ -1,6 +1,8 @@
 //! The seam between the event loop and a store: what the loop needs, and nothing of SQLite.
 
+use super::config::Arguments;
 use super::exit::{ExitCode, Fatal};
+use super::store_tools::restoring;
 use crate::engine::port::{Batch, FromStore};
 use crate::store::Writer;
 
@@ -18,7 +20,7 @@ pub trait StorePort: Send {
 }
 
 /// With what the daemon ends after this `result`, if it has to; `queued` messages wait in the store.
-pub fn last_word(result: &FromStore, queued: u64) -> Option<Fatal> {
+pub fn last_word(result: &FromStore, queued: u64, arguments: &Arguments) -> Option<Fatal> {
     match result {
         FromStore::Answers(_) | FromStore::Done(..) => None,
         FromStore::Broken(cause) => Some(Fatal::new(ExitCode::System, format!("the store cannot go on: {cause}"))),
@@ -31,7 +33,8 @@ pub fn last_word(result: &FromStore, queued: u64) -> Option<Fatal> {
                 true => "put that in its place, if it is not there, and start cpd; or to restore a backup",
                 false => "to restore a backup",
             };
-            let said = format!("{what} while cpd ran; {kept} ({queued} messages queued): {help}: cpd --restore FILE");
+            let restore = restoring(arguments);
+            let said = format!("{what} while cpd ran; {kept} ({queued} messages queued): {help}: {restore}");
             Some(Fatal::new(ExitCode::DamagedStore, said))
         }
     }

@@ -173,7 +173,9 @@ impl Reactor {
         self.parts.pool.abandon();
         let patience = Duration::from_millis(self.stop_at.saturating_sub(now).max(CLOSE_MIN_MS));
         let queued = self.parts.engine.queued_messages();
-        let last = close_in_time(self.parts.store, patience).iter().find_map(|result| last_word(result, queued));
+        let last = close_in_time(self.parts.store, patience)
+            .iter()
+            .find_map(|result| last_word(result, queued, &self.parts.arguments));
         self.parts.notifier.finish(Duration::from_millis(200));
         result.and(last.map_or(Ok(()), Err))
     }
@@ -261,7 +263,7 @@ impl Reactor {
     /// Takes results from the store and the verifiers.
     fn collect(&mut self, now: Millis) -> Result<(), Fatal> {
         while let Some(result) = self.parts.store.try_recv() {
-            if let Some(fatal) = last_word(&result, self.parts.engine.queued_messages()) {
+            if let Some(fatal) = last_word(&result, self.parts.engine.queued_messages(), &self.parts.arguments) {
                 return Err(fatal);
             }
             self.parts.engine.from_store(result, now);
@@ -296,7 +298,8 @@ impl Reactor {
             if !self.parts.store.submit(batch) {
                 // Its last word may be waiting.
                 while let Some(result) = self.parts.store.try_recv() {
-                    if let Some(fatal) = last_word(&result, self.parts.engine.queued_messages()) {
+                    if let Some(fatal) = last_word(&result, self.parts.engine.queued_messages(), &self.parts.arguments)
+                    {
                         return Err(fatal);
                     }
                 }

@@ -1,7 +1,7 @@
 //! `--restore`, `--check-store` and `--salvage`: what is done to the store of a cpd that does not run.
 
 use std::fs::{File, Metadata};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Fatal> {
         None => Ok(()),
         Some(Tool::Restore(name)) => restore(&config()?, name, &fatal),
         // Where the file is said no configuration is needed.
-        Some(Tool::CheckStore(Some(file))) => check(arguments, file, &fatal),
+        Some(Tool::CheckStore(Some(file))) => check_copy(file),
         Some(Tool::CheckStore(None)) => check(arguments, &config()?.store_path, &fatal),
         Some(Tool::Salvage(new)) => salvage(arguments, &config()?, new, &fatal),
     }
@@ -39,9 +39,14 @@ fn restore(config: &Config, name: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal
         config::make_data_dir(dir)?;
     }
     // Opened before this process becomes the store's owner, who need not be able to read it.
-    let source = Source::open(name).map_err(fatal)?;
+    let source = Source::open(name).map_err(|error| as_given(error, name))?;
     become_owner(&config.store_path)?;
-    let restored = store::restore(&config.store_path, &source, wall_clock().as_secs()).map_err(fatal)?;
+    let restored = store::restore(&config.store_path, &source, wall_clock().as_secs());
+    let of_the_source = |error: &OpenError| error.message.starts_with(&format!("{}: ", name.display()));
+    let restored = restored.map_err(|error| match of_the_source(&error) {
+        true => as_given(error, name),
+        false => fatal(error),
+    })?;
     let (users, messages) = (count(restored.users, "user"), count(restored.messages, "message"));
     let (path, name) = (config.store_path.display(), name.display());
     let mut text = format!("{path}: restored from {name}: {users}, {messages}\n");
@@ -51,8 +56,46 @@ fn restore(config: &Config, name: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal
     print(&text)
 }
 
+/// What is wrong with a file that was named: nothing is said of the store, which is another one.
+fn as_given(error: OpenError, name: &Path) -> Fatal {
+    // Nobody is to begin a new store in its place.
+    let message =
+        error.message.replace("; delete it to begin a new one", "").replace("; the file was left as it is", "");
+    let code = code_of(error.kind);
+    match code {
+        ExitCode::DamagedStore => {
+            Fatal::new(code, format!("{message}; the store was not touched: take another backup"))
+        }
+        _ if message.contains(&name.display().to_string()) => Fatal::new(code, message),
+        _ => Fatal::new(code, format!("{}: {message}", name.display())),
+    }
+}
+
+/// Verifies a file that need not be this cpd's store, a backup above all.
+fn check_copy(file: &Path) -> Result<(), Fatal> {
+    let no_input = |said: &str| Fatal::new(ExitCode::NoInput, format!("{}: {said}", file.display()));
+    match std::fs::metadata(file) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Err(no_input("there is no such file"));
+        }
+        Ok(found) if !found.is_file() => return Err(no_input("is not a file")),
+        _ => {}
+    }
+    let report = store::check(file).map_err(|error| {
+        let message = error.message.replace("; delete it to begin a new one", "");
+        Fatal::new(code_of(error.kind), message)
+    })?;
+    tell(&report, file, "")
+}
+
 fn check(arguments: &Arguments, path: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal> {
     let report = store::check(path).map_err(fatal)?;
+    let (restore, salvage) = (restoring(arguments), command(arguments, "--salvage NEW"));
+    tell(&report, path, &format!("; put a backup in its place: {restore}; or copy what is sound: {salvage}"))
+}
+
+/// Says what a check has found, and, where that is damage, what to do.
+fn tell(report: &store::Report, path: &Path, hint: &str) -> Result<(), Fatal> {
     if report.damage.is_empty() {
         let (users, messages) = (count(report.users, "user"), count(report.messages, "message"));
         return print(&format!("{}: {users}, {messages}; nothing is damaged\n", path.display()));
@@ -63,10 +106,8 @@ fn check(arguments: &Arguments, path: &Path, fatal: AsFatal<'_>) -> Result<(), F
     }
     print(&format!("{text}\n"))?;
     let found = (report.damage.len() as u64).saturating_add(report.more);
-    let (restore, salvage) = (restoring(arguments), command(arguments, "--salvage NEW"));
-    let said = format!("{}: {} of damage", path.display(), count(found, "case"));
-    let hint = format!("put a backup in its place: {restore}; or copy what is sound: {salvage}");
-    Err(Fatal::new(ExitCode::DamagedStore, format!("{said}; {hint}")))
+    let said = format!("{}: {} of damage{hint}", path.display(), count(found, "case"));
+    Err(Fatal::new(ExitCode::DamagedStore, said))
 }
 
 fn salvage(arguments: &Arguments, config: &Config, new: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal> {
@@ -128,9 +169,8 @@ fn take_back(store: &Path, owner: &Metadata) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The exit code and what to type, for a store that cannot be used.
-pub fn store_error(error: OpenError, arguments: &Arguments) -> Fatal {
-    let code = match error.kind {
+fn code_of(kind: OpenErrorKind) -> ExitCode {
+    match kind {
         OpenErrorKind::Damaged | OpenErrorKind::Newer | OpenErrorKind::Gone | OpenErrorKind::Foreign => {
             ExitCode::DamagedStore
         }
@@ -139,7 +179,12 @@ pub fn store_error(error: OpenError, arguments: &Arguments) -> Fatal {
         OpenErrorKind::CannotCreate => ExitCode::CannotCreate,
         OpenErrorKind::Permission => ExitCode::NotPermitted,
         OpenErrorKind::System => ExitCode::System,
-    };
+    }
+}
+
+/// The exit code and what to type, for a store that cannot be used.
+pub fn store_error(error: OpenError, arguments: &Arguments) -> Fatal {
+    let code = code_of(error.kind);
     let hint = hint(error.kind, arguments);
     let busy_tool = error.kind == OpenErrorKind::Busy && arguments.tool.is_some();
     let nowhere = error.kind == OpenErrorKind::CannotCreate && error.message.ends_with("folder does not exist");
@@ -169,7 +214,8 @@ fn hint(kind: OpenErrorKind, arguments: &Arguments) -> String {
     }
 }
 
-fn restoring(arguments: &Arguments) -> String {
+/// The command that puts a backup in the store's place.
+pub fn restoring(arguments: &Arguments) -> String {
     command(arguments, "--restore FILE")
 }
 

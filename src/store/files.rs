@@ -21,10 +21,11 @@ use crate::sabotage;
 const HEADER_BYTES: usize = 100;
 /// What the log has of the disk before anything is in it.
 pub const LOG_RESERVED_BYTES: i64 = 1024 * 1024;
-/// The name of a copy that is being made or served, after the store's own.
-pub const BACKUP_SUFFIX: &str = "-backup";
+/// The name of a copy that is being made or served, after the store's own. What is found under it or the next is deleted:
+/// nobody gives a file of their own such a name.
+pub const BACKUP_SUFFIX: &str = ".incomplete-backup";
 /// The name of a store that is being made.
-pub const NEW_SUFFIX: &str = "-new";
+pub const NEW_SUFFIX: &str = ".incomplete-new";
 
 /// Where a store is, and the lock on it; the lock ends with this value or with the process. Outlives every connection to
 /// the store.
@@ -55,6 +56,7 @@ impl Place {
         let file = resolve(path)?;
         let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
         check_folder(&folder)?;
+        refuse_strangers(&file)?;
         let lock = lock::for_daemon(&with_suffix(&file, "-lock"), &file, waits)?;
         let had_log = fs::symlink_metadata(with_suffix(&file, "-wal")).is_ok();
         let history = read_history(&file)?;
@@ -248,10 +250,7 @@ pub fn examine(path: &Path, newest: usize) -> Result<bool, OpenError> {
     let mut header = Vec::with_capacity(HEADER_BYTES);
     let head = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
     file.take(head).read_to_end(&mut header).map_err(|e| system(path, "cannot read", &e))?;
-    check_header(&header, length, newest).map_err(|(kind, said)| {
-        let text = format!("{}: {said}; the file was left as it is", path.display());
-        OpenError::new(kind, text)
-    })?;
+    check_header(&header, length, newest).map_err(|(kind, said)| as_it_was(path, kind, &said))?;
     Ok(true)
 }
 
@@ -367,6 +366,58 @@ pub fn check_folder(folder: &Path) -> Result<(), OpenError> {
         return refuse(format!("the store's folder may be written by group {group} (mode {:04o})", mode & 0o7777));
     }
     Ok(())
+}
+
+/// Whether a start would refuse what is at `path`, as far as that can be seen without touching anything. `anew`: it would
+/// make a store where one is gone.
+pub fn probe(path: &Path, anew: bool) -> Result<(), OpenError> {
+    let file = resolve(path)?;
+    refuse_strangers(&file)?;
+    // The longest of the names that are made beside it.
+    let beside = with_suffix(&file, &format!("{BACKUP_SUFFIX}-journal"));
+    match fs::symlink_metadata(&beside) {
+        Err(e) if e.raw_os_error() == Some(Errno::ENAMETOOLONG as i32) => {
+            return Err(OpenError { kind: OpenErrorKind::CannotCreate, ..system(&beside, "cannot create", &e) });
+        }
+        _ => {}
+    }
+    let history = read_history(&file)?;
+    let is_gone = fs::symlink_metadata(&file).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    if is_gone && history.exists() && !anew { Err(gone(&file, &history)) } else { Ok(()) }
+}
+
+/// The folder had a store, and it is not there.
+pub fn gone(file: &Path, history: &History) -> OpenError {
+    let (file, known) = (file.display(), history.path().display());
+    let said = format!("{file}: the store is gone; to begin with an empty one delete {known}");
+    OpenError::new(OpenErrorKind::Gone, said)
+}
+
+/// Refuses what is no store before anything is done to it. Where the folder knows a store, the file is one, however damaged:
+/// what follows says better what is wrong with it.
+fn refuse_strangers(path: &Path) -> Result<(), OpenError> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        // What cannot be looked at the next steps say.
+        Err(_) => return Ok(()),
+    };
+    if !found.is_file() {
+        return Err(OpenError::new(OpenErrorKind::CannotCreate, format!("{}: is not a file", path.display())));
+    }
+    let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+    let Ok(file) = opened else { return Ok(()) };
+    if read_history(path)?.exists() {
+        return Ok(());
+    }
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    let head = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
+    file.take(head).read_to_end(&mut header).map_err(|e| system(path, "cannot read", &e))?;
+    check_header(&header, found.len(), usize::MAX).map_err(|(kind, said)| as_it_was(path, kind, &said))
+}
+
+fn as_it_was(path: &Path, kind: OpenErrorKind, said: &str) -> OpenError {
+    OpenError::new(kind, format!("{}: {said}; the file was left as it is", path.display()))
 }
 
 /// Takes from others what they must not have: the file holds password hashes and letters.

@@ -46,6 +46,7 @@ use rusqlite::Connection;
 use crate::engine::port::{AddressKey, StoredMessage};
 use crate::proto::types::Username;
 
+pub use files::probe;
 pub use restore::{Restored, Source, restore};
 pub use salvage::{Salvaged, salvage};
 pub use verify::{Report, check};
@@ -220,9 +221,7 @@ impl Store {
         warnings.extend(restore::finish(&file, &mut place.history)?);
         let made = !place.examine(steps.len())?;
         if made && place.history.exists() && !opening.anew {
-            let (file, known) = (place.file().display(), place.history.path().display());
-            let said = format!("{file}: the store is gone; to begin with an empty one delete {known}");
-            return Err(OpenError::new(OpenErrorKind::Gone, said));
+            return Err(files::gone(&file, &place.history));
         }
         if made {
             schema::create(&place)?;

@@ -40,10 +40,12 @@ impl Source {
             }
             _ => system(path, "cannot read", e),
         };
-        let file = File::open(name).map_err(|e| cannot(name, &e))?;
-        if !file.metadata().map_err(|e| cannot(name, &e))?.is_file() {
+        // Opening a pipe would wait for whoever writes into it.
+        let is_file = fs::metadata(name).map_err(|e| cannot(name, &e))?.is_file();
+        let file = if is_file { Some(File::open(name).map_err(|e| cannot(name, &e))?) } else { None };
+        let Some(file) = file.filter(|file| file.metadata().is_ok_and(|found| found.is_file())) else {
             return Err(OpenError::new(OpenErrorKind::NoInput, format!("{}: is not a file", name.display())));
-        }
+        };
         let path = with_suffix(name, "-wal");
         let log = match File::open(&path) {
             Ok(log) if log.metadata().is_ok_and(|found| found.len() > 0) => Some(log),

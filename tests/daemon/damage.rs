@@ -18,7 +18,7 @@ fn is_refused(folder: &tempfile::TempDir, damaged: &[u8], said: &str) {
         assert!(cause.contains(&store.display().to_string()) && cause.contains(said), "{cause}");
         assert!(std::fs::read(&store).expect("still there") == damaged, "the file was changed: {cause}");
         assert_eq!(log(), 0, "{cause}");
-        for left in ["cpd.db-journal", "cpd.db-new"] {
+        for left in ["cpd.db-journal", "cpd.db.incomplete-new"] {
             assert!(!folder.path().join("data").join(left).exists(), "{left} was left");
         }
     }

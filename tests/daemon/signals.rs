@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::running::{Daemon, wait_for};
+use crate::running::{Daemon, cpd, run, wait_for};
 
 #[test]
 fn term_and_int_stop_it_with_0() {
@@ -167,4 +167,39 @@ fn pipe_means_nothing() {
     daemon.connect().logs_in("bob", "hunter2");
     assert!(daemon.runs());
     daemon.stop();
+}
+
+#[test]
+fn a_configuration_that_is_a_pipe_is_refused_and_the_next_reload_reads_anew() {
+    let daemon = Daemon::start("");
+    let config = daemon.folder.path().join("cpd.toml");
+    let good = std::fs::read(&config).expect("read");
+    std::fs::remove_file(&config).expect("removed");
+    nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRWXU).expect("made");
+    daemon.signal(Signal::HUP);
+    daemon.waits_for_log("is not a file");
+    let ended = run(cpd().arg("--check").arg("--config").arg(&config), "");
+    assert!(ended.code() == 78 && ended.stderr.contains("is not a file"), "{ended:?}");
+    std::fs::remove_file(&config).expect("removed");
+    std::fs::write(&config, good).expect("written");
+    daemon.signal(Signal::HUP);
+    daemon.waits_for_log("configuration reloaded");
+}
+
+#[test]
+fn a_manager_that_does_not_read_does_not_keep_it_from_its_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
+    let mut daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), "", |command| {
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "100000000").env("FDSTORE", "8");
+    });
+    // Nothing more fits.
+    let full = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+    full.set_nonblocking(true).expect("set");
+    while full.send_to(b"STATUS=full", &path).is_ok() {}
+    daemon.signal(Signal::TERM);
+    daemon.ends();
+    assert!(daemon.log().contains(" info stopped"), "{}", daemon.log());
+    drop(manager);
 }

@@ -51,7 +51,7 @@ const CAUSES: [&str; 2] = ["(SQLite ", "(os error "];
 const FILE: &[&str] = &["cpd.db"];
 const LOG: &[&str] = &["cpd.db-wal"];
 const BOTH: &[&str] = &["cpd.db", "cpd.db-wal"];
-const NEW: &[&str] = &["cpd.db-new", "cpd.db-new-wal"];
+const NEW: &[&str] = &["cpd.db.incomplete-new", "cpd.db.incomplete-new-wal"];
 const SYNC: &[&str] = &["fdatasync", "fsync"];
 const WRITE: &[&str] = &["pwrite64", "write"];
 const READ: &[&str] = &["pread64", "read"];
@@ -92,13 +92,17 @@ const STARTING: &[Fault] = &[
 
 /// While cpd makes a store: its tables come by the same steps as a migration's.
 const MAKING: &[Fault] = &[
-    Fault { calls: &["openat"], error: "EIO", files: &["cpd.db-new", "cpd.db-new-wal", "cpd.db"] },
+    Fault {
+        calls: &["openat"],
+        error: "EIO",
+        files: &["cpd.db.incomplete-new", "cpd.db.incomplete-new-wal", "cpd.db"],
+    },
     Fault { calls: WRITE, error: "EIO", files: NEW },
     Fault { calls: WRITE, error: "ENOSPC", files: NEW },
     Fault { calls: READ, error: "EIO", files: NEW },
     Fault { calls: SYNC, error: "EIO", files: NEW },
     Fault { calls: SYNC, error: "EIO", files: &["."] },
-    Fault { calls: &["rename", "renameat", "renameat2"], error: "EIO", files: &["cpd.db-new", "cpd.db"] },
+    Fault { calls: &["rename", "renameat", "renameat2"], error: "EIO", files: &["cpd.db.incomplete-new", "cpd.db"] },
 ];
 
 /// When the calls fail.

@@ -59,6 +59,18 @@ pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     }
 }
 
+/// Why nobody can connect to that address, or nothing can be bound to it, on whatever machine.
+pub fn no_place_to_listen(address: SocketAddr) -> Option<&'static str> {
+    match address {
+        _ if address.ip().is_multicast() => Some("is a multicast address: no connection leads there"),
+        SocketAddr::V4(v4) if v4.ip().is_broadcast() => Some("is a broadcast address: no connection leads there"),
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
+            Some("is of one link: say which, by the number of its interface, as [fe80::1%2]:5035")
+        }
+        SocketAddr::V4(_) | SocketAddr::V6(_) => None,
+    }
+}
+
 /// The interface of a link-local address.
 fn scope(address: SocketAddr) -> u32 {
     match address {
@@ -78,6 +90,16 @@ mod tests {
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn where_nobody_can_connect_is_no_place_to_listen() {
+        for wrong in ["224.0.0.1:5035", "255.255.255.255:5035", "[ff02::1]:5035", "[fe80::1]:5035"] {
+            assert!(no_place_to_listen(wrong.parse().unwrap()).is_some(), "{wrong}");
+        }
+        for right in ["0.0.0.0:5035", "[::]:5035", "127.0.0.1:0", "192.0.2.255:1", "[fe80::1%2]:5035", "[fd00::1]:7"] {
+            assert_eq!(no_place_to_listen(right.parse().unwrap()), None, "{right}");
+        }
     }
 
     #[test]

@@ -78,7 +78,12 @@ pub fn command() -> Command {
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "it is an address with port, as 127.0.0.1:5035 or [::]:5035".to_owned())
+    let address: SocketAddr =
+        text.parse().map_err(|_| "it is an address with port, as 127.0.0.1:5035 or [::]:5035".to_owned())?;
+    match super::addresses::no_place_to_listen(address) {
+        Some(why) => Err(format!("it {why}")),
+        None => Ok(address),
+    }
 }
 
 /// Reads the command line, `arguments` beginning with the program's name. Errors: [`ExitCode::Usage`].

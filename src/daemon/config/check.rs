@@ -10,6 +10,8 @@ use nix::unistd::Group;
 
 use super::{Arguments, Config, DEFAULT_FILE};
 use crate::daemon::exit::{ExitCode, Fatal};
+use crate::daemon::store_tools::store_error;
+use crate::store::{self, OpenErrorKind};
 
 /// The command that changes where the packaged service listens.
 pub const LISTEN_COMMAND: &str = "cpd-listen";
@@ -38,7 +40,7 @@ pub fn check(arguments: &Arguments, root: &Path) -> Result<Report, Fatal> {
     let config = Config::load(arguments)?;
     let handed = Handed::by_units(arguments, root);
     let mut report = Report { lines: lines(arguments, &config, handed), warnings: config.warnings.clone() };
-    store(&config)?;
+    store(arguments, &config)?;
     if !handed.control {
         control(&config, &mut report)?;
     } else if config.asks_for("control.socket") && config.control_socket != Config::default().control_socket {
@@ -116,20 +118,22 @@ fn list(addresses: &[SocketAddr]) -> String {
 }
 
 /// Of a store somewhere that somebody has named: the default folder is made by the package or by systemd.
-fn store(config: &Config) -> Result<(), Fatal> {
-    if !config.asks_for("store.path") {
+fn store(arguments: &Arguments, config: &Config) -> Result<(), Fatal> {
+    let path = &config.store_path;
+    let asked = config.asks_for("store.path");
+    if let Some(folder) = missing_folder(path, config) {
+        let said = format!("store.path: {}: the store's folder does not exist", folder.display());
+        return if asked { Err(Fatal::new(ExitCode::CannotCreate, said)) } else { Ok(()) };
+    }
+    if !path.parent().is_some_and(Path::exists) {
         return Ok(());
     }
-    let path = &config.store_path;
-    if path.is_dir() {
-        return Err(Fatal::new(ExitCode::CannotCreate, format!("store.path: {}: is not a file", path.display())));
-    }
-    match missing_folder(path, config) {
-        None => Ok(()),
-        Some(folder) => {
-            let said = format!("store.path: {}: the store's folder does not exist", folder.display());
-            Err(Fatal::new(ExitCode::CannotCreate, said))
+    match store::probe(path, config.data.is_some()) {
+        // Whoever asks need not be the one who may look there.
+        Err(error) if error.kind == OpenErrorKind::Permission || (error.kind == OpenErrorKind::System && !asked) => {
+            Ok(())
         }
+        found => found.map_err(|error| store_error(error, arguments)),
     }
 }
 
@@ -168,7 +172,7 @@ fn missing_folder(path: &Path, config: &Config) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -192,6 +196,7 @@ mod tests {
     fn what_a_start_would_end_with_is_told() {
         for (text, says) in [
             ("store.path = \"HERE\"", "is not a file"),
+            ("store.path = \"/dev/null\"", "is not a file"),
             ("store.path = \"HERE/none/cpd.db\"", "none: the store's folder does not exist"),
             ("store.path = \"HERE/cpd.toml/cpd.db\"", "cpd.toml: the store's folder does not exist"),
             ("control.socket = \"HERE/none/control.sock\"", "none does not exist"),
@@ -201,6 +206,26 @@ mod tests {
             assert_eq!(fatal.code, ExitCode::CannotCreate, "{text}");
             assert!(fatal.message.contains(says), "{fatal}");
         }
+        // As a start would, with its code: what is there is no store, or a store was there.
+        let root = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        let path = |name: &str| format!("store.path = {:?}\n", root.path().join(name));
+        std::fs::write(root.path().join("text"), "precious").unwrap();
+        symlink("nowhere", root.path().join("link")).unwrap();
+        drop(store::Store::open(&root.path().join("gone.db")).unwrap().load(|_| (), |_| ()).unwrap());
+        std::fs::remove_file(root.path().join("gone.db")).unwrap();
+        for (name, code) in [
+            ("text", ExitCode::DamagedStore),
+            ("gone.db", ExitCode::DamagedStore),
+            ("link", ExitCode::System),
+            (&"x".repeat(240), ExitCode::CannotCreate),
+        ] {
+            let fatal = checked(&path(name), &[], |_| {}).unwrap_err();
+            assert_eq!(fatal.code, code, "{fatal}");
+        }
+        let before = std::fs::read_dir(root.path()).unwrap().count();
+        assert!(checked(&path("new.db"), &[], |_| {}).is_ok());
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), before, "a check makes nothing");
         let report = checked("control.group = \"no-such-grp-x\"\n", &[], |_| {}).unwrap();
         assert!(report.warnings.len() == 1 && report.warnings[0].contains("no-such-grp-x"), "{report:?}");
         assert!(checked("store.path = \"HERE/cpd.db\"\n", &[], |_| {}).unwrap().warnings.is_empty());

@@ -418,6 +418,9 @@ fn addresses(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, String> {
     for item in list.iter() {
         let text = string(item.get_ref())?;
         let address: SocketAddr = text.parse().map_err(|_| format!("{} is not an address with port", quoted(text)))?;
+        if let Some(why) = super::addresses::no_place_to_listen(address) {
+            return Err(format!("{} {why}", quoted(text)));
+        }
         all.push(address);
     }
     Ok(all)

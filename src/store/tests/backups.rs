@@ -124,7 +124,7 @@ fn closing_ends_a_copy() {
     }
     rig.submit(Build::new(0).admin(1, AdminOp::BackupBegin));
     rig.writer.take().expect("is open").close();
-    assert!(!rig.folder.path().join("cpd.db-backup").exists());
+    assert!(!rig.folder.path().join("cpd.db.incomplete-backup").exists());
     assert_eq!(stored(&rig.folder).expect("opens").len(), 4000);
 }
 

@@ -152,9 +152,9 @@ fn a_migration_that_ends_after_any_of_its_steps_leaves_the_old_store_or_the_new_
     for (number, state) in states.iter().enumerate() {
         judge(state.path()).unwrap_or_else(|said| panic!("after step {number}: {said}"));
         // The copy was not on the disk yet, or in part, when the power went: it has not its name before it is.
-        if let Ok(copy) = fs::read(state.path().join("cpd.db-backup")) {
+        if let Ok(copy) = fs::read(state.path().join("cpd.db.incomplete-backup")) {
             for cut in [0, 100, copy.len() / 2] {
-                fs::write(state.path().join("cpd.db-backup"), &copy[..cut]).expect("writes");
+                fs::write(state.path().join("cpd.db.incomplete-backup"), &copy[..cut]).expect("writes");
                 judge(state.path()).unwrap_or_else(|said| panic!("after step {number}, cut at {cut}: {said}"));
             }
         }
@@ -189,7 +189,7 @@ fn each_step_that_fails_leaves_the_old_store() {
         })));
         let error = open(folder.path(), STEPS, faults).err().expect("has failed");
         assert!(error.message.contains("it is still of schema 1"), "{error}");
-        assert!(!folder.path().join("cpd.db-backup").exists(), "step {failing}");
+        assert!(!folder.path().join("cpd.db.incomplete-backup").exists(), "step {failing}");
         assert_eq!(version(&copied(folder.path()).path().join("cpd.db")), 1);
         judge(folder.path()).unwrap_or_else(|said| panic!("step {failing}: {said}"));
     }

@@ -85,9 +85,9 @@ fn a_read_only_file_system_is_named_where_sqlite_does_not() {
 #[test]
 fn a_folder_in_the_way_of_a_new_store_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::create_dir(folder.path().join("cpd.db-new")).expect("makes");
+    std::fs::create_dir(folder.path().join("cpd.db.incomplete-new")).expect("makes");
     let error = Store::open(&folder.path().join("cpd.db")).err().expect("is in the way");
-    assert!(error.message.contains("cpd.db-new"), "{error}");
+    assert!(error.message.contains("cpd.db.incomplete-new"), "{error}");
     assert!(!folder.path().join("cpd.db").exists());
 }
 

@@ -239,12 +239,16 @@ fn a_log_cut_anywhere_is_a_prefix_of_what_was_written() {
 #[test]
 fn leftovers_of_a_crash_are_deleted() {
     let folder = filled();
-    for name in ["cpd.db-backup", "cpd.db-new", "cpd.db-new-journal"] {
+    for name in ["cpd.db.incomplete-backup", "cpd.db.incomplete-new", "cpd.db.incomplete-new-journal"] {
         fs::write(folder.path().join(name), "half a file").expect("writes");
     }
+    // What somebody has put beside the store.
+    let theirs = ["cpd.db-backup", "cpd.db-new", "cpd.db.bak"];
+    theirs.iter().for_each(|name| fs::write(folder.path().join(name), "a copy").expect("writes"));
     assert_eq!(stored(&folder).expect("opens").len(), 300);
     let names: Vec<String> = files(&folder).into_iter().map(|(name, _)| name).collect();
-    assert!(!names.iter().any(|n| n.contains("-backup") || n.contains("-new")), "{names:?}");
+    assert!(!names.iter().any(|n| n.contains("incomplete")), "{names:?}");
+    assert!(theirs.iter().all(|name| names.iter().any(|n| n == name)), "{names:?}");
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn a_restored_store_has_what_was_restored_and_the_old_one_is_kept_with_its_log()
         restored.kept.iter().map(|path| path.file_name().expect("a name").to_string_lossy().into_owned()).collect();
     assert_eq!(kept, ["cpd.db.before-20270115T080000Z", "cpd.db.before-20270115T080000Z-wal"]);
     assert_eq!(fs::metadata(&store).expect("is there").mode() & 0o7777, 0o600);
-    assert!(!old.path().join("cpd.db-wal").exists() && !old.path().join("cpd.db-new").exists());
+    assert!(!old.path().join("cpd.db-wal").exists() && !old.path().join("cpd.db.incomplete-new").exists());
     let (users, ids, next) = contents(&store);
     assert_eq!((users, ids.len() as u64), (USERS, MESSAGES));
     assert!(next > IDS_APART + 70_000, "{next}");

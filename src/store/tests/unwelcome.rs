@@ -222,12 +222,12 @@ fn a_store_that_is_served_was_read_first() {
 #[test]
 fn a_copy_that_cannot_be_made_is_answered_and_another_may_follow() {
     let mut rig = Rig::start(closed(), |_| None);
-    let backup = rig.folder.path().join("cpd.db-backup");
+    let backup = rig.folder.path().join("cpd.db.incomplete-backup");
     fs::create_dir(&backup).expect("makes");
     rig.go(Build::new(0).admin(1, AdminOp::BackupBegin));
     let answer = rig.answer(1);
     let AdminAnswer::Failed(cause) = &answer else { panic!("{answer:?}") };
-    assert!(cause.starts_with("cannot copy the store: ") && cause.contains("cpd.db-backup: "), "{cause}");
+    assert!(cause.starts_with("cannot copy the store: ") && cause.contains("cpd.db.incomplete-backup: "), "{cause}");
     fs::remove_dir(&backup).expect("removes");
     rig.go(Build::new(0).admin(2, AdminOp::BackupBegin));
     assert!(matches!(rig.answer(2), AdminAnswer::Backup { .. }));
@@ -240,7 +240,7 @@ fn a_copy_that_the_disk_does_not_give_back_is_an_answer() {
     rig.go(Build::new(0).admin(1, AdminOp::BackupBegin));
     let AdminAnswer::Backup { backup, bytes } = rig.answer(1) else { panic!("no copy") };
     // Its file has no name; it is cut behind the store's back.
-    let held = format!("{} (deleted)", rig.folder.path().join("cpd.db-backup").display());
+    let held = format!("{} (deleted)", rig.folder.path().join("cpd.db.incomplete-backup").display());
     let mut descriptors = fs::read_dir("/proc/self/fd").expect("lists").map(|entry| entry.expect("an entry").path());
     let is_held = |path: &PathBuf| fs::read_link(path).is_ok_and(|file| file.to_string_lossy() == held);
     let descriptor = descriptors.find(is_held).expect("the copy is open");
