@@ -82,12 +82,18 @@ fn failed_logins_with_anything_behind_them_are_refused() {
 #[test]
 fn a_deadline_beyond_all_time_is_refused() {
     let good = record(b"USERbob\r\n");
-    // Five deadlines, downloads, failures, FIN, closing, idle time; bad PDUs, a first line, an LF that is owed.
-    let deadlines = good.len() - (5 * 8 + 4 + 3 + 8 + 3);
+    // Five deadlines, downloads, failures, FIN, closing, idle time; bad PDUs, a first line, an LF that is owed; what was
+    // taken of the output.
+    let deadlines = good.len() - (5 * 8 + 4 + 3 + 8 + 3 + 2);
     assert_eq!(good[deadlines..deadlines + 8], u64::MAX.to_le_bytes(), "no PDU has begun");
     let mut late = good.clone();
     late[deadlines..deadlines + 8].copy_from_slice(&(u64::MAX - 1).to_le_bytes());
     assert!(engine().thaw(&late, from(), 5).is_none());
+    let mut quick = good.clone();
+    let taken = good.len() - 2;
+    assert_eq!(good[taken..], [0, 0]);
+    quick[taken..].copy_from_slice(&(16 * 1024u16).to_le_bytes());
+    assert!(engine().thaw(&quick, from(), 5).is_none(), "with so much taken the timer had begun anew");
 }
 
 proptest! {
