@@ -406,7 +406,11 @@ fn refuse_strangers(path: &Path) -> Result<(), OpenError> {
     }
     let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
-    let Ok(file) = opened else { return Ok(()) };
+    let file = match opened {
+        Ok(file) => file,
+        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => return Ok(()),
+        Err(e) => return Err(system(path, "cannot open", &e)),
+    };
     if read_history(path)?.exists() {
         return Ok(());
     }
