@@ -23,9 +23,8 @@ use super::fd::Inherited;
 use super::logging::{Level, Line};
 use crate::proto::dfa::Dialect;
 
-/// What is asked of the kernel for each connection in bytes; it takes twice as much, to have room for its own books. The
-/// largest window of a download is four times as much, and what does not fit waits in cpd, 16 KiB of it. cpd.socket says
-/// the same.
+/// What is asked of the kernel for each connection, in bytes. The kernel doubles it, for its own bookkeeping (socket(7)).
+/// Replies that do not fit wait in cpd, 16 KiB of them, and then nothing more is read. cpd.socket asks for the same.
 pub const SEND_BUFFER_BYTES: usize = 32 * 1024;
 pub const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 

@@ -56,7 +56,7 @@ impl Place {
         let file = resolve(path)?;
         let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
         check_folder(&folder)?;
-        refuse_strangers(&file)?;
+        refuse_other_files(&file)?;
         let lock = lock::for_daemon(&with_suffix(&file, "-lock"), &file, waits)?;
         let had_log = fs::symlink_metadata(with_suffix(&file, "-wal")).is_ok();
         let history = read_history(&file)?;
@@ -372,7 +372,7 @@ pub fn check_folder(folder: &Path) -> Result<(), OpenError> {
 /// make a store where one is gone.
 pub fn probe(path: &Path, anew: bool) -> Result<(), OpenError> {
     let file = resolve(path)?;
-    refuse_strangers(&file)?;
+    refuse_other_files(&file)?;
     // The longest of the names that are made beside it.
     let beside = with_suffix(&file, &format!("{BACKUP_SUFFIX}-journal"));
     match fs::symlink_metadata(&beside) {
@@ -395,7 +395,7 @@ pub fn gone(file: &Path, history: &History) -> OpenError {
 
 /// Refuses what is no store before anything is done to it. Where the folder knows a store, the file is one, however damaged:
 /// what follows says better what is wrong with it.
-fn refuse_strangers(path: &Path) -> Result<(), OpenError> {
+fn refuse_other_files(path: &Path) -> Result<(), OpenError> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         // What cannot be looked at the next steps say.

@@ -41,11 +41,10 @@ impl Source {
             _ => system(path, "cannot read", e),
         };
         // Opening a pipe would wait for whoever writes into it.
-        let is_file = fs::metadata(name).map_err(|e| cannot(name, &e))?.is_file();
-        let file = if is_file { Some(File::open(name).map_err(|e| cannot(name, &e))?) } else { None };
-        let Some(file) = file.filter(|file| file.metadata().is_ok_and(|found| found.is_file())) else {
+        if !fs::metadata(name).map_err(|e| cannot(name, &e))?.is_file() {
             return Err(OpenError::new(OpenErrorKind::NoInput, format!("{}: is not a file", name.display())));
-        };
+        }
+        let file = File::open(name).map_err(|e| cannot(name, &e))?;
         let path = with_suffix(name, "-wal");
         let log = match File::open(&path) {
             Ok(log) if log.metadata().is_ok_and(|found| found.len() > 0) => Some(log),
