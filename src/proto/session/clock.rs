@@ -195,6 +195,7 @@ impl Session {
 pub(super) fn make_room(output: &mut Vec<u8>) {
     let free = output.capacity() - output.len();
     if free < REPLY_MAX_BYTES && output.len() >= OUTPUT_HIGH_WATER_BYTES / 2 {
-        output.reserve_exact(OUTPUT_HIGH_WATER_BYTES / 8 + REPLY_MAX_BYTES);
+        let all = OUTPUT_HIGH_WATER_BYTES + 2 * REPLY_MAX_BYTES;
+        output.reserve_exact(all.saturating_sub(output.len()).max(REPLY_MAX_BYTES));
     }
 }
