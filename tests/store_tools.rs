@@ -135,13 +135,21 @@ fn what_cannot_be_done_is_said_with_its_code() {
     let folder = daemon.folder.path().to_owned();
     let backup = folder.join("backup");
     daemon.cpctl(&["store", "backup", &show(&backup)], "");
-    for words in [&["--restore", &show(&backup)][..], &["--check-store"], &["--salvage", &show(&folder.join("new"))]] {
-        let ended = ends_with(&mut tool(&folder, words), 69);
-        assert!(ended.stderr.contains("a cpd that runs; stop it"), "{ended:?}");
+    let new = show(&folder.join("new"));
+    for lock in ["held", "held, and its file deleted"] {
+        for words in [&["--restore", &show(&backup)][..], &["--check-store"], &["--salvage", &new]] {
+            let ended = ends_with(&mut tool(&folder, words), 69);
+            assert!(ended.stderr.contains("a cpd that runs; stop it"), "{lock}: {ended:?}");
+        }
+        let _ = fs::remove_file(folder.join("data/cpd.db-lock"));
     }
     let folder = daemon.stop();
     let whole = fs::read(folder.path().join("data/cpd.db")).expect("a store");
     ends_with(&mut tool(folder.path(), &["--restore", "/nonexistent"]), 66);
+    for words in [&["--restore", "-"][..], &["--check-store=-"], &["--salvage", "-"]] {
+        ends_with(tool(folder.path(), words).current_dir(folder.path()), 64);
+        assert!(!folder.path().join("-").exists());
+    }
     let mut bytes = fs::read(&backup).expect("a backup");
     let at = bytes.windows(5).position(|w| w == b"hello").expect("the message");
     bytes[at] ^= 1;

@@ -3,6 +3,10 @@
 //! long as this runs, they wait with it. It closes every client's connection and tells administrators the cause, for a
 //! while, then the next one who connects starts cpd once more.
 //!
+//! A cpd that is killed at every start, or ends with a code that is not its own, does not fail: the manager starts it
+//! again every second, and nobody would be told anything. So its unit runs this program once it has ended
+//! (`ExecStopPost=`), which asks for the stand-in; who waits then is turned away, and the next start comes as before.
+//!
 //! A program of its own, because cpd may be what cannot be executed. It reads nothing that anybody sends.
 
 use std::io::Read;
@@ -12,12 +16,22 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
 use super::doors::{Doors, Stay, one_line, words};
 use super::fd;
 
 const SERVICE: &str = "cpd.service";
+const STAND_IN: &str = "cpd-failed.service";
+/// The argument with which `ExecStopPost=` of cpd.service runs this.
+const ENDED: &str = "--ended";
+/// How long nobody has served before those who wait for a cpd that is started again all the time are turned away.
+/// Shorter, and they are better off waiting for the next start.
+const NOBODY_SERVED: Duration = Duration::from_secs(2);
+/// How long that may take.
+const SWEEP: Duration = Duration::from_millis(500);
 /// Between two starts of a cpd that cannot start.
 const PAUSE: Duration = Duration::from_secs(20);
 const PAUSE_MAX: Duration = Duration::from_secs(600);
@@ -33,15 +47,30 @@ const NOBODY: u32 = 65534;
 
 /// The stand-in's main function.
 pub fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|argument| argument == ENDED) {
+        return after_an_end();
+    }
     let doors = fd::take_inherited().map(|inherited| Doors::of(&inherited)).unwrap_or_default();
     let end = End::ask();
-    if end.goes_on || end.may_pass() || already_stood_in(&runtime_folder(), &end) {
+    let Some(stay) = end.stay(since_boot()) else { return ExitCode::SUCCESS };
+    if already_stood_in(&runtime_folder(), &end) {
         return ExitCode::SUCCESS;
     }
     if drop_rights().is_err() {
         return ExitCode::FAILURE;
     }
-    doors.turn_away(&words(&end.cause()), Stay::Full(end.pause()));
+    doors.turn_away(&words(&end.cause()), stay);
+    ExitCode::SUCCESS
+}
+
+/// Of every end of cpd, a wanted one included: `$SERVICE_RESULT` and `$EXIT_STATUS`, systemd.exec(5). A cpd that ends
+/// with a code of its own has turned away who waited.
+fn after_an_end() -> ExitCode {
+    let end =
+        End { result: variable("SERVICE_RESULT"), exit_code: variable("EXIT_STATUS").parse().ok(), ..End::default() };
+    if end.may_pass() && !end.own_code() {
+        output(Command::new("systemctl").args(["start", "--no-block", STAND_IN]));
+    }
     ExitCode::SUCCESS
 }
 
@@ -52,6 +81,12 @@ struct End {
     invocation: String,
     /// cpd runs, or is about to.
     goes_on: bool,
+    /// The manager starts cpd again by itself.
+    again: bool,
+    /// When cpd last ceased to serve, since the system's start; zero if it has not served since then.
+    served_until: Duration,
+    /// What the manager is to do with cpd, and with this unit: numbers that grow, zero for nothing.
+    jobs: [u32; 2],
     /// The last status of cpd. When it ended with a code of its own, that is the cause.
     status: String,
     /// `exit-code`, `signal`, `timeout` and others of systemd.exec(5).
@@ -65,25 +100,49 @@ impl End {
         let mut end = End { result: variable("MONITOR_SERVICE_RESULT"), ..End::default() };
         end.exit_code = variable("MONITOR_EXIT_STATUS").parse().ok();
         end.invocation = variable("MONITOR_INVOCATION_ID");
-        let properties = "ActiveState,SubState,InvocationID,StatusText,Result,ExecMainStatus,CPUUsageNSec";
-        if let Some(text) = output(Command::new("systemctl").args(["show", "--property", properties, SERVICE])) {
+        let properties = "Job,ActiveState,SubState,InvocationID,StatusText,Result,ExecMainStatus,CPUUsageNSec,\
+                          ActiveExitTimestampMonotonic";
+        let text = output(Command::new("systemctl").args(["show", "--property", properties, SERVICE]));
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
             end.read(&text);
+        }
+        if let Some(text) = output(Command::new("systemctl").args(["show", "--property", "Job", STAND_IN])) {
+            end.jobs[1] = value(&text, "Job").parse().unwrap_or(0);
         }
         end
     }
 
     fn read(&mut self, properties: &str) {
-        for (key, value) in properties.lines().filter_map(|line| line.split_once('=')) {
-            match key {
-                "ActiveState" => self.goes_on = !matches!(value, "failed" | "inactive"),
-                "InvocationID" if !value.is_empty() => self.invocation = value.to_owned(),
-                "StatusText" => self.status = value.to_owned(),
-                "Result" => self.result = value.to_owned(),
-                "ExecMainStatus" => self.exit_code = value.parse().ok(),
-                "CPUUsageNSec" => self.processor_time = Duration::from_nanos(value.parse().unwrap_or(0)),
-                _ => {}
-            }
+        let (state, detail) = (value(properties, "ActiveState"), value(properties, "SubState"));
+        self.again = detail.contains("auto-restart") || detail == "stop-post" || detail.starts_with("final-");
+        self.goes_on = !self.again && !matches!(state, "failed" | "inactive" | "");
+        self.jobs[0] = value(properties, "Job").parse().unwrap_or(0);
+        let microseconds = value(properties, "ActiveExitTimestampMonotonic").parse().unwrap_or(0);
+        self.served_until = Duration::from_micros(microseconds);
+        let invocation = value(properties, "InvocationID");
+        if !invocation.is_empty() {
+            self.invocation = invocation.to_owned();
         }
+        self.status = value(properties, "StatusText").to_owned();
+        self.result = value(properties, "Result").to_owned();
+        self.exit_code = value(properties, "ExecMainStatus").parse().ok();
+        self.processor_time = Duration::from_nanos(value(properties, "CPUUsageNSec").parse().unwrap_or(0));
+    }
+
+    /// How long people are turned away, if at all; `now` is since the system's start.
+    fn stay(&self, now: Duration) -> Option<Stay> {
+        if self.again {
+            let waited = now.saturating_sub(self.served_until) >= NOBODY_SERVED;
+            return (waited && self.may_pass()).then_some(Stay::Pending(SWEEP));
+        }
+        (!self.goes_on && !self.may_pass() && !self.start_is_ordered()).then(|| Stay::Full(self.pause()))
+    }
+
+    /// Whether a start of cpd was asked for before this one: somebody has restarted it, and does not want to wait for
+    /// the pause to end. One that a client brings about comes later.
+    fn start_is_ordered(&self) -> bool {
+        let [cpd, own] = self.jobs;
+        cpd != 0 && cpd < own
     }
 
     /// Whether the manager starts cpd again by itself after such an end (`Restart=`, `RestartPreventExitStatus=`). That
@@ -95,9 +154,12 @@ impl End {
         }
     }
 
+    fn own_code(&self) -> bool {
+        self.result == "exit-code" && self.exit_code.is_some_and(|code| OWN_CODES.contains(&code))
+    }
+
     fn cause(&self) -> String {
-        let own = self.result == "exit-code" && self.exit_code.is_some_and(|code| OWN_CODES.contains(&code));
-        if own && !self.status.is_empty() {
+        if self.own_code() && !self.status.is_empty() {
             return one_line(&self.status);
         }
         let cause = match (self.result.as_str(), self.exit_code) {
@@ -105,6 +167,8 @@ impl End {
                 Some(meaning) => format!("{SERVICE} failed with {code}: {meaning}"),
                 None => format!("{SERVICE} failed with exit code {code}"),
             },
+            ("signal" | "core-dump", Some(number)) => format!("{SERVICE} was killed by {}", signal(number)),
+            ("timeout", _) => format!("{SERVICE} took too long to start or to stop, and was killed"),
             ("success" | "", _) => format!("{SERVICE} was not started, a unit that it needs has failed"),
             (result, _) => format!("{SERVICE} failed ({})", one_line(result)),
         };
@@ -134,6 +198,20 @@ fn by_systemd(code: u8) -> Option<&'static str> {
         _ if (201..=245).contains(&code) => "the service manager could not prepare it",
         _ => return None,
     })
+}
+
+fn signal(number: u8) -> String {
+    Signal::try_from(i32::from(number)).map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
+}
+
+/// The value of a property in what `systemctl show` prints, or nothing.
+fn value<'a>(properties: &'a str, key: &str) -> &'a str {
+    let lines = properties.lines().filter_map(|line| line.split_once('='));
+    lines.filter(|(name, _)| *name == key).map(|(_, value)| value).next_back().unwrap_or_default()
+}
+
+fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 fn runtime_folder() -> PathBuf {
@@ -218,7 +296,12 @@ mod tests {
     #[test]
     fn a_status_of_better_days_is_no_cause() {
         let end = told("ActiveState=failed\nResult=signal\nExecMainStatus=9\nStatusText=connections: 3\n");
-        assert_eq!(end.cause(), "cpd.service failed (signal); systemctl status cpd and journalctl -u cpd say more");
+        let more = "systemctl status cpd and journalctl -u cpd say more";
+        assert_eq!(end.cause(), format!("cpd.service was killed by SIGKILL; {more}"));
+        let end = told("ActiveState=failed\nResult=core-dump\nExecMainStatus=64\nStatusText=\n");
+        assert_eq!(end.cause(), format!("cpd.service was killed by signal 64; {more}"));
+        let end = told("ActiveState=failed\nResult=oom-kill\nExecMainStatus=9\nStatusText=\n");
+        assert_eq!(end.cause(), format!("cpd.service failed (oom-kill); {more}"));
         let end = told("ActiveState=failed\nResult=exit-code\nExecMainStatus=203\nStatusText=connections: 3\n");
         assert!(!end.cause().contains("connections"), "{}", end.cause());
     }
@@ -257,6 +340,38 @@ mod tests {
             assert!(!ended(result, code).may_pass(), "{result} {code}");
         }
         assert!(!End::default().may_pass());
+    }
+
+    #[test]
+    fn who_is_killed_at_every_start_is_swept_behind_after_two_seconds() {
+        let killed = |sub: &str, result: &str, code: u8| {
+            told(&format!(
+                "ActiveState=activating\nSubState={sub}\nResult={result}\nExecMainStatus={code}\n\
+                 ActiveExitTimestampMonotonic=60000000"
+            ))
+        };
+        let (soon, late) = (Duration::from_millis(61_999), Duration::from_secs(62));
+        for sub in ["stop-post", "auto-restart", "auto-restart-queued", "failed-before-auto-restart", "final-sigkill"] {
+            assert_eq!(killed(sub, "signal", 9).stay(soon), None, "{sub}");
+            assert_eq!(killed(sub, "signal", 9).stay(late), Some(Stay::Pending(SWEEP)), "{sub}");
+        }
+        assert_eq!(killed("auto-restart", "exit-code", 127).stay(late), Some(Stay::Pending(SWEEP)));
+        // The next start, or an end that somebody wanted.
+        assert_eq!(killed("start", "signal", 9).stay(late), None);
+        assert_eq!(killed("stop-post", "success", 0).stay(late), None);
+    }
+
+    #[test]
+    fn a_restart_that_somebody_has_ordered_is_not_kept_waiting() {
+        let failed = |cpd: u32, own: u32| {
+            let mut end = told("ActiveState=failed\nResult=exit-code\nExecMainStatus=65");
+            end.jobs = [cpd, own];
+            end.stay(Duration::from_secs(100))
+        };
+        assert_eq!(failed(7, 8), None);
+        for (cpd, own) in [(9, 8), (0, 8), (0, 0)] {
+            assert_eq!(failed(cpd, own), Some(Stay::Full(PAUSE)), "{cpd} {own}");
+        }
     }
 
     #[test]

@@ -22,6 +22,13 @@ pub fn run(arguments: &Arguments) -> Result<(), Fatal> {
     limit.map_err(|e| Fatal::new(ExitCode::System, format!("cannot take signals: {e}")))?;
     let fatal = |error: OpenError| store_error(error, arguments);
     let config = || Config::load(arguments);
+    if let Some(Tool::Restore(name) | Tool::CheckStore(Some(name)) | Tool::Salvage(name)) = &arguments.tool
+        && name == Path::new("-")
+    {
+        let said =
+            "a file has to be named, as its parts are not read or written in their order; ./- is one of that name";
+        return Err(Fatal::new(ExitCode::Usage, format!("-: {said}")));
+    }
     match &arguments.tool {
         None => Ok(()),
         Some(Tool::Restore(name)) => restore(&config()?, name, &fatal),

@@ -1,6 +1,7 @@
 //! Who works on a store: one cpd that serves it, or tools that do not serve. A cpd locks for itself alone, a tool together
 //! with others, so that whoever meets the lock sees which of both it is, and a process that was killed leaves no trace.
-//! Among themselves tools lock the folder.
+//! Among themselves tools lock the folder. Whoever deletes the lock's file deletes no lock of SQLite's, which a cpd that
+//! runs holds on the store itself: a tool looks at that as well, as it may not open the store by SQLite before it replaces it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -9,11 +10,18 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+
 use super::files::system;
 use super::{OpenError, OpenErrorKind};
 
 /// How long a cpd that is started waits for a tool.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// First byte and number of the bytes that SQLite locks (<https://www.sqlite.org/fileformat2.html#the_lock_byte_page>):
+/// PENDING_BYTE, RESERVED_BYTE and the 510 shared ones.
+const SQLITE_LOCKS: (i64, i64) = (0x4000_0000, 512);
 /// Pause between two looks at the lock.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -68,10 +76,27 @@ pub fn for_tool(path: &Path, folder: &Path, store: &Path, changes: bool) -> Resu
         Err(error) => return Err(error),
     };
     match lock.as_ref().map_or(Ok(()), File::try_lock_shared) {
+        Ok(()) if is_open_elsewhere(store) => Err(busy(store, "the store is held by a cpd that runs")),
         Ok(()) => Ok(ToolLock { _lock: lock, _folder: own }),
         Err(TryLockError::Error(e)) => Err(system(path, "cannot lock", &e)),
         Err(TryLockError::WouldBlock) => Err(busy(store, "the store is held by a cpd that runs")),
     }
+}
+
+/// Whether SQLite holds a lock on the file: it does as long as a store is open. What cannot be looked at is said by
+/// whoever opens it.
+fn is_open_elsewhere(store: &Path) -> bool {
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(store) else { return false };
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: SQLITE_LOCKS.0,
+        l_len: SQLITE_LOCKS.1,
+        l_pid: 0,
+    };
+    let asked: Result<_, Errno> = fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock));
+    asked.is_ok() && lock.l_type != libc::F_UNLCK as libc::c_short
 }
 
 fn open(path: &Path, changes: bool) -> Result<File, OpenError> {

@@ -101,6 +101,9 @@ fn the_stand_in_has_the_sockets_and_ends_with_a_restart() {
     assert_eq!((unit.one("Service", "Type"), unit.one("Unit", "StartLimitIntervalSec")), ("oneshot", "0"));
     // With its sandbox, and without where that is what fails; and should both fail, not again at once.
     let program = "/usr/libexec/cpd/cpd-failed";
+    // As root, which may ask for it; and should it be gone, cpd ends as well as ever.
+    assert_eq!(service.one("Service", "ExecStopPost"), format!("-+{program} --ended"));
+    assert!(unit.all("Unit", "RefuseManualStart").is_empty());
     assert_eq!(unit.all("Service", "ExecStart"), [format!("-{program}"), format!("+{program}")]);
     assert_eq!((unit.one("Service", "Restart"), unit.one("Service", "RestartSec")), ("on-failure", "20"));
     // It does not need what cpd may be missing: its user, its program, its folder.
