@@ -27,12 +27,14 @@ pub enum Fault {
     BlindStore,
     /// Logins are verified in the order in which they came.
     OneQueue,
+    /// A name at an address that it has logged in from counts, and waits, by itself alone.
+    OwnBucket,
     /// The event loop stands still once the store has done something.
     StuckLoop,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 12] = [
+    pub const ALL: [Fault; 13] = [
         Fault::EarlyReply,
         Fault::WeakSync,
         Fault::EarlyDelete,
@@ -44,6 +46,7 @@ impl Fault {
         Fault::DeafFolder,
         Fault::BlindStore,
         Fault::OneQueue,
+        Fault::OwnBucket,
         Fault::StuckLoop,
     ];
 
@@ -61,6 +64,7 @@ impl Fault {
             Fault::DeafFolder => "deaf-folder",
             Fault::BlindStore => "blind-store",
             Fault::OneQueue => "one-queue",
+            Fault::OwnBucket => "own-bucket",
             Fault::StuckLoop => "stuck-loop",
         }
     }

@@ -50,7 +50,7 @@ fn every_command_prints_text_for_people() {
     prints(
         &daemon,
         &["user", "show", "bob"],
-        "name        bob\nlocked      no\ncreated     2026-01-02T03:04:05Z\nlast login  -\nqueued      3\n",
+        "name        bob\nlocked      no\ncreated     2026-01-02T03:04:05Z\nlast login  -\nqueued      3\nthrottled   no\n",
     );
     prints(&daemon, &["user", "lock", "bob"], "user bob locked, 2 sessions ended\n");
     prints(&daemon, &["user", "unlock", "bob"], "user bob unlocked\n");
@@ -83,6 +83,18 @@ fn every_command_prints_text_for_people() {
          \u{20}7  -     [::1]:40000  cp        idle   2026-01-03T00:00:00Z  1m 5s\n",
     );
     prints(&daemon, &["session", "close", "7"], "session 7 closed\n");
+    prints(
+        &daemon,
+        &["throttle", "list"],
+        "USER  ADDRESS  FAILURES  ADDRESSES  UNTIL\n\
+         bob   any            50          3  2026-01-03T00:00:00Z\n",
+    );
+    prints(&daemon, &["throttle", "clear", "--all"], "all failed logins forgotten\n");
+    prints(
+        &daemon,
+        &["throttle", "clear", "--user", "bob", "--address", "2001:db8::/64"],
+        "failed logins for bob and from 2001:db8:: forgotten\n",
+    );
     let (code, out, err) = run(&mut daemon.cpctl(&["status"]));
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with("version                     0.1.0\nuptime                      1d 1h\n"), "{out}");
@@ -103,7 +115,7 @@ fn example(words: &[&'static str], file: &str) -> Vec<String> {
         Kind::Session => "7".to_owned(),
         _ => "bob".to_owned(),
     }));
-    let wanted = ["yes", "generate", "body"];
+    let wanted = ["yes", "generate", "body", "all"];
     line.extend(command.flags.iter().filter(|f| wanted.contains(&f.long)).map(|f| format!("--{}", f.long)));
     line
 }
@@ -257,6 +269,9 @@ fn usage_errors_are_2_and_ask_nothing() {
         (&["queue", "purge", "bob", "--older-than", "7"], "s, m, h, d and w"),
         (&["queue", "purge", "bob", "--id", "0"], "'0'"),
         (&["session", "close", "x"], "'x'"),
+        (&["throttle", "clear"], "--all"),
+        (&["throttle", "clear", "--all", "--user", "bob"], "--user"),
+        (&["throttle", "clear", "--address", "bob"], "an IP address"),
         (&["status", "--fast"], "--fast"),
         (&["user", "show", "\u{1b}[31m"], "\\u{1b}[31m"),
     ] {
@@ -368,6 +383,7 @@ fn lists_are_collected_page_by_page() {
         created: "2026-01-02T03:04:05Z".to_owned(),
         last_login: Some("2026-01-02T03:04:06Z".to_owned()),
         queued: u64::from(n),
+        throttled: None,
     };
     let daemon = FakeDaemon::start(move |request| match request {
         Request::UserList { after, .. } => {

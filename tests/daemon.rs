@@ -12,6 +12,8 @@ mod exhaustion;
 mod failures;
 #[path = "daemon/log.rs"]
 mod log;
+#[path = "daemon/logins.rs"]
+mod logins;
 mod running;
 #[path = "daemon/signals.rs"]
 mod signals;

@@ -206,3 +206,44 @@ fn a_flood_of_logins_keeps_nobody_out() {
         println!("proof: flood of logins: {told}");
     }
 }
+
+/// Users with all the sessions that they may have, from many addresses, leave places for addresses that are known.
+#[test]
+fn some_places_are_for_addresses_that_are_known() {
+    let mut settings = Settings::default();
+    settings.limits.connections = 100;
+    let mut engine = Engine::new(settings, 1, 0);
+    engine.load_known_address(OWNER);
+    // Who has logged in makes no way: here, as a predecessor's sessions.
+    let mut other = Engine::new(settings, 1, 0);
+    for engine in [&mut engine, &mut other] {
+        (0..10).for_each(|user| engine.load_user(name(&format!("u{user}"))));
+    }
+    let mut world = World { engine: other, ..World::new() };
+    let mut records = Vec::new();
+    for number in 0..95 {
+        let id = world.connect(AddressKey::V4(FLOOD + number), &format!("USERu{}\r\nPASSx\r\n", number % 10));
+        while let Some(batch) = world.engine.next_batch(world.now) {
+            let record = LoginRecord { hash: "x".to_owned(), locked: false, known_address: false };
+            let answer = Answer::Login { session: id, record: Ok(Some(Box::new(record))) };
+            world.engine.from_store(FromStore::Answers(vec![answer]), world.now);
+            let outcome = Outcome { inserts: true, no_room: false, deletes: true, epoch: 0 };
+            world.engine.from_store(FromStore::Done(batch, outcome), world.now);
+        }
+        let next = world.engine.next_verification(world.now).expect("a login");
+        world.engine.verified(next.session, true, None, world.now);
+        world.engine.sent(id, world.engine.output(id).len(), world.now);
+        let record = world.engine.freeze(id, world.now).expect("a record");
+        records.push((AddressKey::V4(FLOOD + number), record));
+    }
+    for (from, record) in &records {
+        engine.thaw(record, *from, 0).expect("taken up");
+    }
+    assert!(
+        engine.open(AddressKey::V4(FLOOD + 200), Dialect::Cp, 0).is_err(),
+        "a stranger took one of the last places"
+    );
+    for _ in 0..5 {
+        engine.open(OWNER, Dialect::Cp, 0).expect("a place for whom is known");
+    }
+}

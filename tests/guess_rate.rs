@@ -150,10 +150,32 @@ struct Attack {
     owner: (u64, u64),
 }
 
-/// The rules: no more guesses than the limits allow, which is a minute's worth at once and then as many in each minute,
-/// and an owner who gets in.
-fn faults(attack: Attack, a_minute: u64) -> Vec<String> {
-    let most = a_minute * (attack.minutes + 1);
+/// What an attack may have at once, and in each minute after that.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    at_once: f64,
+    a_minute: f64,
+}
+
+impl Share {
+    /// As many in each minute, and as many at once.
+    fn a_minute(number: u32) -> Share {
+        Share { at_once: f64::from(number), a_minute: f64::from(number) }
+    }
+
+    /// Half at once, and half in each day.
+    fn a_day(number: u32) -> Share {
+        Share { at_once: f64::from(number) / 2.0, a_minute: f64::from(number) / 2.0 / (24.0 * 60.0) }
+    }
+
+    fn in_minutes(self, minutes: u64) -> f64 {
+        self.at_once + self.a_minute * minutes as f64
+    }
+}
+
+/// The rules: no more guesses than the limits allow, and an owner who gets in.
+fn faults(attack: Attack, share: Share) -> Vec<String> {
+    let most = share.in_minutes(attack.minutes).ceil() as u64;
     let mut faults = Vec::new();
     if attack.guesses > most {
         faults.push(format!("{} guesses in {} minutes, at most {most} are promised", attack.guesses, attack.minutes));
@@ -199,8 +221,8 @@ fn attack(arena: &mut Arena, hours: u64, mut source: impl FnMut(usize) -> (Addre
 }
 
 /// That an attack was one: it got most of what it can get at all.
-fn is_earnest(attack: Attack, a_minute: u64) {
-    assert!(attack.guesses >= a_minute * attack.minutes * 9 / 10, "{attack:?}");
+fn is_earnest(attack: Attack, share: Share) {
+    assert!(attack.guesses as f64 >= share.in_minutes(attack.minutes) * 0.9 - 1.0, "{attack:?}");
 }
 
 fn report(what: &str, attack: Attack) {
@@ -220,17 +242,21 @@ fn one_address_gets_its_share_whomever_it_guesses_at() {
         let within = 0x2001_0db8_u128 << 96 | u128::from(number as u64);
         (AddressKey::of(IpAddr::V6(Ipv6Addr::from_bits(within))), format!("u{}", number % 500))
     };
-    let sources: [(&str, &Source); 3] = [
-        ("one address at one account", &one),
-        ("one address at 500 accounts", &many),
-        ("one IPv6 /64 at 500 accounts", &v6),
+    let by_address = Share::a_minute(limits.failures_per_address);
+    // An address has half of an account's.
+    let by_day = Share::a_day(limits.failures_per_user_day);
+    let half = Share { at_once: by_day.at_once / 2.0, ..by_day };
+    let sources: [(&str, &Source, Share); 3] = [
+        ("one address at one account", &one, half),
+        ("one address at 500 accounts", &many, by_address),
+        ("one IPv6 /64 at 500 accounts", &v6, by_address),
     ];
     let users: Vec<String> = (0..500).map(|number| format!("u{number}")).collect();
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
-    for (what, source) in sources {
+    for (what, source, share) in sources {
         let attack = attack(&mut Arena::new(limits, &users), hours().div_ceil(4), source);
-        assert_eq!(faults(attack, u64::from(limits.failures_per_address)), Vec::<String>::new(), "{what}");
-        is_earnest(attack, u64::from(limits.failures_per_address));
+        assert_eq!(faults(attack, share), Vec::<String>::new(), "{what}");
+        is_earnest(attack, share);
         report(what, attack);
     }
 }
@@ -238,18 +264,33 @@ fn one_address_gets_its_share_whomever_it_guesses_at() {
 #[test]
 fn a_thousand_addresses_together_get_no_more_at_one_account() {
     let limits = Limits::default();
-    let attack = attack(&mut Arena::new(limits, &["u0"]), hours(), |number| (address(number % 1000), "u0".to_owned()));
-    assert_eq!(faults(attack, u64::from(limits.failures_per_user)), Vec::<String>::new());
-    is_earnest(attack, u64::from(limits.failures_per_user));
-    report("1000 addresses at one account", attack);
+    let source = |number: usize| (address(number % 1000), "u0".to_owned());
+    let by_day = attack(&mut Arena::new(limits, &["u0"]), hours(), source);
+    let share = Share::a_day(limits.failures_per_user_day);
+    assert_eq!(faults(by_day, share), Vec::<String>::new());
+    is_earnest(by_day, share);
+    report("1000 addresses at one account", by_day);
+    // Where no day's limit comes first, a minute's is left.
+    let limits = Limits { failures_per_user_day: 1_000_000, ..limits };
+    let by_minute = attack(&mut Arena::new(limits, &["u0"]), hours().div_ceil(4), source);
+    let share = Share::a_minute(limits.failures_per_user);
+    assert_eq!(faults(by_minute, share), Vec::<String>::new());
+    is_earnest(by_minute, share);
+    report("1000 addresses at one account, without a limit for a day", by_minute);
 }
 
 #[test]
 fn without_limits_the_same_attack_is_reported() {
-    let limits = Limits { failures_per_address: u32::MAX, failures_per_user: u32::MAX, ..Limits::default() };
+    let most = u32::MAX;
+    let limits = Limits {
+        failures_per_address: most,
+        failures_per_user: most,
+        failures_per_user_day: most,
+        ..Limits::default()
+    };
     let default = Limits::default();
     let attack = attack_briefly(&mut Arena::new(limits, &["u0"]));
-    assert_eq!(faults(attack, u64::from(default.failures_per_user)).len(), 1, "the twin passes: {attack:?}");
+    assert_eq!(faults(attack, Share::a_minute(default.failures_per_user)).len(), 1, "the twin passes: {attack:?}");
     report("twin without limits, caught", attack);
 }
 
@@ -283,30 +324,46 @@ fn an_owner_who_is_not_remembered_is_locked_out_and_that_is_reported() {
         arena.pass(1000);
     }
     let attack = Attack { guesses: arena.guesses, minutes: 1, owner };
-    assert_eq!(faults(attack, 10).len(), 1, "the twin passes: {attack:?}");
+    assert_eq!(faults(attack, Share::a_day(limits.failures_per_user_day)).len(), 1, "the twin passes: {attack:?}");
     println!("proof: guess rate: twin of an owner at a new address: caught, in {} of {} times", owner.1, owner.0);
 }
 
 #[test]
 fn no_number_of_addresses_and_names_locks_an_owner_out() {
-    let mut arena = Arena::new(Limits::default(), &["u0"]);
+    let mut arena = Arena::new(Limits::default(), &["u0", "u1"]);
     assert!(arena.owner(HOME, "u0"), "in peace");
     arena.pass(MINUTE);
-    // Two buckets each, which is more than the tables hold, all at once; then nobody else gets through.
-    const TRIED: usize = 33_000;
+    // More than the tables hold, all at once.
+    const TRIED: usize = 70_000;
     for number in 0..TRIED {
         arena.guess(address(number), &format!("n{number}"));
     }
     for number in 0..1000 {
         arena.guess(address(TRIED + number), "u0");
     }
-    assert!(!arena.owner_meanwhile(AddressKey::V6(1), "u0"), "the tables are not full");
+    assert!(!arena.owner_meanwhile(AddressKey::V6(1), "u0"), "a stranger's guesses at u0 are not throttled");
+    assert!(arena.owner_meanwhile(AddressKey::V6(2), "u1"), "a newcomer whose name nobody has tried");
     let owner = (1, u64::from(arena.owner_meanwhile(HOME, "u0")));
     let attack = Attack { guesses: 0, minutes: 1, owner };
-    assert_eq!(faults(attack, 10), Vec::<String>::new());
+    assert_eq!(faults(attack, Share::a_minute(10)), Vec::<String>::new());
     arena.restart();
     assert!(arena.owner_meanwhile(HOME, "u0"), "after a restart");
+    assert!(!arena.owner_meanwhile(AddressKey::V6(3), "u0"), "the restart has forgotten the failures");
     println!(
-        "proof: guess rate: {TRIED} addresses and as many names at once: the owner got in, before and after a restart"
+        "proof: guess rate: {TRIED} addresses and as many names at once: the owner and a newcomer got in, the owner also \
+         after a restart"
     );
+}
+
+#[test]
+fn one_address_cannot_keep_a_newcomer_out() {
+    let mut arena = Arena::new(Limits::default(), &["u0"]);
+    for _ in 0..24 * 60 {
+        for _ in 0..20 {
+            arena.guess(address(1), "u0");
+        }
+        arena.pass(MINUTE);
+    }
+    assert!(arena.owner_meanwhile(address(2), "u0"), "the first login, from another address");
+    println!("proof: guess rate: 28800 attempts of one address in a day: a first login from another one gets in");
 }

@@ -36,7 +36,7 @@ impl Manager {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("cpd.toml");
         let text = "[auth]\nmemory_kib = 8\niterations = 1\n[limits]\nfailures_per_address = 3\n\
-                    queue_messages = 1000000\nqueue_messages_per_sender = 1000000\nmessage_age = \"365d\"\n";
+                    queue_messages = 1000000\nqueue_messages_per_sender = 1000000\nmessages_per_sender = 1000000\nmessages_per_sender_minute = 10000000\nmessage_age = \"365d\"\n";
         std::fs::write(&config, text).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/succession/manager.py");
         let mut command = Command::new("python3");

@@ -60,6 +60,9 @@ pub fn serve(announce: impl FnOnce(u16)) -> Result<(), String> {
             connections_per_address: CONNECTIONS,
             queue_messages: QUEUE,
             queue_messages_per_sender: QUEUE,
+            messages_per_sender: QUEUE,
+            messages_per_sender_minute: QUEUE,
+            sessions_per_user: CONNECTIONS,
             ..Limits::default()
         },
         ..Settings::default()

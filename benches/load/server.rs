@@ -73,6 +73,15 @@ impl Build {
     }
 }
 
+impl Build {
+    /// Whether it knows every key of that file.
+    fn takes(&self, config: &Path) -> bool {
+        let mut check = Command::new(&self.cpd);
+        check.arg("--check").arg("--config").arg(config).stdin(Stdio::null());
+        check.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+}
+
 /// How expensive a password is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hashing {
@@ -85,7 +94,9 @@ pub enum Hashing {
 pub fn cpd(build: &Build, folder: &Path, hashing: Hashing) -> Result<Server, String> {
     let address = free_address()?;
     let config = folder.join("cpd.toml");
-    fs::write(&config, configuration(address, hashing)).map_err(|e| format!("{}: {e}", config.display()))?;
+    let write = |newer| fs::write(&config, configuration(address, hashing, newer));
+    let written = write(true).and_then(|()| if build.takes(&config) { Ok(()) } else { write(false) });
+    written.map_err(|e| format!("{}: {e}", config.display()))?;
     let log = fs::File::create(folder.join(LOG)).map_err(|e| format!("{LOG}: {e}"))?;
     let begun = Instant::now();
     let mut process = Guard::spawn(
@@ -169,14 +180,21 @@ impl Drop for Server {
     }
 }
 
-fn configuration(address: SocketAddr, hashing: Hashing) -> String {
+/// `newer`: with the keys that 0.2.0 does not know.
+fn configuration(address: SocketAddr, hashing: Hashing, newer: bool) -> String {
     let auth = match hashing {
         Hashing::Cheap => "[auth]\nmemory_kib = 8\niterations = 1\n",
         Hashing::Default => "",
     };
+    let newer = match newer {
+        true => {
+            "sessions_per_user = 15000\nmessages_per_sender = 2147483648\nmessages_per_sender_minute = 2147483648\n"
+        }
+        false => "",
+    };
     format!(
         "[listen]\ncp = [\"{address}\"]\n{auth}[limits]\nconnections = 15000\nconnections_per_address = 15000\n\
-         queue_messages = 2147483648\nqueue_messages_per_sender = 2147483648\n[log]\ntarget = \"stderr\"\n"
+         queue_messages = 2147483648\nqueue_messages_per_sender = 2147483648\n{newer}[log]\ntarget = \"stderr\"\n"
     )
 }
 

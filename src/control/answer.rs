@@ -100,6 +100,10 @@ pub struct UserInfo {
     pub last_login: Option<String>,
     /// Messages that wait for this user.
     pub queued: u64,
+    /// Until when logins from where this user has not logged in before are refused, as too many have failed; `null`: they
+    /// are not. Versions before 0.3.0 do not know.
+    #[serde(default)]
+    pub throttled: Option<String>,
 }
 
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
@@ -139,6 +143,28 @@ pub struct SessionInfo {
     pub since: String,
     /// Since its last complete PDU.
     pub idle_seconds: u64,
+}
+
+/// The throttles in force that last longest.
+#[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
+pub struct Throttles {
+    pub throttles: Vec<ThrottleInfo>,
+    /// Whether there are more than were asked for.
+    pub more: bool,
+}
+
+/// Failed logins that keep others out: from `address` whoever they say they are; for `user` from wherever that user has not
+/// logged in before; where both are named, for that user from there, where it has.
+#[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
+pub struct ThrottleInfo {
+    pub user: Option<String>,
+    /// An IPv4 address, an IPv6 /64 or a local user's id.
+    pub address: Option<String>,
+    pub failures: u64,
+    /// How many addresses they came from; 16 stands for more, too.
+    pub addresses: u64,
+    /// When the next login is tried, if none fails before.
+    pub until: String,
 }
 
 /// A held copy of the store and its whole length.

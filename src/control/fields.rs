@@ -2,6 +2,7 @@
 //! request may hold a password.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -110,6 +111,15 @@ impl Fields {
         }
     }
 
+    /// An address, or a network as a throttle names it, if the field is there.
+    pub fn address(&mut self, name: &str) -> Result<Option<IpAddr>, ControlError> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        match address(&text) {
+            Some(address) => Ok(Some(address)),
+            None => Err(ControlError::new(ErrorCode::BadValue, format!("'{name}' is an IP address"))),
+        }
+    }
+
     /// The password to set, which must be there.
     pub fn password(&mut self, name: &str) -> Result<Password, ControlError> {
         let Some(value) = self.take(name) else { return Err(missing(name)) };
@@ -154,6 +164,12 @@ impl Fields {
             self.fields.push((name, value));
         }
     }
+}
+
+/// An IPv4 or IPv6 address; or one that stands for its /64, which is what is throttled.
+pub fn address(text: &str) -> Option<IpAddr> {
+    let (address, v6_only) = text.strip_suffix("/64").map_or((text, false), |address| (address, true));
+    address.parse().ok().filter(|address: &IpAddr| address.is_ipv6() || !v6_only)
 }
 
 /// What is missing, by name.

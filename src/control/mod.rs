@@ -9,7 +9,7 @@
 
 pub mod answer;
 pub mod error;
-mod fields;
+pub mod fields;
 pub mod frame;
 pub mod password;
 pub mod request;

@@ -1,6 +1,8 @@
 //! What an administrator can ask of the daemon. One table, [`COMMANDS`], says which commands there are and which fields
 //! each takes; parsing goes by it, and so do the documents' tests.
 
+use std::net::IpAddr;
+
 use serde::Serializer;
 use serde::ser::SerializeMap;
 
@@ -52,6 +54,10 @@ pub enum Request {
     SessionList { after: u64, limit: u32 },
     /// Answered by [`super::answer::Done`].
     SessionClose { id: u64 },
+    /// Those that last longest. Answered by [`super::answer::Throttles`].
+    ThrottleList { limit: u32 },
+    /// Forgets the failed logins of a user, of an address, or, without either, all. Answered by [`super::answer::Done`].
+    ThrottleClear { user: Option<Username>, address: Option<IpAddr> },
     /// Whether anybody is there. Answered by [`super::answer::Pong`].
     Ping,
     /// Answered by [`super::answer::Status`]; `details`: with where the daemon listens and by which configuration, which
@@ -65,6 +71,21 @@ pub struct PurgeFilter {
     pub id: Option<u64>,
     pub from: Option<Username>,
     pub older_than_seconds: Option<u64>,
+}
+
+impl PurgeFilter {
+    fn serialize_into<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        if let Some(id) = self.id {
+            map.serialize_entry("id", &id)?;
+        }
+        if let Some(from) = self.from {
+            map.serialize_entry("from", from.as_str())?;
+        }
+        if let Some(seconds) = self.older_than_seconds {
+            map.serialize_entry("older_than_seconds", &seconds)?;
+        }
+        Ok(())
+    }
 }
 
 /// A command of the control protocol.
@@ -131,6 +152,10 @@ pub const COMMANDS: &[CommandShape] = &[
         Ok(Request::SessionList { after, limit: limit(f)? })
     }),
     shape("session.close", &["id"], true, |f| Ok(Request::SessionClose { id: number(f, "id")? })),
+    shape("throttle.list", &["limit"], false, |f| Ok(Request::ThrottleList { limit: limit(f)? })),
+    shape("throttle.clear", &["user", "address"], true, |f| {
+        Ok(Request::ThrottleClear { user: f.username("user")?, address: f.address("address")? })
+    }),
     shape("ping", &[], false, |_| Ok(Request::Ping)),
     shape("status", &["details"], false, |f| Ok(Request::Status { details: f.switch("details")? })),
 ];
@@ -181,6 +206,8 @@ impl Request {
             Request::StoreShrink => "store.shrink",
             Request::SessionList { .. } => "session.list",
             Request::SessionClose { .. } => "session.close",
+            Request::ThrottleList { .. } => "throttle.list",
+            Request::ThrottleClear { .. } => "throttle.clear",
             Request::Ping => "ping",
             Request::Status { .. } => "status",
         }
@@ -235,15 +262,7 @@ impl Request {
             }
             Request::QueuePurge { user, which } => {
                 map.serialize_entry("user", user.as_str())?;
-                if let Some(id) = which.id {
-                    map.serialize_entry("id", &id)?;
-                }
-                if let Some(from) = which.from {
-                    map.serialize_entry("from", from.as_str())?;
-                }
-                if let Some(seconds) = which.older_than_seconds {
-                    map.serialize_entry("older_than_seconds", &seconds)?;
-                }
+                which.serialize_into(&mut map)?;
             }
             Request::StoreBackupRead { backup, offset } => {
                 map.serialize_entry("backup", backup)?;
@@ -259,6 +278,15 @@ impl Request {
                 map.serialize_entry("limit", limit)?;
             }
             Request::SessionClose { id } => map.serialize_entry("id", id)?,
+            Request::ThrottleList { limit } => map.serialize_entry("limit", limit)?,
+            Request::ThrottleClear { user, address } => {
+                if let Some(user) = user {
+                    map.serialize_entry("user", user.as_str())?;
+                }
+                if let Some(address) = address {
+                    map.serialize_entry("address", &address.to_string())?;
+                }
+            }
             Request::Status { details } => {
                 if *details {
                     map.serialize_entry("details", details)?;

@@ -9,6 +9,7 @@ use super::table::{COMMANDS, Command, GROUPS, Kind};
 use super::target::parse_timeout;
 use super::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT, age};
 use crate::control::NAME_RULE;
+use crate::control::fields::address;
 use crate::proto::types::Username;
 
 /// Where the options of every command stand in its help: behind its own.
@@ -110,6 +111,9 @@ fn valued(arg: Arg, kind: Kind) -> Arg {
         Kind::Message => arg.value_parser(value_parser!(u64).range(1..)),
         Kind::Session => arg.value_parser(value_parser!(u64)),
         Kind::Age => arg.value_parser(age::parse),
+        Kind::Address => {
+            arg.value_parser(|text: &str| address(text).ok_or("an IP address is needed, as 192.0.2.1 or 2001:db8::1"))
+        }
         Kind::File => arg.value_parser(value_parser!(PathBuf)),
     }
 }

@@ -18,6 +18,7 @@ mod signals;
 mod status;
 pub mod table;
 mod target;
+mod throttle;
 mod typed;
 
 use std::ffi::OsString;

@@ -81,6 +81,13 @@ pub(super) fn user_show(context: &Context, arguments: &ArgMatches) -> Outcome {
             ("created", user.created.clone()),
             ("last login", user.last_login.as_deref().unwrap_or(NOTHING).to_owned()),
             ("queued", user.queued.to_string()),
+            (
+                "throttled",
+                user.throttled.as_ref().map_or_else(
+                    || yes(false),
+                    |until| format!("until {until}, but for where it has logged in before"),
+                ),
+            ),
         ])
     }))
 }

@@ -3,7 +3,7 @@
 use clap::ArgMatches;
 
 use super::exit::Failure;
-use super::{Context, Output, backup, run, status};
+use super::{Context, Output, backup, run, status, throttle};
 use crate::control::request;
 
 /// What an argument or a flag's value must be.
@@ -19,6 +19,8 @@ pub enum Kind {
     Age,
     /// A path.
     File,
+    /// An IP address.
+    Address,
 }
 
 /// A positional argument; always required.
@@ -75,6 +77,7 @@ pub const GROUPS: &[(&str, &str)] = &[
     ("queue", "Queues: messages that wait for their recipients"),
     ("store", "The store: copy, check and shrink"),
     ("session", "Sessions: who is connected"),
+    ("throttle", "Throttles: who is kept out, as too many logins have failed"),
 ];
 
 const NAME: Argument = Argument { name: "NAME", kind: Kind::Name, help: "The user's name" };
@@ -89,7 +92,7 @@ const PASSWORD_STDIN: Flag =
 const GENERATE: Flag = switch("generate", "Make a password and print it", &["password-stdin"]);
 const YES: Flag = switch("yes", "Do not ask first", &[]);
 
-const USER_FIELDS: &[&str] = &["name", "locked", "created", "last_login", "queued"];
+const USER_FIELDS: &[&str] = &["name", "locked", "created", "last_login", "queued", "throttled"];
 
 /// Every command, in the order of the help.
 pub const COMMANDS: &[Command] = &[
@@ -261,6 +264,35 @@ pub const COMMANDS: &[Command] = &[
         json: &["id"],
         list: false,
         run: run::session_close,
+    },
+    Command {
+        words: &["throttle", "list"],
+        about: "List the users and addresses whose logins are refused, as too many have failed",
+        arguments: &[],
+        flags: &[],
+        sends: &["throttle.list"],
+        json: &["throttles", "more"],
+        list: false,
+        run: throttle::list,
+    },
+    Command {
+        words: &["throttle", "clear"],
+        about: "Forget failed logins: of a user, of an address, or all",
+        arguments: &[],
+        flags: &[
+            Flag { long: "user", value: Some(("NAME", Kind::Name)), help: "Those for this user", conflicts: &["all"] },
+            Flag {
+                long: "address",
+                value: Some(("ADDRESS", Kind::Address)),
+                help: "Those from this IP address (IPv6: from its /64)",
+                conflicts: &["all"],
+            },
+            switch("all", "All of them", &["user", "address"]),
+        ],
+        sends: &["throttle.clear"],
+        json: &["user", "address"],
+        list: false,
+        run: throttle::clear,
     },
     Command {
         words: &["ping"],

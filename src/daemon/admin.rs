@@ -3,10 +3,13 @@
 
 mod render;
 
+use std::net::IpAddr;
+
 use super::control_conn::Peer;
 use super::logging::Line;
 use crate::control::{self, BACKUP_CHUNK_BYTES, ControlError, ErrorCode, Request};
 use crate::engine::events::{AdminRequest, AdminResult, PurgeFilter};
+use crate::engine::port::AddressKey;
 use crate::proto::types::{Password, Username};
 
 pub use self::render::{Context, Details, pong, render};
@@ -66,6 +69,7 @@ enum Expected {
         after: u64,
     },
     Sessions,
+    Throttles,
     Backup,
     Chunk,
     Checked,
@@ -83,6 +87,7 @@ struct About {
     backup: Option<u64>,
     which: control::PurgeFilter,
     keep_sessions: bool,
+    address: Option<IpAddr>,
 }
 
 impl Asked {
@@ -135,6 +140,10 @@ fn translate(request: Request, wall_seconds: u64) -> (Expected, Task) {
         Request::StoreShrink => (Expected::Shrunk, AdminRequest::Shrink),
         Request::SessionList { after, limit } => (Expected::Sessions, AdminRequest::SessionList { after, limit }),
         Request::SessionClose { id } => (Expected::Done, AdminRequest::SessionClose { serial: id }),
+        Request::ThrottleList { limit } => (Expected::Throttles, AdminRequest::ThrottleList { limit }),
+        Request::ThrottleClear { user, address } => {
+            (Expected::Done, AdminRequest::ThrottleClear { user, address: address.map(AddressKey::of) })
+        }
         Request::Ping => return (Expected::Done, Task::Ping),
         Request::Status { details } => (Expected::Status { details }, AdminRequest::Status),
     };
@@ -157,12 +166,14 @@ fn about(request: &Request) -> About {
             About { backup: Some(*backup), ..About::default() }
         }
         Request::SessionClose { id } => About { session: Some(*id), ..About::default() },
+        Request::ThrottleClear { user, address } => About { user: *user, address: *address, ..About::default() },
         Request::UserList { .. }
         | Request::QueueList { .. }
         | Request::StoreBackup
         | Request::StoreCheck { .. }
         | Request::StoreShrink
         | Request::SessionList { .. }
+        | Request::ThrottleList { .. }
         | Request::Ping
         | Request::Status { .. } => About::default(),
     }
@@ -173,7 +184,7 @@ pub fn log_line(asked: &Asked, peer: Peer, result: &AdminResult) -> Option<Line>
     if !asked.changes {
         return None;
     }
-    let About { user, session, backup, which, keep_sessions } = asked.about;
+    let About { user, session, backup, which, keep_sessions, address } = asked.about;
     let mut line = Line::new("admin").field("cmd", asked.command);
     if let Some(user) = user {
         line = line.field("user", user);
@@ -187,6 +198,9 @@ pub fn log_line(asked: &Asked, peer: Peer, result: &AdminResult) -> Option<Line>
     }
     if let Some(from) = which.from {
         line = line.field("from", from);
+    }
+    if let Some(address) = address {
+        line = line.field("addr", address);
     }
     if keep_sessions {
         line = line.field("keep_sessions", true);
@@ -232,6 +246,7 @@ fn outcome(asked: &Asked, result: &AdminResult) -> Result<Effect, ControlError> 
         | AdminResult::Queues { .. }
         | AdminResult::Messages { .. }
         | AdminResult::Sessions { .. }
+        | AdminResult::Throttles { .. }
         | AdminResult::Backup { .. }
         | AdminResult::Bytes(_)
         | AdminResult::Checked { .. }

@@ -7,18 +7,24 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::conn::Clients;
 use super::logging::{Line, Logger, Repeated};
 use super::spelling;
-use crate::engine::events::{Event, Limit};
+use crate::engine::events::{Ended, Event, Guessing, Limit, TooMany};
 use crate::engine::port::{AddressKey, SessionId};
 use crate::proto::session::NEVER;
-use crate::proto::types::Millis;
+use crate::proto::types::{Millis, Username};
 
 /// A limit that is reached over and over is logged once in this time, then counted.
 const QUIET_MS: Millis = 10_000;
+
+/// Addresses whose failed logins are counted apart instead of logged one by one; those of all others beyond are counted
+/// together.
+const FAILING_MAX: usize = 4096;
 
 #[derive(Debug)]
 pub struct Journalist {
     logger: Logger,
     limits: HashMap<Limit, Repeated>,
+    /// Of addresses that are throttled, by address; the name is the last one that was tried.
+    failing: HashMap<Option<AddressKey>, (Repeated, Username)>,
     accept: Repeated,
     /// When the counts of what was not logged are looked at again.
     due: Millis,
@@ -26,7 +32,7 @@ pub struct Journalist {
 
 impl Journalist {
     pub fn new(logger: Logger) -> Journalist {
-        Journalist { logger, limits: HashMap::new(), accept: Repeated::new(QUIET_MS), due: 0 }
+        Journalist { logger, limits: HashMap::new(), failing: HashMap::new(), accept: Repeated::new(QUIET_MS), due: 0 }
     }
 
     /// When [`Journalist::settle`] is to be called.
@@ -41,13 +47,36 @@ impl Journalist {
             Event::LoggedIn { session, user } => {
                 self.logger.info(with_peer(Line::new("login").field("user", user), *session, clients, None));
             }
-            Event::LoginFailed { session, name, from } => {
-                let line = Line::new("auth failure").field("user", name);
-                self.logger.warn(with_peer(line, *session, clients, Some(*from)));
+            Event::LoginFailed { session, login } => self.failed(*session, *login, clients, now),
+            Event::Throttled { session, login } => {
+                let limit = match login.too_many {
+                    TooMany::Address => Limit::FailuresPerAddress,
+                    TooMany::Name => Limit::FailuresPerUser,
+                };
+                if let Some(more) = self.hit(limit, now) {
+                    let line = Line::new("limit reached").field("limit", limit.key()).field("more", more);
+                    let line = line.field("user", login.name);
+                    self.logger.warn(with_peer(line, *session, clients, Some(login.from)));
+                }
             }
-            Event::Limit(limit) => {
+            Event::Guessing(Guessing { name, failures, addresses }) => {
+                let line = Line::new("guessing").field("user", name).field("failures", failures);
+                self.logger.warn(line.field("addresses", addresses));
+            }
+            Event::UserFull { session, login } => {
+                if let Some(more) = self.hit(Limit::SessionsPerUser, now) {
+                    let line = Line::new("limit reached").field("limit", Limit::SessionsPerUser.key());
+                    let line = line.field("more", more).field("user", login.name);
+                    self.logger.warn(with_peer(line, *session, clients, Some(login.from)));
+                }
+            }
+            Event::Limit { limit, user } => {
                 if let Some(more) = self.hit(*limit, now) {
-                    self.logger.warn(Line::new("limit reached").field("limit", limit.key()).field("more", more));
+                    let line = Line::new("limit reached").field("limit", limit.key()).field("more", more);
+                    self.logger.warn(match user {
+                        Some(user) => line.field("user", user),
+                        None => line,
+                    });
                 }
             }
             Event::MadeWay { session, from } => {
@@ -59,6 +88,21 @@ impl Journalist {
             Event::Expired { messages } => {
                 self.logger.info(Line::new("messages expired").field("messages", messages));
             }
+        }
+    }
+
+    /// A line for each, and for an address that is throttled one in `QUIET_MS`, with the number of the others.
+    fn failed(&mut self, session: SessionId, login: Ended, clients: &Clients, now: Millis) {
+        let line = Line::new("auth failure").field("user", login.name);
+        if !login.address_is_full {
+            return self.logger.warn(with_peer(line, session, clients, Some(login.from)));
+        }
+        let known = self.failing.len() < FAILING_MAX || self.failing.contains_key(&Some(login.from));
+        let key = known.then_some(login.from);
+        let (repeated, last) = self.failing.entry(key).or_insert((Repeated::new(QUIET_MS), login.name));
+        *last = login.name;
+        if let Some(more) = repeated.hit(now) {
+            self.logger.warn(with_peer(line, session, clients, Some(login.from)).field("more", more));
         }
     }
 
@@ -88,7 +132,14 @@ impl Journalist {
         if let Some(more) = self.accept.settle(now) {
             self.logger.warn(Line::new("accepting paused").field("more", more));
         }
-        if self.accept.is_counting() || self.limits.values().any(Repeated::is_counting) {
+        for (from, (repeated, name)) in &mut self.failing {
+            if let Some(more) = repeated.settle(now) {
+                let line = with_address(Line::new("auth failure").field("user", name), *from);
+                self.logger.warn(line.field("more", more));
+            }
+        }
+        self.failing.retain(|_, (repeated, _)| repeated.is_counting() || repeated.is_quiet(now));
+        if !self.failing.is_empty() || self.accept.is_counting() || self.limits.values().any(Repeated::is_counting) {
             self.due = now + QUIET_MS;
         }
         true
@@ -101,6 +152,10 @@ fn with_peer(line: Line, session: SessionId, clients: &Clients, from: Option<Add
         let line = line.field("addr", spelling::of_host(peer)).field("port", peer.port());
         return line.field("listener", dialect.name());
     }
+    with_address(line, from)
+}
+
+fn with_address(line: Line, from: Option<AddressKey>) -> Line {
     match from {
         Some(AddressKey::V4(bits)) => line.field("addr", Ipv4Addr::from_bits(bits)),
         Some(AddressKey::V6(bits)) => line.field("addr", Ipv6Addr::from_bits(u128::from(bits) << 64)),

@@ -284,7 +284,8 @@ impl Repeated {
         self.counted > 0
     }
 
-    fn is_quiet(&self, now: Millis) -> bool {
+    /// Whether what happens now is counted only.
+    pub fn is_quiet(&self, now: Millis) -> bool {
         self.logged_at.is_some_and(|at| now < at.saturating_add(self.quiet))
     }
 }

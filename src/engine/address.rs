@@ -1,6 +1,7 @@
 //! What an address counts as in limits and throttles (docs/protocol.md section 5).
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What an address counts as: an IPv4 address, an IPv6 /64, or a local user.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -31,6 +32,16 @@ impl AddressKey {
         match prefix >> 48 == SIX_TO_FOUR {
             true => AddressKey::V4((prefix >> 16) as u32),
             false => AddressKey::V6(prefix),
+        }
+    }
+}
+
+impl fmt::Display for AddressKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AddressKey::V4(bits) => Ipv4Addr::from_bits(*bits).fmt(f),
+            AddressKey::V6(bits) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(*bits) << 64)),
+            AddressKey::Local(uid) => write!(f, "uid {uid}"),
         }
     }
 }

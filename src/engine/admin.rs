@@ -3,8 +3,8 @@
 
 use super::Engine;
 use super::core::Core;
-use super::events::{AdminRequest, AdminResult, PurgeFilter, SessionRow, Status};
-use super::port::{AdminAnswer, AdminOp, MessageRow, Op, RequestId};
+use super::events::{AdminRequest, AdminResult, PurgeFilter, SessionRow, Status, UserState};
+use super::port::{AdminAnswer, AdminOp, MessageRow, Op, RequestId, UserRow};
 use super::queues::{Purged, first_by_key};
 use crate::proto::download::MessageId;
 use crate::proto::types::{Millis, Username};
@@ -84,6 +84,22 @@ impl Engine {
                 self.core.ask(request, Pending::Plain, AdminOp::Check { after, limit });
             }
             AdminRequest::SessionList { after, limit } => self.list_sessions(request, after, limit as usize, now),
+            AdminRequest::ThrottleList { limit } => {
+                let (throttle, limits) = (self.core.logins.throttle(), &self.core.limits);
+                let (rows, more) = throttle.list(limits, limit as usize, now);
+                self.core.answer(request, AdminResult::Throttles { rows, more });
+            }
+            AdminRequest::ThrottleClear { user, address } => {
+                let throttle = self.core.logins.throttle();
+                match (user, address) {
+                    (None, None) => throttle.clear(),
+                    _ => {
+                        user.into_iter().for_each(|user| throttle.clear_name(user));
+                        address.into_iter().for_each(|address| throttle.clear_address(address));
+                    }
+                }
+                self.core.answer(request, AdminResult::Done);
+            }
             AdminRequest::SessionClose { serial } => {
                 let found = self.kick(|slot| slot.id().serial == serial) > 0;
                 self.core.answer(request, if found { AdminResult::Done } else { AdminResult::NoSuchSession });
@@ -99,7 +115,7 @@ impl Engine {
     }
 
     /// The store's answer to what was asked of it.
-    pub(super) fn admin_answer(&mut self, request: RequestId, answer: AdminAnswer) {
+    pub(super) fn admin_answer(&mut self, request: RequestId, answer: AdminAnswer, now: Millis) {
         let Some(pending) = self.core.pending.remove(&request) else {
             return;
         };
@@ -136,8 +152,7 @@ impl Engine {
             (Pending::Users { limit }, AdminAnswer::Users(mut users)) => {
                 let more = users.len() > limit;
                 users.truncate(limit);
-                let queued = |name| self.core.queues.queued(name);
-                AdminResult::Users { rows: users.into_iter().map(|u| (u.clone(), queued(u.name))).collect(), more }
+                AdminResult::Users { rows: users.into_iter().map(|row| self.core.user_state(row, now)).collect(), more }
             }
             (Pending::Messages { more }, AdminAnswer::Messages(rows)) => AdminResult::Messages { rows, more },
             (_, AdminAnswer::Done) => AdminResult::Done,
@@ -248,6 +263,11 @@ impl Engine {
 impl Core {
     pub(super) fn answer(&mut self, request: RequestId, result: AdminResult) {
         self.results.push_back((request, result));
+    }
+
+    fn user_state(&mut self, row: UserRow, now: Millis) -> UserState {
+        let throttled = self.logins.throttle().of_name(row.name, &self.limits, now).map(|one| one.until);
+        UserState { queued: self.queues.queued(row.name), throttled, row }
     }
 
     fn ask(&mut self, request: RequestId, pending: Pending, op: AdminOp) {

@@ -19,7 +19,7 @@ impl Engine {
                 let record: Option<Box<LoginRecord>> = record.ok().flatten();
                 self.core.logins.looked_up(session, record);
             }
-            Answer::Admin { request, answer } => self.admin_answer(request, answer),
+            Answer::Admin { request, answer } => self.admin_answer(request, answer, now),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::admin::Pending;
+use super::counts::Counts;
 use super::events::{AdminResult, Counters, Event, Limit};
 use super::logins::Logins;
 use super::port::{AddressKey, Op, Origin, RequestId, SessionId};
@@ -21,6 +22,8 @@ pub(super) struct Core {
     pub queues: Queues,
     pub work: Work,
     pub logins: Logins,
+    /// Sessions that have logged in.
+    pub per_user: Counts<Username>,
     pub limits: Limits,
     pub counters: Counters,
     pub events: VecDeque<Event>,
@@ -49,14 +52,16 @@ impl Core {
         }
     }
 
-    fn refuse(&mut self, quota: Quota) -> Refusal {
-        let (limit, refusal) = match quota {
+    fn refuse(&mut self, quota: Quota, sender: Username, recipient: Username) -> Refusal {
+        let (limit, refusal, user) = match quota {
             Quota::NoSuchUser => return Refusal::NoSuchUser,
-            Quota::QueueFull => (Limit::QueueMessages, Refusal::QueueFull),
-            Quota::SenderFull => (Limit::QueueMessagesPerSender, Refusal::SenderFull),
-            Quota::StoreFull => (Limit::StoreBytes, Refusal::NoRoom),
+            Quota::QueueFull => (Limit::QueueMessages, Refusal::QueueFull, Some(recipient)),
+            Quota::SenderFull => (Limit::QueueMessagesPerSender, Refusal::SenderFull, Some(sender)),
+            Quota::SenderTotal => (Limit::MessagesPerSender, Refusal::SenderLimit, Some(sender)),
+            Quota::SenderRate => (Limit::MessagesPerSenderMinute, Refusal::SenderLimit, Some(sender)),
+            Quota::StoreFull => (Limit::StoreBytes, Refusal::NoRoom, None),
         };
-        self.events.push_back(Event::Limit(limit));
+        self.events.push_back(Event::Limit { limit, user });
         refusal
     }
 }
@@ -79,20 +84,20 @@ impl Services for Desk<'_> {
         if self.core.stalled && self.core.queues.exists(recipient) {
             return Admission::Refused(Refusal::Stalled);
         }
-        let Core { queues, work, limits, next_message, wall, .. } = &mut *self.core;
+        let Core { queues, work, limits, next_message, wall, now, .. } = &mut *self.core;
         if !work.has_room(body.len()) {
             self.core.starved.push_back(self.session);
             return Admission::Full;
         }
         let id = MessageId(*next_message);
-        match queues.admit(id, recipient, sender, *wall, body.len(), limits) {
+        match queues.admit(id, recipient, sender, *wall, body.len(), (limits, *now)) {
             Ok(()) => {
                 *next_message += 1;
                 let (session, queued_at) = (self.session, *wall);
                 work.insert(body, |body| Op::Insert { session, id, recipient, sender, queued_at, body });
                 Admission::Admitted
             }
-            Err(quota) => Admission::Refused(self.core.refuse(quota)),
+            Err(quota) => Admission::Refused(self.core.refuse(quota, sender, recipient)),
         }
     }
 
@@ -142,6 +147,14 @@ impl Services for Desk<'_> {
             | Reply::UserError
             | Reply::AuthError => {}
         }
+    }
+
+    fn logged_in(&mut self, user: Username) {
+        self.core.per_user.add(user);
+    }
+
+    fn logged_out(&mut self, user: Username) {
+        self.core.per_user.take(user);
     }
 
     fn close_download(&mut self, user: Username) {

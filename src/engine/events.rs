@@ -1,7 +1,9 @@
 //! What the engine has to tell: to the log, and to an administrator who asked.
 
+pub use super::logins::{Ended, NotTried};
 use super::port::{AddressKey, MessageRow, SessionId, UserRow};
 use super::queues::QueueSummary;
+pub use super::throttle::{Guessing, Throttled, TooMany};
 use crate::proto::types::{Millis, Username};
 
 /// Something for the log.
@@ -14,10 +16,25 @@ pub enum Event {
     /// Never more than the protocol tells: not why.
     LoginFailed {
         session: SessionId,
-        name: Username,
-        from: AddressKey,
+        login: Ended,
     },
-    Limit(Limit),
+    /// A login that was refused without a look at its password, as one before it failed too often.
+    Throttled {
+        session: SessionId,
+        login: NotTried,
+    },
+    /// Strangers are throttled at this name for longer than a minute.
+    Guessing(Guessing),
+    /// The right password, of a user who has as many sessions as it may have.
+    UserFull {
+        session: SessionId,
+        login: Ended,
+    },
+    /// `user`: whose share is used up, where it is one user's.
+    Limit {
+        limit: Limit,
+        user: Option<Username>,
+    },
     /// All places are taken: this connection, which has not logged in, is closed for another one.
     MadeWay {
         session: SessionId,
@@ -35,8 +52,12 @@ pub enum Limit {
     ConnectionsPerAddress,
     QueueMessages,
     QueueMessagesPerSender,
+    MessagesPerSender,
+    MessagesPerSenderMinute,
     StoreBytes,
-    Failures,
+    FailuresPerAddress,
+    FailuresPerUser,
+    SessionsPerUser,
     Work,
 }
 
@@ -48,8 +69,12 @@ impl Limit {
             Limit::ConnectionsPerAddress => "limits.connections_per_address",
             Limit::QueueMessages => "limits.queue_messages",
             Limit::QueueMessagesPerSender => "limits.queue_messages_per_sender",
+            Limit::MessagesPerSender => "limits.messages_per_sender",
+            Limit::MessagesPerSenderMinute => "limits.messages_per_sender_minute",
             Limit::StoreBytes => "limits.store_bytes",
-            Limit::Failures => "limits.failures",
+            Limit::FailuresPerAddress => "limits.failures_per_address",
+            Limit::FailuresPerUser => "limits.failures_per_user",
+            Limit::SessionsPerUser => "limits.sessions_per_user",
             Limit::Work => "work under way",
         }
     }
@@ -90,22 +115,72 @@ pub struct PurgeFilter {
 /// What an administrator asks for.
 #[derive(Debug)]
 pub enum AdminRequest {
-    UserAdd { name: Username, hash: String },
-    UserPasswd { name: Username, hash: String, keep_sessions: bool },
-    UserLock { name: Username, locked: bool },
-    UserRemove { name: Username },
-    UserList { after: Option<Username>, limit: u32 },
-    UserShow { name: Username },
-    QueueList { after: Option<Username>, limit: u32 },
-    QueueShow { user: Username, after: u64, limit: u32, bodies: bool },
-    QueuePurge { user: Username, filter: PurgeFilter },
+    UserAdd {
+        name: Username,
+        hash: String,
+    },
+    UserPasswd {
+        name: Username,
+        hash: String,
+        keep_sessions: bool,
+    },
+    UserLock {
+        name: Username,
+        locked: bool,
+    },
+    UserRemove {
+        name: Username,
+    },
+    UserList {
+        after: Option<Username>,
+        limit: u32,
+    },
+    UserShow {
+        name: Username,
+    },
+    QueueList {
+        after: Option<Username>,
+        limit: u32,
+    },
+    QueueShow {
+        user: Username,
+        after: u64,
+        limit: u32,
+        bodies: bool,
+    },
+    QueuePurge {
+        user: Username,
+        filter: PurgeFilter,
+    },
     BackupBegin,
-    BackupRead { backup: u64, offset: u64, length: u32 },
-    BackupEnd { backup: u64 },
-    Check { after: u64, limit: u32 },
+    BackupRead {
+        backup: u64,
+        offset: u64,
+        length: u32,
+    },
+    BackupEnd {
+        backup: u64,
+    },
+    Check {
+        after: u64,
+        limit: u32,
+    },
     Shrink,
-    SessionList { after: u64, limit: u32 },
-    SessionClose { serial: u64 },
+    SessionList {
+        after: u64,
+        limit: u32,
+    },
+    ThrottleList {
+        limit: u32,
+    },
+    /// Of a user, or an address, or both; of neither: all.
+    ThrottleClear {
+        user: Option<Username>,
+        address: Option<AddressKey>,
+    },
+    SessionClose {
+        serial: u64,
+    },
     Status,
 }
 
@@ -120,9 +195,8 @@ pub enum AdminResult {
     Busy,
     NoSuchBackup,
     Failed(String),
-    /// With the number of messages that wait for each.
     Users {
-        rows: Vec<(UserRow, u64)>,
+        rows: Vec<UserState>,
         more: bool,
     },
     Queues {
@@ -146,6 +220,10 @@ pub enum AdminResult {
         rows: Vec<SessionRow>,
         more: bool,
     },
+    Throttles {
+        rows: Vec<Throttled>,
+        more: bool,
+    },
     Backup {
         backup: u64,
         bytes: u64,
@@ -161,6 +239,16 @@ pub enum AdminResult {
         after: u64,
     },
     Status(Box<Status>),
+}
+
+/// A user, and what only the engine knows of it.
+#[derive(Debug, Clone)]
+pub struct UserState {
+    pub row: UserRow,
+    /// Messages that wait.
+    pub queued: u64,
+    /// Until when nobody who has not logged in from where they are gets in, if that is so.
+    pub throttled: Option<Millis>,
 }
 
 /// One session. Its address and listener are known to whoever accepted it.

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use super::port::{AddressKey, LoginRecord, SessionId};
 use super::settings::Limits;
-use super::throttle::{Attempt, Throttle, Verdict};
+use super::throttle::{Attempt, Guessing, Throttle, TooMany, Verdict};
 use super::turns::Turns;
-use crate::proto::codec::{Reader, Writer};
+use crate::proto::codec::{Form, Reader, Writer};
 use crate::proto::types::{Millis, Password, Username};
 
 /// Work for the verifiers: `password` against `hash`, or, without one, the same work for nothing.
@@ -30,14 +30,14 @@ struct Login {
 }
 
 impl Login {
-    /// To be tried, or, without an attempt, to be refused at the same cost.
-    fn verification(&mut self, session: SessionId, attempt: Option<Attempt>) -> Option<Verification> {
+    /// To be tried, or, where it is not `allowed`, to be refused at the same cost.
+    fn verification(&mut self, session: SessionId, attempt: Attempt, allowed: bool) -> Option<Verification> {
         let record = match std::mem::replace(&mut self.stage, Stage::Verifying(attempt)) {
             Stage::Waiting(record) => record,
             Stage::LookingUp | Stage::Verifying(_) => None,
         };
         let given = self.password.as_ref().and_then(|p| Password::parse(p.as_bytes()));
-        let tried = attempt.is_some() && given.is_some();
+        let tried = allowed && given.is_some();
         let hash = record.filter(|r| tried && !r.locked).map(|r| r.hash);
         let password = given.or_else(|| Password::parse(b"-"))?;
         Some(Verification { session, password, hash })
@@ -48,8 +48,7 @@ impl Login {
 enum Stage {
     LookingUp,
     Waiting(Option<Box<LoginRecord>>),
-    /// `None`: throttled, or nothing to check.
-    Verifying(Option<Attempt>),
+    Verifying(Attempt),
 }
 
 /// What the end of a login means.
@@ -58,6 +57,18 @@ pub struct Ended {
     pub name: Username,
     pub from: AddressKey,
     pub ok: bool,
+    /// Failures of this address are too many by now.
+    pub address_is_full: bool,
+    /// So are those for this name, for a day.
+    pub guessing: Option<Guessing>,
+}
+
+/// A login that is not tried, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotTried {
+    pub name: Username,
+    pub from: AddressKey,
+    pub too_many: TooMany,
 }
 
 /// All logins under way.
@@ -83,32 +94,38 @@ impl Logins {
         }
     }
 
-    /// The next login to verify; the second value tells that it is throttled. `None`: none waits, or it depends on
-    /// those being verified whether they may be tried.
-    pub fn next(&mut self, limits: &Limits, now: Millis) -> Option<(Verification, bool)> {
+    /// The next login to verify, and whether it is throttled. `None`: none waits, or it depends on those being verified
+    /// whether they may be tried.
+    pub fn next(&mut self, limits: &Limits, now: Millis) -> Option<(Verification, Option<NotTried>)> {
         let Logins { open, turns, throttle } = self;
         turns.take(|session| {
             let login = open.get_mut(&session)?;
             let known = matches!(&login.stage, Stage::Waiting(Some(record)) if record.known_address);
-            match throttle.begin(login.name, login.from, known, limits, now) {
-                Verdict::Allowed(attempt) => Some((login.verification(session, Some(attempt))?, false)),
-                Verdict::Throttled => Some((login.verification(session, None)?, true)),
+            let (name, from) = (login.name, login.from);
+            match throttle.begin(name, from, known, limits, now) {
+                Verdict::Allowed(attempt) => Some((login.verification(session, attempt, true)?, None)),
+                Verdict::Throttled(attempt, too_many) => {
+                    let not_tried = NotTried { name, from, too_many };
+                    Some((login.verification(session, attempt, false)?, Some(not_tried)))
+                }
                 Verdict::Undecided => None,
             }
         })
     }
 
     /// The outcome of a verification.
-    pub fn end(&mut self, session: SessionId, ok: bool, now: Millis) -> Option<Ended> {
+    pub fn end(&mut self, session: SessionId, ok: bool, limits: &Limits, now: Millis) -> Option<Ended> {
         let login = self.open.remove(&session)?;
         let ok = ok && !login.doomed;
-        if let Stage::Verifying(Some(attempt)) = login.stage {
-            self.throttle.end(attempt, !ok, now);
-        }
+        let guessing = match login.stage {
+            Stage::Verifying(attempt) => self.throttle.end(attempt, !ok, now),
+            Stage::LookingUp | Stage::Waiting(_) => None,
+        };
         if ok {
             self.turns.know(login.from);
         }
-        Some(Ended { name: login.name, from: login.from, ok })
+        let address_is_full = self.throttle.is_full(login.from, limits, now);
+        Some(Ended { name: login.name, from: login.from, ok, address_is_full, guessing })
     }
 
     /// The session is gone. An attempt that is being verified still counts.
@@ -126,12 +143,20 @@ impl Logins {
         self.throttle.freeze(now, out);
     }
 
-    /// Takes up the failures of a predecessor. `None`: they were not written by this version.
-    pub fn thaw_failures(&mut self, from: &mut Reader<'_>, now: Millis) -> Option<()> {
-        let throttle = Throttle::thaw(from, now)?;
+    /// Takes up the failures of a predecessor, in today's form or that of 0.2.0. `None`: they were not written so.
+    pub fn thaw_failures(&mut self, from: &mut Reader<'_>, form: Form, now: Millis) -> Option<()> {
+        let throttle = match form {
+            Form::Now => Throttle::thaw(from, now)?,
+            Form::Old => Throttle::thaw_old(from, now)?,
+        };
         from.end()?;
         self.throttle = throttle;
         Some(())
+    }
+
+    /// The failed logins that are counted.
+    pub fn throttle(&mut self) -> &mut Throttle {
+        &mut self.throttle
     }
 
     /// Takes a login back: it is to be tried again by a successor. Its password.
@@ -144,6 +169,11 @@ impl Logins {
     /// Somebody has logged in from there before.
     pub fn know(&mut self, address: AddressKey) {
         self.turns.know(address);
+    }
+
+    /// Whether somebody has.
+    pub fn knows(&self, address: AddressKey) -> bool {
+        self.turns.knows(address)
     }
 
     /// The user changed: logins that were looked up before the change fail.

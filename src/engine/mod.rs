@@ -7,6 +7,7 @@ mod admin;
 mod age;
 mod answers;
 mod core;
+mod counts;
 pub mod events;
 mod guests;
 mod logins;
@@ -25,6 +26,7 @@ mod work;
 use std::collections::VecDeque;
 
 use self::core::{Core, Desk};
+use self::counts::Counts;
 use self::events::{AdminResult, Event, Limit};
 use self::guests::Guests;
 pub use self::logins::Verification;
@@ -40,6 +42,9 @@ use crate::proto::session::{Closing, NEVER, Session};
 use crate::proto::types::{Millis, Username};
 use crate::timer::Wheel;
 
+/// Of so many places one is kept for addresses from which somebody has logged in before.
+const RESERVE_ONE_IN: u32 = 20;
+
 /// The engine.
 #[derive(Debug)]
 pub struct Engine {
@@ -47,7 +52,7 @@ pub struct Engine {
     slots: Vec<Slot>,
     free: Vec<u32>,
     serials: u64,
-    per_address: std::collections::HashMap<AddressKey, u32>,
+    per_address: Counts<AddressKey>,
     guests: Guests,
     wheel: Wheel<u32>,
     dirty: VecDeque<u32>,
@@ -69,7 +74,7 @@ impl Engine {
             slots: Vec::new(),
             free: Vec::new(),
             serials: 0,
-            per_address: std::collections::HashMap::new(),
+            per_address: Counts::default(),
             guests: Guests::default(),
             wheel: Wheel::new(now),
             dirty: VecDeque::new(),
@@ -127,35 +132,41 @@ impl Engine {
     pub fn open(&mut self, from: impl Into<Origin>, dialect: Dialect, now: Millis) -> Result<SessionId, Limit> {
         let from: Origin = from.into();
         let limits = self.settings.limits;
-        let at_address = self.per_address.get(&from.key).copied().unwrap_or(0);
-        let refused = if at_address >= limits.connections_per_address {
+        let refused = if self.per_address.of(from.key) >= limits.connections_per_address {
             Some(Limit::ConnectionsPerAddress)
-        } else if self.connections() >= limits.connections && !self.makes_way(now) {
+        } else if self.connections() >= self.places(from.key) && !self.makes_way(now) {
             Some(Limit::Connections)
         } else {
             None
         };
         if let Some(limit) = refused {
             self.core.counters.refused_connections += 1;
-            self.core.events.push_back(Event::Limit(limit));
+            self.core.events.push_back(Event::Limit { limit, user: None });
             return Err(limit);
         }
         let session = Session::new(dialect, now, &self.settings.session);
         Ok(self.place(session, from, now))
     }
 
+    /// How many there are for connections from there: the last ones are for addresses from which somebody has logged in.
+    fn places(&self, from: AddressKey) -> u32 {
+        let all = self.settings.limits.connections;
+        if self.core.logins.knows(from) { all } else { all - all / RESERVE_ONE_IN }
+    }
+
     /// Gives a session a place.
     fn place(&mut self, session: Session, from: Origin, opened: Millis) -> SessionId {
-        *self.per_address.entry(from.key).or_default() += 1;
+        self.per_address.add(from.key);
         self.core.counters.connections += 1;
         self.serials += 1;
         let place = self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
-        let is_guest = session.state().user().is_none();
+        let user = session.state().user();
         let session = Some(session);
         let slot = Slot { serial: self.serials, place, from: from.key, opened, timer: None, dirty: false, session };
         let id = slot.id();
-        if is_guest {
-            self.guests.insert(from.key, id);
+        match user {
+            Some(user) => self.core.per_user.add(user),
+            None => self.guests.insert(from.key, id),
         }
         if let Some(former) = from.former {
             self.core.formers.insert(id, former);
@@ -192,17 +203,13 @@ impl Engine {
         }
         if let Some(user) = session.state().user() {
             self.core.forget_lease(user, id, now);
+            self.core.per_user.take(user);
             self.core.release(user, id);
         }
         self.guests.remove(from, id);
         self.core.logins.abandon(id);
         self.core.formers.remove(&id);
-        if let Some(count) = self.per_address.get_mut(&from) {
-            *count -= 1;
-            if *count == 0 {
-                self.per_address.remove(&from);
-            }
-        }
+        self.per_address.take(from);
         self.free.push(id.slot);
         self.settle(now);
     }
@@ -329,33 +336,45 @@ impl Engine {
 
     /// The next password to verify.
     pub fn next_verification(&mut self, now: Millis) -> Option<Verification> {
-        let (verification, throttled) = self.core.logins.next(&self.core.limits, now)?;
-        if throttled {
+        let (verification, not_tried) = self.core.logins.next(&self.core.limits, now)?;
+        if let Some(login) = not_tried {
             self.core.counters.throttled_logins += 1;
-            self.core.events.push_back(Event::Limit(Limit::Failures));
+            self.core.events.push_back(Event::Throttled { session: verification.session, login });
         }
         Some(verification)
     }
 
     /// The outcome of one; `rehash` is the old hash and the new one where the parameters have changed.
     pub fn verified(&mut self, id: SessionId, ok: bool, rehash: Option<Box<(String, String)>>, now: Millis) {
-        let Some(login) = self.core.logins.end(id, ok, now) else {
+        let Some(login) = self.core.logins.end(id, ok, &self.core.limits, now) else {
             return;
         };
-        if login.ok {
-            self.guests.remove(login.from, id);
-            self.core.counters.logins += 1;
-            self.core.events.push_back(Event::LoggedIn { session: id, user: login.name });
-            let at = self.core.wall;
-            let op = Op::LoggedIn { name: login.name, from: login.from, at, rehash };
-            self.core.work.write_lazily(op, now);
-        } else {
-            self.core.counters.failed_logins += 1;
-            self.core.events.push_back(Event::LoginFailed { session: id, name: login.name, from: login.from });
+        if let Some(guessing) = login.guessing {
+            self.core.events.push_back(Event::Guessing(guessing));
         }
-        self.with(id, now, |s, cx| s.verified(login.ok, cx));
+        if !login.ok {
+            self.core.counters.failed_logins += 1;
+            self.core.events.push_back(Event::LoginFailed { session: id, login });
+            self.with(id, now, |s, cx| s.verified(false, cx));
+        } else if self.core.per_user.of(login.name) >= self.settings.limits.sessions_per_user {
+            self.core.events.push_back(Event::UserFull { session: id, login });
+            self.with(id, now, |s, cx| s.one_too_many(cx));
+        } else {
+            self.admit(id, login, rehash, now);
+        }
         self.leak(id, login.name, now);
         self.settle(now);
+    }
+
+    /// The right password.
+    fn admit(&mut self, id: SessionId, login: logins::Ended, rehash: Option<Box<(String, String)>>, now: Millis) {
+        self.guests.remove(login.from, id);
+        self.core.counters.logins += 1;
+        self.core.events.push_back(Event::LoggedIn { session: id, user: login.name });
+        let at = self.core.wall;
+        let op = Op::LoggedIn { name: login.name, from: login.from, at, rehash };
+        self.core.work.write_lazily(op, now);
+        self.with(id, now, |s, cx| s.verified(true, cx));
     }
 
     /// The next answer for an administrator.

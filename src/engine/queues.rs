@@ -2,18 +2,20 @@
 //! bodies stay in the store.
 
 mod purge;
+mod quota;
 mod succession;
 
 use std::collections::VecDeque;
 
 pub use purge::Purged;
+pub use quota::Quota;
 
 use super::names::NameMap;
 use super::port::SessionId;
 use super::settings::Limits;
 use crate::proto::download::MessageId;
 use crate::proto::limits::{PAGE_MAX_BYTES, PAGE_MAX_MESSAGES};
-use crate::proto::types::Username;
+use crate::proto::types::{Millis, Username};
 
 /// A name's number in this run; a message's sender keeps it after the user is gone.
 type NameId = u32;
@@ -74,6 +76,10 @@ struct Mailbox {
 struct User {
     name: Username,
     exists: bool,
+    /// Messages of this sender in all queues.
+    sent: u32,
+    /// When this sender may have sent nothing for a minute, in microseconds: each message adds its share of a minute.
+    rested_at: u64,
     mailbox: Option<Box<Mailbox>>,
 }
 
@@ -94,15 +100,6 @@ pub struct QueuedMessage {
     pub sender: Username,
     pub at: u64,
     pub bytes: u64,
-}
-
-/// Why a message is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quota {
-    NoSuchUser,
-    QueueFull,
-    SenderFull,
-    StoreFull,
 }
 
 /// All queues.
@@ -160,6 +157,7 @@ impl Queues {
             if let Some(mailbox) = user.mailbox.take() {
                 self.messages -= mailbox.entries.len() as u64;
                 self.bytes -= mailbox.bytes;
+                mailbox.entries.iter().for_each(|entry| self.gone(entry.sender));
             }
         }
     }
@@ -169,6 +167,7 @@ impl Queues {
         let sender = self.intern(sender);
         self.messages += 1;
         self.bytes += bytes as u64;
+        self.comes(sender);
         if let Some(mailbox) = self.mailbox_or_new(recipient) {
             mailbox.push(Entry::new(id, bytes, at, sender));
             mailbox.committed += 1;
@@ -186,22 +185,29 @@ impl Queues {
         sender: Username,
         at: u64,
         bytes: usize,
-        limits: &Limits,
+        (limits, now): (&Limits, Millis),
     ) -> Result<(), Quota> {
         let place = self.names.get(&recipient).copied().ok_or(Quota::NoSuchUser)?;
         let sender = self.intern(sender);
-        let Some(user) = self.users.get_mut(place as usize).filter(|user| user.exists) else {
+        let Some(user) = self.users.get(place as usize).filter(|user| user.exists) else {
             return Err(Quota::NoSuchUser);
         };
         if let Some(mailbox) = &user.mailbox {
             mailbox.has_room(sender, limits)?;
         }
+        let rested_at = self.users.get(sender as usize).map_or(Ok(0), |from| from.may_send(limits, now))?;
         if limits.store_bytes > 0 && self.bytes + bytes as u64 > limits.store_bytes {
             return Err(Quota::StoreFull);
         }
         self.messages += 1;
         self.bytes += bytes as u64;
-        user.mailbox.get_or_insert_default().push(Entry::new(id, bytes, at, sender));
+        if let Some(user) = self.users.get_mut(place as usize) {
+            user.mailbox.get_or_insert_default().push(Entry::new(id, bytes, at, sender));
+        }
+        if let Some(from) = self.users.get_mut(sender as usize) {
+            from.sent = from.sent.saturating_add(1);
+            from.rested_at = rested_at;
+        }
         Ok(())
     }
 
@@ -226,6 +232,7 @@ impl Queues {
         };
         self.messages -= 1;
         self.bytes -= entry.bytes();
+        self.gone(entry.sender);
         self.tidy(recipient);
         true
     }
@@ -374,7 +381,7 @@ impl Queues {
     fn intern(&mut self, name: Username) -> NameId {
         let next = NameId::try_from(self.users.len()).unwrap_or(NameId::MAX);
         *self.names.entry(name).or_insert_with(|| {
-            self.users.push(User { name, exists: false, mailbox: None });
+            self.users.push(User { name, exists: false, sent: 0, rested_at: 0, mailbox: None });
             next
         })
     }
@@ -429,19 +436,6 @@ fn summary(user: &User) -> Option<QueueSummary> {
 }
 
 impl Mailbox {
-    fn has_room(&self, sender: NameId, limits: &Limits) -> Result<(), Quota> {
-        if self.leaving {
-            return Err(Quota::NoSuchUser);
-        }
-        if self.entries.len() as u64 >= u64::from(limits.queue_messages) {
-            return Err(Quota::QueueFull);
-        }
-        match self.by_sender.get(&sender) {
-            Some(queued) if *queued >= limits.queue_messages_per_sender => Err(Quota::SenderFull),
-            _ => Ok(()),
-        }
-    }
-
     fn push(&mut self, entry: Entry) {
         self.bytes += entry.bytes();
         *self.by_sender.entry(entry.sender).or_default() += 1;

@@ -17,7 +17,9 @@ pub const VERSION: u16 = 3;
 /// What 0.1.0 wrote.
 const OLD_VERSION: u16 = 2;
 /// Of the form of what is not any connection's.
-const COMMON_VERSION: u16 = 2;
+const COMMON_VERSION: u16 = 3;
+/// What 0.1.0 and 0.2.0 wrote.
+const OLD_COMMON_VERSION: u16 = 2;
 
 impl Engine {
     /// Every open session, in the order in which their records are to be taken up: those that wait for messages first,
@@ -112,11 +114,13 @@ impl Engine {
     /// Takes it up. `None`: it is of another version or unsound, and nothing is taken up.
     pub fn thaw_common(&mut self, record: &[u8], now: Millis) -> Option<()> {
         let mut reader = Reader::new(record);
-        if reader.u16()? != COMMON_VERSION {
-            return None;
-        }
+        let form = match reader.u16()? {
+            COMMON_VERSION => Form::Now,
+            OLD_COMMON_VERSION => Form::Old,
+            _ => return None,
+        };
         let calendar = age::Calendar::thaw(&mut reader, now)?;
-        self.core.logins.thaw_failures(&mut reader, now)?;
+        self.core.logins.thaw_failures(&mut reader, form, now)?;
         self.calendar = age::Calendar::continued(calendar, &self.calendar);
         Some(())
     }

@@ -58,6 +58,11 @@ impl Turns {
         self.addresses.insert(address);
     }
 
+    /// Whether somebody has.
+    pub fn knows(&self, address: AddressKey) -> bool {
+        self.addresses.set.contains(&address)
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         [&self.known, &self.strangers].iter().all(|lane| lane.order.is_empty() && lane.networks.is_empty())

@@ -46,6 +46,8 @@ pub enum Refusal {
     QueueFull,
     /// The sender's share of that queue is used up.
     SenderFull,
+    /// The sender has too much queued in all, or sends too fast.
+    SenderLimit,
     NoRoom,
     /// The store does not answer: it was not given the message.
     Stalled,

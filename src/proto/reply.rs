@@ -56,6 +56,8 @@ pub enum Why {
     Http,
     /// There are too many connections.
     Crowded,
+    /// The user has as many sessions as it may have.
+    TooManySessions,
 }
 
 /// Why a message was not sent.
@@ -69,6 +71,8 @@ pub enum NotSent {
     Late,
     QueueFull,
     SenderFull,
+    /// In all queues, or in a minute.
+    SenderLimit,
     NoRoom,
     /// The store does not answer; it was not even asked.
     Stalled,
@@ -231,6 +235,7 @@ impl Why {
             (Why::Seconds, _) => return ["WMSG takes a number from 1 to 300", ""],
             (Why::Http, _) => return ["this is no web server", closing],
             (Why::Crowded, _) => return ["too many connections; try again later", closing],
+            (Why::TooManySessions, _) => return ["too many sessions of this user", closing],
         };
         [cause, stage.advice()]
     }
@@ -247,6 +252,7 @@ impl NotSent {
             NotSent::Late => "the line took too long",
             NotSent::QueueFull => "that queue is full",
             NotSent::SenderFull => "your share of that queue is used up",
+            NotSent::SenderLimit => "you send too much, try again later",
             NotSent::NoRoom => "no room",
             NotSent::Stalled => "not stored, the disk does not answer",
             NotSent::Unknown => "not known to be stored, retry may double",

@@ -45,6 +45,10 @@ pub trait Services {
     fn hurry(&mut self);
     /// This reply is on its way; for those who count.
     fn replied(&mut self, reply: Reply);
+    /// From now on this is a session of `user`'s.
+    fn logged_in(&mut self, user: Username);
+    /// It is one no longer, while the connection is still there.
+    fn logged_out(&mut self, user: Username);
     /// The download or the wait for it is over; what is not deleted stays queued.
     fn close_download(&mut self, user: Username);
 }

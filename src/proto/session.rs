@@ -188,6 +188,13 @@ impl Session {
         self.resume(cx);
     }
 
+    /// The password was right, and its user has as many sessions as it may have.
+    pub fn one_too_many<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+        self.say(Reply::BadCommand(self.state.stage(), Why::TooManySessions), cx);
+        self.finish();
+        self.settle(cx);
+    }
+
     /// The oldest message given to [`Services::store`] is on stable storage, or why it is not.
     pub fn stored<S: Services>(&mut self, result: Result<(), Refusal>, cx: &mut Context<'_, S>) {
         if self.void > 0 {

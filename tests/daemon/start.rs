@@ -131,7 +131,7 @@ fn an_older_cpctl_is_answered_as_ever() {
         ask(r#"{"v":1,"cmd":"status"}"#),
         "connections counters ok queued_messages sessions store_bytes uptime_seconds version"
     );
-    assert_eq!(ask(r#"{"v":1,"cmd":"user.show","name":"bob"}"#), "created last_login locked name ok queued");
+    assert_eq!(ask(r#"{"v":1,"cmd":"user.show","name":"bob"}"#), "created last_login locked name ok queued throttled");
     assert_eq!(ask(r#"{"v":1,"cmd":"user.list","limit":256}"#), "next ok rows");
     assert_eq!(ask(r#"{"v":1,"cmd":"session.list","after":0,"limit":256}"#), "next ok rows");
     assert_eq!(ask(r#"{"v":1,"cmd":"user.passwd","name":"bob","password":"x","keep_sessions":false}"#), "ok sessions");

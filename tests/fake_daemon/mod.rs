@@ -73,6 +73,7 @@ pub fn small(request: &Request) -> Vec<u8> {
         created: "2026-01-02T03:04:05Z".to_owned(),
         last_login: None,
         queued: 3,
+        throttled: None,
     };
     let body = |text: &str| matches!(request, Request::QueueShow { body: true, .. }).then(|| text.to_owned());
     let message = |id, text: &str| MessageInfo {
@@ -130,6 +131,17 @@ pub fn small(request: &Request) -> Vec<u8> {
             }],
             next: None,
         }),
+        Request::ThrottleList { .. } => encode_ok(&Throttles {
+            throttles: vec![ThrottleInfo {
+                user: Some("bob".to_owned()),
+                address: None,
+                failures: 50,
+                addresses: 3,
+                until: "2026-01-03T00:00:00Z".to_owned(),
+            }],
+            more: false,
+        }),
+        Request::ThrottleClear { .. } => encode_ok(&Done {}),
         Request::Ping => encode_ok(&Pong { version: "0.1.0".to_owned() }),
         Request::Status { details } => encode_ok(&Status {
             version: "0.1.0".to_owned(),

@@ -116,7 +116,7 @@ fn visit(to: SocketAddrV4, number: u64) -> bool {
 }
 
 /// `limits.queue_messages_per_sender` and `limits.queue_messages` of the daemon whose mailbox is flooded.
-pub const PER_SENDER: usize = 20;
+pub const PER_SENDER: usize = 16;
 pub const QUEUE: usize = 50;
 
 /// Two senders fill what they may of a queue, and go on; a third one still gets through.

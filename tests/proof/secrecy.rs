@@ -24,6 +24,7 @@ use cpd::sabotage::Fault;
 use secret::bytes::{self, Figures, Script, compare};
 use secret::statistics::{Interval, intervals};
 use secret::timing::{BOUND_US, FAILURES_MAX, MEMORY_KIB, Pair, Trials, WARM_UP_BLOCKS, measure, pool_size};
+use secret::together::{self, Whom};
 use secret::{Attempt, Cause, House, PASSWORD};
 
 /// Blocks of a trial for each cause.
@@ -31,6 +32,8 @@ const TRIALS: usize = 1000;
 /// From here on an interval is narrow on any machine that does nothing else; below there are so many tries.
 const TRIALS_LONG: usize = 20_000;
 const TRIES: usize = 3;
+/// Of attempts in groups, each of which takes a dozen logins.
+const IN_GROUPS: usize = 300;
 /// Of the twin, whose difference is large.
 const TWIN_TRIALS: usize = 300;
 
@@ -90,8 +93,14 @@ fn every_cause_of_a_failed_login_takes_the_same_time() {
 /// Measures with as many trials as are asked for. Each interval has to be within the bound; few trials on a busy machine
 /// may leave that open, and twice as many are made then. What is certainly beyond the bound is a fault at once.
 #[track_caller]
-fn until_sure(mut measure: impl FnMut(usize) -> Vec<Interval>) {
-    let mut trials = number("TRIALS").and_then(|trials| usize::try_from(trials).ok()).unwrap_or(TRIALS);
+fn until_sure(measure: impl FnMut(usize) -> Vec<Interval>) {
+    until_sure_of(TRIALS, measure);
+}
+
+/// The same, beginning with so many where nobody says how many.
+#[track_caller]
+fn until_sure_of(usual: usize, mut measure: impl FnMut(usize) -> Vec<Interval>) {
+    let mut trials = number("TRIALS").and_then(|trials| usize::try_from(trials).ok()).unwrap_or(usual);
     for left in (0..if trials < TRIALS_LONG { TRIES } else { 1 }).rev() {
         let intervals = measure(trials);
         assert!(!intervals.iter().any(|interval| interval.beyond(BOUND_US)), "told apart: {intervals:?}");
@@ -123,6 +132,46 @@ fn an_unknown_user_without_work_is_caught() {
         interval.low,
         interval.high
     );
+}
+
+/// Verifying threads; groups of two and of three attempts at a time.
+fn in_groups(
+    threads: u32,
+    blocks: usize,
+    change: impl FnOnce(&mut std::process::Command),
+) -> Vec<(usize, usize, Interval)> {
+    let mut house = House::with(FAILURES_MAX, MEMORY_KIB, &format!("auth.threads = {threads}\n"), change);
+    let seed = seed();
+    [2, 3].into_iter().flat_map(|size| together::measure(&mut house, size, blocks, seed)).collect()
+}
+
+#[test]
+fn attempts_that_come_together_wait_alike_whoever_they_are_for() {
+    let _alone = alone();
+    for threads in [1, 2, 4] {
+        until_sure_of(IN_GROUPS, |blocks| {
+            let found: Vec<Interval> = in_groups(threads, blocks, |_| {}).into_iter().map(|found| found.2).collect();
+            let widest = found.iter().max_by(|a, b| a.worst().total_cmp(&b.worst())).expect("pairs");
+            println!(
+                "proof: secrecy, time, in pairs and in threes, {threads} verifying: {blocks} trials of each of {} kinds, {} \
+                 differences, the widest 99% interval [{:+.1}, {:+.1}] us, bound {BOUND_US} us",
+                Whom::ALL.len(),
+                found.len(),
+                widest.low,
+                widest.high
+            );
+            found
+        });
+    }
+}
+
+#[test]
+fn a_user_at_home_who_waits_by_itself_alone_is_caught() {
+    let _alone = alone();
+    let found = in_groups(2, 100, |command| sabotaged::order(command, Fault::OwnBucket));
+    let caught = found.iter().filter(|(a, b, interval)| [*a, *b].contains(&0) && interval.beyond(BOUND_US)).count();
+    assert!(caught > 0, "the twin passes: {found:?}");
+    println!("proof: secrecy, time: twin own-bucket: caught in {caught} of {} differences", found.len());
 }
 
 /// An unknown user, one whose hash has an older cost, and one whose hash has the current one; the intervals of the pairs.

@@ -12,7 +12,7 @@ use crate::running::{Client, Daemon, wait_for};
 const SENDERS: usize = 3;
 const BEFORE: usize = 60;
 /// Room in the queue for as much as is sent meanwhile.
-pub const SETTINGS: &str = "limits.queue_messages = 1000000\nlimits.queue_messages_per_sender = 1000000\n";
+pub const SETTINGS: &str = "limits.queue_messages = 1000000\nlimits.queue_messages_per_sender = 1000000\nlimits.messages_per_sender = 1000000\nlimits.messages_per_sender_minute = 10000000\n";
 
 /// What the senders were told.
 #[derive(Default)]

@@ -66,7 +66,7 @@ impl Cpd {
             let address = SocketAddrV4::new(next_address(), PORT);
             let configuration = format!(
                 "[listen]\ncp = [\"{address}\"]\n[auth]\nmemory_kib = 8\niterations = 1\nthreads = 1\n\
-                 [limits]\nqueue_messages = 1000000\nqueue_messages_per_sender = 1000000\n\
+                 [limits]\nqueue_messages = 1000000\nqueue_messages_per_sender = 1000000\nmessages_per_sender = 1000000\nmessages_per_sender_minute = 10000000\n\
                  [log]\ntarget = \"stderr\"\n"
             );
             std::fs::write(folder.path().join("cpd.toml"), configuration).expect("a configuration");

@@ -7,7 +7,9 @@ use super::{Attempt, Cause, House, connect_from};
 use crate::random::Random;
 
 /// Of a connection, in this state of the contract: 3 failures close it.
-pub const FAILURES_MAX: u32 = 3;
+pub const FAILURES_MAX: u32 = 6;
+/// Logins in one conversation: as many as a connection may have, and an address half of a name's failures.
+pub const LOGINS_MAX: u32 = 3;
 
 /// What a client heard in a whole connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,9 +71,9 @@ const NOISE: [&str; 20] = [
 impl Script {
     /// Three failures in a row, and what comes too late: politely, and all at once.
     pub fn plain() -> [Script; 2] {
-        let login = "USER {name}\r\nPASS {password}\r\n".repeat(FAILURES_MAX as usize);
+        let login = "USER {name}\r\nPASS {password}\r\n".repeat(LOGINS_MAX as usize);
         let text = login + "USER {name}\r\nRMSG\r\n";
-        [Pace::Polite, Pace::AllAtOnce].map(|pace| Script { text: text.clone(), pace, logins: FAILURES_MAX })
+        [Pace::Polite, Pace::AllAtOnce].map(|pace| Script { text: text.clone(), pace, logins: LOGINS_MAX })
     }
 
     pub fn random(random: &mut Random) -> Script {
@@ -79,14 +81,14 @@ impl Script {
         for _ in 0..random.between(1, 8) {
             let (user, pass) = *random.pick(&VERBS);
             match random.between(0, 9) {
-                0..5 if logins < FAILURES_MAX => {
+                0..5 if logins < LOGINS_MAX => {
                     text.push_str(&format!("{user}{{name}}\r\n{pass}{{password}}\r\n"));
                     logins += 1;
                 }
                 // Closed already, or a password that is none: it costs a login as well.
                 0..6 => {
                     text.push_str(&format!("{user}{{name}}\r\n{pass}\r\n"));
-                    logins += u32::from(logins < FAILURES_MAX);
+                    logins += u32::from(logins < LOGINS_MAX);
                 }
                 _ => text.push_str(random.pick::<&str>(&NOISE)),
             }

@@ -5,6 +5,7 @@
 pub mod bytes;
 pub mod statistics;
 pub mod timing;
+pub mod together;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -70,7 +71,13 @@ impl House {
     /// `failures_max`: how many failures a minute are not too many. `change` has the last word on the command.
     #[track_caller]
     pub fn new(failures_max: u32, memory_kib: u32, change: impl FnOnce(&mut Command)) -> House {
-        House::in_folder(tempfile::tempdir().expect("a folder"), failures_max, memory_kib, change)
+        House::with(failures_max, memory_kib, "", change)
+    }
+
+    /// The same with more settings.
+    #[track_caller]
+    pub fn with(failures_max: u32, memory_kib: u32, more: &str, change: impl FnOnce(&mut Command)) -> House {
+        House::in_folder(tempfile::tempdir().expect("a folder"), failures_max, memory_kib, more, change)
     }
 
     /// The same with the same store, when hashes cost something else.
@@ -78,7 +85,7 @@ impl House {
     pub fn again(self, memory_kib: u32, change: impl FnOnce(&mut Command)) -> House {
         let House { daemon, operator, addresses, names, failures_max } = self;
         drop(operator);
-        let house = House::in_folder(daemon.stop(), failures_max, memory_kib, change);
+        let house = House::in_folder(daemon.stop(), failures_max, memory_kib, "", change);
         House { addresses, names, ..house }
     }
 
@@ -87,13 +94,17 @@ impl House {
         folder: tempfile::TempDir,
         failures_max: u32,
         memory_kib: u32,
+        more: &str,
         change: impl FnOnce(&mut Command),
     ) -> House {
         let limits =
-            format!("limits.failures_per_user = {failures_max}\nlimits.failures_per_address = {failures_max}\n");
+            format!("limits.failures_per_user = {failures_max}\nlimits.failures_per_address = {failures_max}\n{more}");
         let file = folder.path().join("cpd.toml");
         let daemon = Daemon::start_in(folder, &limits, |command| {
-            let text = std::fs::read_to_string(&file).expect("the configuration");
+            let mut text = std::fs::read_to_string(&file).expect("the configuration");
+            if more.contains("auth.threads") {
+                text = text.replacen("auth.threads = 1\n", "", 1);
+            }
             let text = text.replace("auth.memory_kib = 8\n", &format!("auth.memory_kib = {memory_kib}\n"));
             std::fs::write(&file, text).expect("written");
             change(command);

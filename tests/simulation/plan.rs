@@ -186,7 +186,10 @@ fn settings(chance: &mut Chance) -> Settings {
     }
     if !chance.one_in(3) {
         (settings.limits.failures_per_address, settings.limits.failures_per_user) = (50_000, 50_000);
+        settings.limits.failures_per_user_day = 1_000_000;
     }
+    // Crowds of hundreds share a few names.
+    settings.limits.sessions_per_user = 100_000;
     if chance.one_in(2) {
         settings.session.timeouts = Timeouts {
             // Beyond every hiccup of the network: no line is late that its client did not leave unfinished.

@@ -16,7 +16,7 @@ use crate::rounds::random::Random;
 use crate::running::Daemon;
 use crate::wire::resident_kib;
 
-const LIMITS: &str = "limits = { queue_messages = 1000000, queue_messages_per_sender = 1000000 }\n";
+const LIMITS: &str = "limits = { queue_messages = 1000000, queue_messages_per_sender = 1000000, messages_per_sender = 1000000, messages_per_sender_minute = 10000000 }\n";
 /// By what the limit is lowered at a time.
 const STEP_BYTES: u64 = 512 << 10;
 /// How long cpd works under each limit.

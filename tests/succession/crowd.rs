@@ -22,6 +22,8 @@ const LOGINS_AT_ONCE: usize = 50;
 const SOURCES: usize = 20;
 /// Users that active clients share.
 const ACTIVE_USERS: usize = 40;
+/// Of those who need no user of their own; a user has no more sessions than are allowed by default.
+const COMMON_USERS: usize = 40;
 pub const PASSWORD: &str = "secret-1";
 
 /// How many clients of a hundred are in which state.
@@ -74,7 +76,7 @@ fn user_of(role: Role, number: usize) -> String {
         Role::Active => format!("a{}", number % ACTIVE_USERS),
         Role::Downloading => format!("d{number}"),
         Role::Waiting => format!("w{number}"),
-        Role::Idle | Role::Half | Role::InError | Role::Unread => "common".to_owned(),
+        Role::Idle | Role::Half | Role::InError | Role::Unread => format!("c{}", number % COMMON_USERS),
     }
 }
 

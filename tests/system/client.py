@@ -4,7 +4,8 @@ client.py talk ADDRESS PDU...      sends each PDU, prints the reply to each
 client.py bytes ADDRESS HEX...     the same for bytes that no command line could hold
 client.py stay ADDRESS FILE PDU... -- PDU...   the same in one connection: the first ones, the others once FILE is gone
 client.py crowd ADDRESS FILE COUNT PDU...  COUNT connections send the PDUs and stay while FILE is there; then each asks for
-                                   messages. Prints how many there are, and in the end how many had their 256
+                                   messages. A # stands for a digit, in turns. Prints how many there are, and in the end how
+                                   many had their 256
 client.py hold ADDRESS FILE        connects and stays while FILE exists
 client.py knock ADDRESS FILE       connects and is answered, over and over, while FILE exists; prints how often, the
                                    failures and the longest wait
@@ -55,8 +56,8 @@ def stay(address, path, pdus):
 
 def crowd(address, path, count, pdus):
     links = [connect(address) for _ in range(count)]
-    for link in links:
-        replies = [ask(link, pdu)[:3] for pdu in pdus]
+    for number, link in enumerate(links):
+        replies = [ask(link, pdu.replace(b"#", b"%d" % (number % 10)))[:3] for pdu in pdus]
         if not all(reply.startswith(b"2") for reply in replies):
             sys.exit("a login: %r" % replies)
     print("connected=%d" % count, flush=True)

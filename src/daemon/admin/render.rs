@@ -6,12 +6,14 @@ use super::super::wall::WallClock;
 use super::{Asked, Expected, outcome};
 use crate::control::answer::{
     Backup, BackupChunk, Checked, ConfigurationInfo, Counters, Done, Ended, IdPage, ListenerInfo, MessageInfo,
-    NamePage, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionStates, Shrunk, Status, UserInfo,
+    NamePage, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionStates, Shrunk, Status, ThrottleInfo, Throttles,
+    UserInfo,
 };
 use crate::control::{ANSWER_MAX_BYTES, DAMAGED_MAX, ErrorCode, encode_error, encode_ok, rfc3339};
-use crate::engine::events::{self, AdminResult, SessionRow};
-use crate::engine::port::{MessageRow, SessionId, UserRow};
+use crate::engine::events::{self, AdminResult, SessionRow, Throttled, UserState};
+use crate::engine::port::{MessageRow, SessionId};
 use crate::engine::queues::QueueSummary;
+use crate::engine::throttle::Subject;
 
 /// What answers need and the engine does not know.
 #[derive(Clone, Copy)]
@@ -62,11 +64,11 @@ fn answer(asked: &Asked, result: AdminResult, context: &Context<'_>) -> Vec<u8> 
         (Expected::Removed, AdminResult::Gone { messages, sessions }) => encode_ok(&Removed { messages, sessions }),
         (Expected::Purged, AdminResult::Gone { messages, .. }) => encode_ok(&Purged { messages }),
         (Expected::Users, AdminResult::Users { rows, more }) => {
-            let next = rows.last().filter(|_| more).map(|(row, _)| row.name.to_string());
-            encode_ok(&NamePage { rows: rows.into_iter().map(user).collect(), next })
+            let next = rows.last().filter(|_| more).map(|user| user.row.name.to_string());
+            encode_ok(&NamePage { rows: rows.into_iter().map(|row| user(row, context)).collect(), next })
         }
         (Expected::User, AdminResult::Users { rows, .. }) => match rows.into_iter().next() {
-            Some(row) => encode_ok(&user(row)),
+            Some(row) => encode_ok(&user(row, context)),
             None => unexpected(),
         },
         (Expected::Queues, AdminResult::Queues { rows, more }) => {
@@ -83,6 +85,9 @@ fn answer(asked: &Asked, result: AdminResult, context: &Context<'_>) -> Vec<u8> 
             let next = rows.last().filter(|_| more).map(|row| row.id.serial);
             // A row without an address is of a connection that has just gone.
             encode_ok(&IdPage { rows: rows.into_iter().filter_map(|row| session(row, context)).collect(), next })
+        }
+        (Expected::Throttles, AdminResult::Throttles { rows, more }) => {
+            encode_ok(&Throttles { throttles: rows.into_iter().map(|row| throttle(row, context)).collect(), more })
         }
         (Expected::Backup, AdminResult::Backup { backup, bytes }) => encode_ok(&Backup { backup, bytes }),
         (Expected::Chunk, AdminResult::Bytes(bytes)) => encode_ok(&BackupChunk::new(&bytes)),
@@ -106,13 +111,29 @@ fn unexpected() -> Vec<u8> {
     encode_error(ErrorCode::Internal, "the daemon's answer does not fit the request")
 }
 
-fn user((row, queued): (UserRow, u64)) -> UserInfo {
+fn user(UserState { row, queued, throttled }: UserState, context: &Context<'_>) -> UserInfo {
     UserInfo {
         name: row.name.to_string(),
         locked: row.locked,
         created: rfc3339(row.created),
         last_login: row.last_login.map(rfc3339),
         queued,
+        throttled: throttled.map(|until| rfc3339(context.clock.seconds_at(until))),
+    }
+}
+
+fn throttle(row: Throttled, context: &Context<'_>) -> ThrottleInfo {
+    let (user, address) = match row.subject {
+        Subject::Address(address) => (None, Some(address)),
+        Subject::Name(user) => (Some(user), None),
+        Subject::Owner(user, address) => (Some(user), Some(address)),
+    };
+    ThrottleInfo {
+        user: user.map(|user| user.to_string()),
+        address: address.map(|address| address.to_string()),
+        failures: u64::from(row.failures),
+        addresses: u64::from(row.addresses),
+        until: rfc3339(context.clock.seconds_at(row.until)),
     }
 }
 

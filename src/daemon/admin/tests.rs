@@ -6,9 +6,10 @@ use super::super::wall::WallClock;
 use super::*;
 use crate::control::request::COMMANDS;
 use crate::control::{ANSWER_MAX_BYTES, ROWS_MAX};
-use crate::engine::events::{Counters, SessionRow, Status};
+use crate::engine::events::{Counters, SessionRow, Status, Throttled, UserState};
 use crate::engine::port::{MessageId, MessageRow, SessionId, UserRow};
 use crate::engine::queues::QueueSummary;
+use crate::engine::throttle::Subject;
 use crate::proto::limits::MESSAGE_MAX_BYTES;
 use crate::proto::types::Millis;
 
@@ -79,6 +80,13 @@ const EACH: &[(&str, &str, &str, &str)] = &[
         r#","id":4294967297"#,
         "Engine(SessionClose { serial: 4294967297 })",
         "admin cmd=session.close session=4294967297 uid=0 pid=12 result=ok",
+    ),
+    ("throttle.list", "", "Engine(ThrottleList { limit: 100 })", ""),
+    (
+        "throttle.clear",
+        r#","user":"bob","address":"192.0.2.1""#,
+        r#"Engine(ThrottleClear { user: Some("bob"), address: Some(V4(3221225985)) })"#,
+        "admin cmd=throttle.clear user=bob addr=192.0.2.1 uid=0 pid=12 result=ok",
     ),
     ("ping", "", "Ping", ""),
     ("status", "", "Engine(Status)", ""),
@@ -188,6 +196,26 @@ fn plain_results_have_their_answers() {
 }
 
 #[test]
+fn throttles_say_whom_they_keep_out() {
+    let throttled = |subject| Throttled { subject, failures: 4, addresses: 2, until: NOW };
+    let network = AddressKey::V6(0x2001_0db8_0000_0000);
+    let rows = vec![
+        throttled(Subject::Address(network)),
+        throttled(Subject::Name(name("bob"))),
+        throttled(Subject::Owner(name("eve"), AddressKey::V4(0xc000_0201))),
+    ];
+    let rest = r#""failures":4,"addresses":2,"until":"2027-01-15T08:00:00Z"}"#;
+    let expected = [
+        format!(r#"{{"user":null,"address":"2001:db8::/64",{rest}"#),
+        format!(r#"{{"user":"bob","address":null,{rest}"#),
+        format!(r#"{{"user":"eve","address":"192.0.2.1",{rest}"#),
+    ]
+    .join(",");
+    let said = answer("throttle.list", AdminResult::Throttles { rows, more: true });
+    assert_eq!(said, format!(r#"{{"ok":true,"throttles":[{expected}],"more":true}}"#));
+}
+
+#[test]
 fn refusals_name_what_they_are_about() {
     assert_eq!(refusal("user.add", AdminResult::UserExists), "user_exists: there is a user 'bob' already");
     for command in ["user.passwd", "user.show", "user.lock", "user.unlock", "user.remove", "queue.show", "queue.purge"]
@@ -212,11 +240,13 @@ fn refusals_name_what_they_are_about() {
 
 #[test]
 fn pages_of_names_end_where_they_end() {
-    let rows = || vec![(user("al", None), 0), (user("bob", Some(WALL)), 4)];
-    let al = r#"{"name":"al","locked":true,"created":"2027-01-15T08:00:00Z","last_login":null,"queued":0}"#;
+    let state = |row, queued, throttled| UserState { row, queued, throttled };
+    let rows = || vec![state(user("al", None), 0, None), state(user("bob", Some(WALL)), 4, Some(NOW))];
+    let al =
+        r#"{"name":"al","locked":true,"created":"2027-01-15T08:00:00Z","last_login":null,"queued":0,"throttled":null}"#;
     let bob = concat!(
         r#""name":"bob","locked":false,"created":"2027-01-15T08:00:00Z","#,
-        r#""last_login":"2027-01-15T08:00:00Z","queued":4}"#
+        r#""last_login":"2027-01-15T08:00:00Z","queued":4,"throttled":"2027-01-15T08:00:00Z"}"#
     );
     let page = answer("user.list", AdminResult::Users { rows: rows(), more: true });
     assert_eq!(page, format!("{{\"ok\":true,\"rows\":[{al},{{{bob}],\"next\":\"bob\"}}"));

@@ -154,8 +154,17 @@ pub const KEYS: &[Key] = &[
         (2, 1_000_000),
         LIMIT_HELP[3],
     ),
+    limit("messages_per_sender", |c| &mut c.settings.limits.messages_per_sender, (100, 100_000_000), LIMIT_HELP[8]),
+    limit(
+        "messages_per_sender_minute",
+        |c| &mut c.settings.limits.messages_per_sender_minute,
+        (10, 100_000_000),
+        LIMIT_HELP[9],
+    ),
     limit("failures_per_address", |c| &mut c.settings.limits.failures_per_address, (1, 1000), LIMIT_HELP[4]),
     limit("failures_per_user", |c| &mut c.settings.limits.failures_per_user, (1, 1000), LIMIT_HELP[5]),
+    limit("failures_per_user_day", |c| &mut c.settings.limits.failures_per_user_day, (10, 100_000), LIMIT_HELP[6]),
+    limit("sessions_per_user", |c| &mut c.settings.limits.sessions_per_user, (1, 1_000_000), LIMIT_HELP[7]),
     Key {
         section: "limits",
         key: "store_bytes",
@@ -218,13 +227,17 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
-const LIMIT_HELP: [&str; 6] = [
-    "connections in all; lowered to what the file limit allows, and said so",
+const LIMIT_HELP: [&str; 10] = [
+    "connections in all, a twentieth for addresses known by a login; lowered to what the file limit allows, and said so",
     "connections of one address (IPv6: of one /64)",
-    "messages in one recipient's queue",
+    "messages in one recipient's queue; the last fifth is for senders with at most 10 in it",
     "of them, messages of one sender",
     "failed logins of one address in a minute; more are throttled",
     "failed logins for one user in a minute, from addresses that this user never logged in from",
+    "the same in a day",
+    "sessions of one user at a time; one more gets 500 instead of 230",
+    "messages of one sender in all queues; above it the sender gets 540",
+    "messages that one sender may leave in a minute; above it the sender gets 540",
 ];
 
 const fn limit(key: &'static str, field: Field<u32>, usual: (u32, u32), help: &'static str) -> Key {

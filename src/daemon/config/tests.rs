@@ -87,8 +87,12 @@ fn defaults_are_those_of_the_contract() {
         "limits.connections_per_address=1000",
         "limits.queue_messages=1000",
         "limits.queue_messages_per_sender=200",
+        "limits.messages_per_sender=100000",
+        "limits.messages_per_sender_minute=100000",
         "limits.failures_per_address=10",
         "limits.failures_per_user=10",
+        "limits.failures_per_user_day=100",
+        "limits.sessions_per_user=32",
         "limits.store_bytes=0",
         r#"limits.message_age="0s""#,
         r#"timeouts.pdu="30s""#,
@@ -127,8 +131,12 @@ fn every_key_is_read_into_its_own_place() {
         connections_per_address = 102
         queue_messages = 103
         queue_messages_per_sender = 104
+        messages_per_sender = 111
+        messages_per_sender_minute = 112
         failures_per_address = 105
         failures_per_user = 106
+        failures_per_user_day = 109
+        sessions_per_user = 110
         store_bytes = 5_000_000_000
         message_age = "7d"
         [timeouts]
@@ -156,6 +164,8 @@ fn every_key_is_read_into_its_own_place() {
     assert_eq!((limits.connections, limits.connections_per_address), (101, 102));
     assert_eq!((limits.queue_messages, limits.queue_messages_per_sender), (103, 104));
     assert_eq!((limits.failures_per_address, limits.failures_per_user), (105, 106));
+    assert_eq!((limits.messages_per_sender, limits.messages_per_sender_minute), (111, 112));
+    assert_eq!((limits.failures_per_user_day, limits.sessions_per_user), (109, 110));
     assert_eq!((limits.store_bytes, limits.message_age), (5_000_000_000, 7 * 86_400));
     let t = config.settings.session.timeouts;
     assert_eq!((t.pdu, t.login, t.ack, t.recover, t.idle, t.write), (1000, 2000, 3000, 4000, 5000, 6000));

@@ -18,10 +18,14 @@ fn begin(logins: &mut Logins, serial: u64, who: &str, password: &str) {
     logins.begin(session(serial), name(who), HERE, Password::parse(password.as_bytes()));
 }
 
+fn end(logins: &mut Logins, serial: u64, ok: bool) -> Option<Ended> {
+    logins.end(session(serial), ok, &Limits::default(), 0)
+}
+
 /// The next verification: its session, password and hash, and whether it is throttled.
 fn next(logins: &mut Logins, limits: &Limits) -> Option<(u64, String, Option<String>, bool)> {
     let (Verification { session, password, hash }, throttled) = logins.next(limits, 0)?;
-    Some((session.serial, String::from_utf8_lossy(password.as_bytes()).into_owned(), hash, throttled))
+    Some((session.serial, String::from_utf8_lossy(password.as_bytes()).into_owned(), hash, throttled.is_some()))
 }
 
 #[test]
@@ -38,10 +42,10 @@ fn logins_are_verified_in_the_order_in_which_they_were_looked_up() {
         assert_eq!(next(&mut logins, &limits), Some((serial, "secret".into(), Some("hash".into()), false)));
     }
     assert!(next(&mut logins, &limits).is_none());
-    let ended = logins.end(session(1), true, 0).expect("a login");
-    assert_eq!(ended, Ended { name: name("bob"), from: HERE, ok: true });
-    assert!(!logins.end(session(2), false, 0).expect("a login").ok);
-    assert!(logins.end(session(2), true, 0).is_none(), "it has ended");
+    let ended = end(&mut logins, 1, true).expect("a login");
+    assert_eq!(ended, Ended { name: name("bob"), from: HERE, ok: true, address_is_full: false, guessing: None });
+    assert!(!end(&mut logins, 2, false).expect("a login").ok);
+    assert!(end(&mut logins, 2, true).is_none(), "it has ended");
 }
 
 #[test]
@@ -57,7 +61,7 @@ fn whoever_cannot_get_in_costs_the_same_work() {
     logins.looked_up(session(3), record("hash", false));
     let (serial, _, hash, throttled) = next(&mut logins, &limits).expect("malformed");
     assert_eq!((serial, hash, throttled), (3, None, false));
-    assert!(!logins.end(session(3), false, 0).expect("a login").ok);
+    assert!(!end(&mut logins, 3, false).expect("a login").ok);
     // That was a failure for bob's name.
     begin(&mut logins, 4, "bob", "secret");
     logins.looked_up(session(4), record("hash", false));
@@ -74,7 +78,7 @@ fn one_that_could_be_too_many_waits_and_holds_nobody_else_up() {
     assert_eq!(next(&mut logins, &limits).expect("the first").0, 1);
     assert_eq!(next(&mut logins, &limits).expect("the third").0, 3);
     assert!(next(&mut logins, &limits).is_none());
-    logins.end(session(1), true, 0);
+    end(&mut logins, 1, true);
     assert_eq!(next(&mut logins, &limits), Some((2, "secret".into(), Some("hash".into()), false)));
 }
 
@@ -91,7 +95,7 @@ fn a_change_of_the_user_dooms_what_was_looked_up_before_it() {
     logins.doom(name("bob"));
     logins.looked_up(session(3), record("new", false));
     while next(&mut logins, &limits).is_some() {}
-    let mut ends = |serial| logins.end(session(serial), true, 0).map(|ended| ended.ok);
+    let mut ends = |serial| end(&mut logins, serial, true).map(|ended| ended.ok);
     assert_eq!([ends(1), ends(2), ends(3), ends(4)], [Some(false), Some(false), Some(true), Some(true)]);
 }
 
@@ -106,12 +110,12 @@ fn who_leaves_is_forgotten_unless_the_work_has_begun() {
     logins.looked_up(session(2), record("hash", false));
     logins.abandon(session(2));
     assert!(next(&mut logins, &limits).is_none());
-    assert!(logins.end(session(1), true, 0).is_none() && logins.end(session(2), true, 0).is_none());
+    assert!(end(&mut logins, 1, true).is_none() && end(&mut logins, 2, true).is_none());
     // A guess counts, also when its client does not wait for the answer.
     logins.looked_up(session(3), record("hash", false));
     assert_eq!(next(&mut logins, &limits).expect("the third").0, 3);
     logins.abandon(session(3));
-    assert!(logins.end(session(3), false, 0).is_some());
+    assert!(end(&mut logins, 3, false).is_some());
     begin(&mut logins, 4, "bob", "secret");
     logins.looked_up(session(4), record("hash", false));
     assert!(next(&mut logins, &limits).expect("the fourth").3, "throttled");

@@ -22,6 +22,7 @@ impl Queues {
         let before = mailbox.bytes;
         let purged = Purged(mailbox.take_all(ids));
         let bytes = before - mailbox.bytes;
+        purged.0.iter().for_each(|entry| self.gone(entry.sender));
         self.messages -= purged.count();
         self.bytes -= bytes;
         self.tidy(recipient);
@@ -33,6 +34,7 @@ impl Queues {
         if !self.exists(recipient) {
             return false;
         }
+        purged.0.iter().for_each(|entry| self.comes(entry.sender));
         let Some(mailbox) = self.mailbox_or_new(recipient) else { return false };
         let (before, count) = (mailbox.bytes, purged.0.len());
         purged.0.into_iter().for_each(|entry| mailbox.push(entry));

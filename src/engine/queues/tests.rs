@@ -96,7 +96,13 @@ fn session(serial: u64) -> SessionId {
 }
 
 fn limits() -> Limits {
-    Limits { queue_messages: 12, queue_messages_per_sender: 6, store_bytes: 9000, ..Limits::default() }
+    Limits {
+        queue_messages: 12,
+        queue_messages_per_sender: 6,
+        messages_per_sender: 10,
+        store_bytes: 9000,
+        ..Limits::default()
+    }
 }
 
 impl Model {
@@ -119,6 +125,11 @@ impl Model {
         let same = self.queue(to).filter(|m| m.sender == message.sender).count();
         if same >= limits.queue_messages_per_sender as usize {
             return Err(Quota::SenderFull);
+        }
+        // Ten is more than one sender may have here: the last fifth is for all.
+        let all = self.messages.iter().filter(|m| m.sender == message.sender).count();
+        if all >= limits.messages_per_sender as usize {
+            return Err(Quota::SenderTotal);
         }
         if self.messages.iter().map(|m| m.bytes).sum::<u64>() + message.bytes > limits.store_bytes {
             return Err(Quota::StoreFull);
@@ -186,7 +197,7 @@ impl Pair {
                 let (id, at) = (self.next, self.now);
                 self.next += 1;
                 let message = Message { id, recipient, sender, at, bytes: bytes as u64, committed: false };
-                let result = self.queues.admit(MessageId(id), name(recipient), name(sender), at, bytes, &limits());
+                let result = self.queues.admit(MessageId(id), name(recipient), name(sender), at, bytes, (&limits(), 0));
                 assert_eq!(result, self.model.admit(message));
             }
             Step::Outcome { recipient, stored } => {
@@ -419,4 +430,46 @@ fn a_look_for_old_messages_ends_behind_a_bounded_number() {
     assert_eq!(queues.expired(|_, at| at < 100, 0, 10), (Vec::new(), Some(1)));
     assert_eq!(queues.expired(|_, at| at < 100, 1, 10), (Vec::new(), Some(2)));
     assert_eq!(queues.expired(|_, at| at < 100, 2, 10), (Vec::new(), None));
+}
+
+#[test]
+fn the_last_fifth_of_a_queue_is_for_those_with_few_in_it() {
+    let limits = Limits { queue_messages: 50, queue_messages_per_sender: 30, ..Limits::default() };
+    let mut queues = Queues::default();
+    queues.add_user(name(0));
+    let mut id = 0;
+    let mut send = |sender: usize, limits: &Limits| {
+        id += 1;
+        queues.admit(MessageId(id), name(0), name(sender), 0, 1, (limits, 0))
+    };
+    assert!((0..30).all(|_| send(1, &limits).is_ok()));
+    assert_eq!(send(1, &limits), Err(Quota::SenderFull));
+    // Forty are there with these: whoever has ten in it waits.
+    assert!((0..10).all(|_| send(2, &limits).is_ok()));
+    assert_eq!(send(2, &limits), Err(Quota::SenderFull));
+    assert!((0..10).all(|_| send(0, &limits).is_ok()), "who has none there finds room");
+    assert_eq!(send(0, &limits), Err(Quota::QueueFull));
+    // A queue of ten is one sender's if nobody else comes.
+    let limits = Limits { queue_messages: 10, ..limits };
+    let mut queues = Queues::default();
+    queues.add_user(name(0));
+    let sent = (0..20).filter(|id| queues.admit(MessageId(*id), name(0), name(1), 0, 1, (&limits, 0)).is_ok());
+    assert_eq!(sent.count(), 10);
+}
+
+#[test]
+fn a_sender_leaves_so_many_messages_in_a_minute() {
+    let limits = Limits { messages_per_sender_minute: 60, ..Limits::default() };
+    let mut queues = Queues::default();
+    (0..3).for_each(|user| queues.add_user(name(user)));
+    let mut id = 0;
+    let mut send = |sender: usize, now: Millis| {
+        id += 1;
+        queues.admit(MessageId(id), name(id as usize % 2), name(sender), 0, 1, (&limits, now))
+    };
+    assert_eq!((0..100).filter(|_| send(0, 5000).is_ok()).count(), 60);
+    assert_eq!(send(0, 5999), Err(Quota::SenderRate));
+    assert_eq!(send(1, 5999), Ok(()), "others go on");
+    assert_eq!((send(0, 6000), send(0, 6000)), (Ok(()), Err(Quota::SenderRate)));
+    assert_eq!((0..100).filter(|_| send(0, 100_000).is_ok()).count(), 60);
 }

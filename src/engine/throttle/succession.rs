@@ -1,58 +1,123 @@
 //! Failed logins from one process to the next: a restart is no way to guess faster.
 
-use super::{BUCKETS_MAX, Bucket, Key, Throttle, WINDOW_MS};
+use super::bucket::{Failures, Level};
+use super::guessed::{Guessed, SHARES_MAX, Share};
+use super::{ADDRESSES_MAX, DAY_MS, MINUTE_MS, NAMES_MAX, PAIRS_MAX, Throttle};
 use crate::engine::port::AddressKey;
 use crate::proto::codec::{Reader, Writer};
 use crate::proto::limits::USERNAME_MAX_BYTES;
 use crate::proto::types::{Millis, Username};
 
+/// Most buckets in a record of 0.2.0 or before.
+const OLD_MAX: usize = 2 * (65_536 + 1);
+
 impl Throttle {
     /// Writes what [`Throttle::thaw`] reads.
     pub fn freeze(&self, now: Millis, out: &mut Writer) {
-        let failed = self.strangers.iter().chain(&self.owners).filter(|(_, bucket)| bucket.empty_at > now);
-        out.u32(u32::try_from(failed.clone().count()).unwrap_or(u32::MAX));
-        for (key, bucket) in failed {
-            match key {
-                Key::Address(address) => {
-                    out.u8(0);
-                    freeze_address(*address, out);
-                }
-                Key::Name(name) => {
-                    out.u8(1);
-                    out.bytes(name.as_str().as_bytes());
-                }
-                Key::Owner(name, address) => {
-                    out.u8(2);
-                    out.bytes(name.as_str().as_bytes());
-                    freeze_address(*address, out);
-                }
-                Key::Overflow => out.u8(3),
-                Key::OwnerOverflow => out.u8(4),
+        let addresses = self.addresses.iter().filter(|(_, bucket)| bucket.level.empty_at > now);
+        out.u32(count(addresses.clone().count()));
+        for (address, bucket) in addresses {
+            freeze_address(*address, out);
+            freeze_level(bucket.level, now, out);
+        }
+        let pairs = self.pairs.iter().filter(|(_, bucket)| bucket.level.empty_at > now);
+        out.u32(count(pairs.clone().count()));
+        for ((name, address), bucket) in pairs {
+            out.bytes(name.as_str().as_bytes());
+            freeze_address(*address, out);
+            freeze_level(bucket.level, now, out);
+        }
+        let names = self.names.iter().filter(|(_, guessed)| guessed.minute.empty_at.max(guessed.day.empty_at) > now);
+        out.u32(count(names.clone().count()));
+        for (name, guessed) in names {
+            out.bytes(name.as_str().as_bytes());
+            freeze_level(guessed.minute, now, out);
+            freeze_level(guessed.day, now, out);
+            out.u32(guessed.failures);
+            out.u32(count(guessed.shares.len()));
+            for share in &guessed.shares {
+                freeze_address(share.from, out);
+                freeze_level(share.minute, now, out);
+                freeze_level(share.day, now, out);
             }
-            out.u64(bucket.empty_at.saturating_sub(now));
         }
     }
 
     /// The throttle that was written, or `None`.
-    pub fn thaw(from: &mut Reader<'_>, now: Millis) -> Option<Throttle> {
-        let count = usize::try_from(from.u32()?).ok().filter(|count| *count <= 2 * (BUCKETS_MAX + 1))?;
+    pub fn thaw(reader: &mut Reader<'_>, now: Millis) -> Option<Throttle> {
         let mut throttle = Throttle::default();
-        for _ in 0..count {
-            let key = match from.u8()? {
-                0 => Key::Address(thaw_address(from)?),
-                1 => Key::Name(Username::parse(from.bytes(USERNAME_MAX_BYTES)?)?),
-                2 => Key::Owner(Username::parse(from.bytes(USERNAME_MAX_BYTES)?)?, thaw_address(from)?),
-                3 => Key::Overflow,
-                4 => Key::OwnerOverflow,
-                _ => return None,
-            };
-            let empty_at = now.saturating_add(from.u64()?.min(WINDOW_MS));
-            // Two of 0.1.0's may count as one now.
-            let bucket = throttle.table(key).entry(key).or_insert(Bucket { empty_at, under_way: 0 });
-            bucket.empty_at = bucket.empty_at.max(empty_at);
+        for _ in 0..at_most(reader, ADDRESSES_MAX)? {
+            let (address, level) = (thaw_address(reader)?, thaw_level(reader, MINUTE_MS, now)?);
+            throttle.addresses.alter(address, now, |bucket| raise(bucket, level));
+        }
+        for _ in 0..at_most(reader, PAIRS_MAX)? {
+            let name = Username::parse(reader.bytes(USERNAME_MAX_BYTES)?)?;
+            let (address, level) = (thaw_address(reader)?, thaw_level(reader, MINUTE_MS, now)?);
+            throttle.pairs.alter((name, address), now, |bucket| raise(bucket, level));
+        }
+        for _ in 0..at_most(reader, NAMES_MAX)? {
+            let name = Username::parse(reader.bytes(USERNAME_MAX_BYTES)?)?;
+            let (minute, day) = (thaw_level(reader, MINUTE_MS, now)?, thaw_level(reader, DAY_MS, now)?);
+            let mut guessed = Guessed { minute, day, failures: reader.u32()?, ..Guessed::default() };
+            for _ in 0..at_most(reader, SHARES_MAX)? {
+                let (from, minute) = (thaw_address(reader)?, thaw_level(reader, MINUTE_MS, now)?);
+                guessed.shares.push(Share { from, minute, day: thaw_level(reader, DAY_MS, now)? });
+            }
+            throttle.names.alter(name, now, |place| *place = guessed);
         }
         Some(throttle)
     }
+
+    /// The throttle that a 0.2.0 or 0.1.0 wrote, or `None`: what counts for a name there counts for a minute.
+    pub fn thaw_old(from: &mut Reader<'_>, now: Millis) -> Option<Throttle> {
+        let mut throttle = Throttle::default();
+        for _ in 0..at_most(from, OLD_MAX)? {
+            match from.u8()? {
+                0 => {
+                    let (address, level) = (thaw_address(from)?, thaw_level(from, MINUTE_MS, now)?);
+                    throttle.addresses.alter(address, now, |bucket| raise(bucket, level));
+                }
+                1 => {
+                    let name = Username::parse(from.bytes(USERNAME_MAX_BYTES)?)?;
+                    let minute = thaw_level(from, MINUTE_MS, now)?;
+                    throttle.names.alter(name, now, |guessed| guessed.minute = guessed.minute.later(minute));
+                }
+                2 => {
+                    let name = Username::parse(from.bytes(USERNAME_MAX_BYTES)?)?;
+                    let (address, level) = (thaw_address(from)?, thaw_level(from, MINUTE_MS, now)?);
+                    throttle.pairs.alter((name, address), now, |bucket| raise(bucket, level));
+                }
+                // What many keys shared there, each has for itself here.
+                3 | 4 => {
+                    from.u64()?;
+                }
+                _ => return None,
+            }
+        }
+        Some(throttle)
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// How many follow, unless these are more than there can be: attempts that were under way may have been too many by some.
+fn at_most(from: &mut Reader<'_>, max: usize) -> Option<usize> {
+    usize::try_from(from.u32()?).ok().filter(|count| *count <= max.saturating_add(1024))
+}
+
+/// Two of 0.1.0's addresses may count as one now.
+fn raise(bucket: &mut Failures, level: Level) {
+    bucket.level = bucket.level.later(level);
+}
+
+fn freeze_level(level: Level, now: Millis, out: &mut Writer) {
+    out.u64(level.empty_at.saturating_sub(now));
+}
+
+fn thaw_level(from: &mut Reader<'_>, window: Millis, now: Millis) -> Option<Level> {
+    Some(Level { empty_at: now.saturating_add(from.u64()?.min(window)) })
 }
 
 fn freeze_address(address: AddressKey, out: &mut Writer) {

@@ -62,6 +62,7 @@ pub(super) fn refusal_reply(refusal: Refusal) -> Reply {
         Refusal::NoSuchUser => Reply::NoSuchUser,
         Refusal::QueueFull => Reply::SendError(NotSent::QueueFull),
         Refusal::SenderFull => Reply::SendError(NotSent::SenderFull),
+        Refusal::SenderLimit => Reply::SendError(NotSent::SenderLimit),
         Refusal::NoRoom => Reply::SendError(NotSent::NoRoom),
         Refusal::Stalled => Reply::SendError(NotSent::Stalled),
         Refusal::Unknown => Reply::SendError(NotSent::Unknown),

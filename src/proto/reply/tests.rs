@@ -35,6 +35,7 @@ fn said() -> Vec<(Reply, bool)> {
         said.push((Reply::BadCommand(stage, Why::Overlong), false));
     }
     said.push((Reply::BadCommand(Stage::Idle, Why::Crowded), false));
+    said.push((Reply::BadCommand(Stage::UserValidated, Why::TooManySessions), false));
     said
 }
 
@@ -78,7 +79,7 @@ fn each_cause_in_each_state_has_a_text_of_its_own() {
     }
     let of = |code: &str| texts.keys().filter(|text| text.starts_with(code)).count();
     assert_eq!((of("214"), of("560"), of("565"), of("545"), of("546")), (5, 1, 1, 2, 2), "{texts:#?}");
-    assert_eq!((of("540"), of("550")), (22, 4), "each with and without a way to recover: {texts:#?}");
+    assert_eq!((of("540"), of("550")), (24, 4), "each with and without a way to recover: {texts:#?}");
     assert!(of("500") >= 25, "{texts:#?}");
 }
 

@@ -86,7 +86,7 @@ impl Session {
         }
     }
 
-    /// The one place where the state changes.
+    /// What happens to the state: the only place where it changes, but for a session that is taken up.
     pub(super) fn apply<S: Services>(&mut self, event: Event, cx: &mut Context<'_, S>) {
         if matches!(self.closing, Closing::Flush | Closing::Now) {
             return;
@@ -110,6 +110,11 @@ impl Session {
             }
             (State::ProcessCommand { .. } | State::SendingMessage { .. }, Some(_)) => self.state_deadline = NEVER,
             _ => {}
+        }
+        match (was_logged_in, self.state.user()) {
+            (None, Some(user)) => cx.services.logged_in(user),
+            (Some(user), None) => cx.services.logged_out(user),
+            (None, None) | (Some(_), Some(_)) => {}
         }
         // Idle time stands still in WMSG, and goes on however that ends.
         if was_waiting && !self.is_waiting() {

@@ -70,6 +70,10 @@ impl Services for World {
 
     fn replied(&mut self, _: Reply) {}
 
+    fn logged_in(&mut self, _: Username) {}
+
+    fn logged_out(&mut self, _: Username) {}
+
     fn close_download(&mut self, _: Username) {
         self.asked.push(Asked::Close);
     }

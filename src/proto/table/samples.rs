@@ -69,7 +69,7 @@ pub enum Kind {
 }
 
 /// Every kind of event: what clients send, what took too long, what the world around answers.
-pub const KINDS: [Kind; 43] = [
+pub const KINDS: [Kind; 44] = [
     Kind::User,
     Kind::BadUser,
     Kind::Pass,
@@ -104,6 +104,7 @@ pub const KINDS: [Kind; 43] = [
     Kind::Refused(Refusal::NoSuchUser),
     Kind::Refused(Refusal::QueueFull),
     Kind::Refused(Refusal::SenderFull),
+    Kind::Refused(Refusal::SenderLimit),
     Kind::Refused(Refusal::NoRoom),
     Kind::Refused(Refusal::Stalled),
     Kind::Refused(Refusal::Unknown),
@@ -209,6 +210,7 @@ impl Kind {
             Kind::Refused(Refusal::NoSuchUser) => "no such recipient".to_owned(),
             Kind::Refused(Refusal::QueueFull) => "the queue is full".to_owned(),
             Kind::Refused(Refusal::SenderFull) => "the sender's share is used up".to_owned(),
+            Kind::Refused(Refusal::SenderLimit) => "the sender has sent too much".to_owned(),
             Kind::Refused(Refusal::NoRoom) => "no room".to_owned(),
             Kind::Refused(Refusal::Stalled) => "not stored, the store does not answer".to_owned(),
             Kind::Refused(Refusal::Unknown) => "not known to be stored".to_owned(),

@@ -1,0 +1,57 @@
+//! Who is kept out, and for how long.
+
+use clap::ArgMatches;
+use serde::Serialize;
+
+use super::client::Client;
+use super::exit::{Exit, Failure};
+use super::render::Table;
+use super::run::show;
+use super::{Context, Output};
+use crate::control::answer::{Done, Throttles};
+use crate::control::{ROWS_MAX, Request};
+use crate::proto::types::Username;
+
+/// What shows where a throttle is for everybody.
+const ANY: &str = "any";
+
+pub(super) fn list(context: &Context, _: &ArgMatches) -> Result<Output, Failure> {
+    let found: Throttles = Client::connect(&context.socket)?.ask(&Request::ThrottleList { limit: ROWS_MAX })?;
+    Ok(show(context, &found, || {
+        let mut table = Table::new(&["USER", "ADDRESS", ">FAILURES", ">ADDRESSES", "UNTIL"]);
+        for one in &found.throttles {
+            table.row([
+                one.user.as_deref().unwrap_or(ANY).to_owned(),
+                one.address.as_deref().unwrap_or(ANY).to_owned(),
+                one.failures.to_string(),
+                one.addresses.to_string(),
+                one.until.clone(),
+            ]);
+        }
+        let more = if found.more { "and more, which end earlier\n" } else { "" };
+        table.text() + more
+    }))
+}
+
+pub(super) fn clear(context: &Context, arguments: &ArgMatches) -> Result<Output, Failure> {
+    #[derive(Serialize)]
+    struct Document {
+        user: Option<String>,
+        address: Option<String>,
+    }
+    let (user, address) = (arguments.get_one::<Username>("user").copied(), arguments.get_one("address").copied());
+    if user.is_none() && address.is_none() && !arguments.get_flag("all") {
+        return Err(Failure::new(Exit::Usage, "which ones: --user NAME, --address ADDRESS or --all"));
+    }
+    let _: Done = Client::connect(&context.socket)?.ask(&Request::ThrottleClear { user, address })?;
+    let of: Vec<String> = user
+        .iter()
+        .map(|user| format!("for {user}"))
+        .chain(address.iter().map(|address: &std::net::IpAddr| format!("from {address}")))
+        .collect();
+    let what =
+        if of.is_empty() { "all failed logins".to_owned() } else { format!("failed logins {}", of.join(" and ")) };
+    let document =
+        Document { user: user.map(|user| user.to_string()), address: address.map(|address| address.to_string()) };
+    Ok(show(context, &document, || format!("{what} forgotten\n")))
+}

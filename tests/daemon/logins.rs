@@ -1,0 +1,88 @@
+//! Too many sessions of a user, and too many failed logins: what the client hears, the log says and cpctl lifts.
+
+use crate::running::{Daemon, wait_for};
+
+#[test]
+fn a_user_has_so_many_sessions() {
+    let daemon = Daemon::start("limits.sessions_per_user = 2\n");
+    daemon.add_user("bob", "hunter2");
+    daemon.add_user("eve", "hunter2");
+    let mut inside = [daemon.connect(), daemon.connect()];
+    inside.iter_mut().for_each(|client| client.logs_in("bob", "hunter2"));
+    let mut third = daemon.connect();
+    third.asks("USER bob", "220 ");
+    third.asks("PASS hunter2", "500 bad command: too many sessions of this user");
+    third.is_closed();
+    daemon.waits_for_log("limit reached limit=limits.sessions_per_user more=0 user=bob addr=127.");
+    assert!(daemon.cpctl(&["--json", "status"], "").contains("\"login_failures\":0"), "it is no failed login");
+    daemon.connect().logs_in("eve", "hunter2");
+    let [mut leaves, mut stays] = inside;
+    leaves.send("TERM");
+    leaves.is_closed();
+    wait_for("room for one more", || {
+        let mut client = daemon.connect();
+        client.asks("USER bob", "220 ");
+        client.send("PASS hunter2");
+        client.line().starts_with("230 ").then_some(())
+    });
+    stays.asks("SMSG bob:still here", "240 ");
+}
+
+/// How often the address is told 565 to a wrong password, each time over another connection.
+fn fails(daemon: &Daemon, name: &str, times: usize) {
+    for _ in 0..times {
+        let mut client = daemon.connect();
+        client.asks(&format!("USER {name}"), "220 ");
+        client.asks("PASS wrong", "565 ");
+    }
+}
+
+#[test]
+fn an_address_that_is_throttled_is_told_in_one_line_with_a_number() {
+    let daemon = Daemon::start("limits.failures_per_address = 3\n");
+    fails(&daemon, "nobody", 20);
+    daemon.waits_for_log("limit reached limit=limits.failures_per_address more=0 user=nobody addr=127.");
+    // Ten seconds later the others are told.
+    daemon.waits_for_log("auth failure user=nobody addr=127.0.0.1 more=");
+    let log = daemon.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("auth failure")).collect();
+    assert!((3..=5).contains(&lines.len()), "{log}");
+    let told: usize = lines.iter().filter_map(|line| line.split_once(" more=")?.1.parse::<usize>().ok()).sum();
+    let alone = lines.iter().filter(|line| line.contains(" port=")).count();
+    assert_eq!(told + alone, 20, "{log}");
+}
+
+#[test]
+fn an_operator_sees_who_is_throttled_and_lifts_it() {
+    let daemon = Daemon::start("limits = { failures_per_address = 1000, failures_per_user = 2 }\n");
+    daemon.add_user("bob", "hunter2");
+    fails(&daemon, "bob", 3);
+    let refused = |name: &str| {
+        let mut client = daemon.connect();
+        client.asks(&format!("USER {name}"), "220 ");
+        client.send("PASS hunter2");
+        client.line().starts_with("565 ")
+    };
+    // One address uses up half of what a name has; another one gets in, this one does not.
+    assert!(refused("bob"));
+    let shown = daemon.cpctl(&["--json", "user", "show", "bob"], "");
+    assert!(shown.contains("\"throttled\":null"), "{shown}");
+    daemon.configure("limits = { failures_per_address = 1, failures_per_user = 2 }\n");
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.waits_for_log("configuration reloaded");
+    wait_for("a throttled address", || {
+        fails(&daemon, "eve", 1);
+        let list = daemon.cpctl(&["--json", "throttle", "list"], "");
+        list.contains("\"user\":null,\"address\":\"127.0.0.1\"").then_some(())
+    });
+    daemon.add_user("eve", "hunter2");
+    assert!(refused("eve"));
+    daemon.cpctl(&["throttle", "clear", "--address", "127.0.0.1"], "");
+    assert!(!refused("eve"));
+    assert!(refused("bob"), "bob's failures are still there");
+    daemon.cpctl(&["throttle", "clear", "--user", "bob"], "");
+    assert!(!refused("bob"));
+    daemon.waits_for_log("admin cmd=throttle.clear user=bob uid=");
+    let list = daemon.cpctl(&["--json", "throttle", "list"], "");
+    assert_eq!(list.trim(), r#"{"throttles":[],"more":false}"#);
+}

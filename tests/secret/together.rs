@@ -1,0 +1,88 @@
+//! Failed logins that come together, from an address that has failed almost too often: the one that could be too many has
+//! to wait for the others, whoever it is for. One block has a group of attempts for each [`Whom`], each group from a new
+//! address.
+
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use super::statistics::{Interval, intervals};
+use super::timing::FAILURES_MAX;
+use super::{House, PASSWORD, connect_from, line};
+use crate::random::Random;
+
+/// Whose name is tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whom {
+    /// A user who has logged in from this address.
+    AtHome,
+    /// One who has not.
+    Elsewhere,
+    Nobody,
+}
+
+impl Whom {
+    pub const ALL: [Whom; 3] = [Whom::AtHome, Whom::Elsewhere, Whom::Nobody];
+}
+
+/// Attempts at one user that are certainly not too many in a day.
+const ATTEMPTS_AT_A_USER: usize = 24;
+const WARM_UP_BLOCKS: usize = 10;
+
+/// The pairs of [`Whom`] by their indices: the difference of the median times until the first attempt of a group is
+/// answered, and until all of its `size` attempts are.
+#[track_caller]
+pub fn measure(house: &mut House, size: usize, blocks: usize, seed: u64) -> Vec<(usize, usize, Interval)> {
+    let mut random = Random::new(seed, 1);
+    let mut times = [(); 2].map(|()| vec![Vec::with_capacity(blocks); Whom::ALL.len()]);
+    let mut order = [0, 1, 2];
+    let (mut user, mut other) = (String::new(), String::new());
+    for block in 0..blocks + WARM_UP_BLOCKS {
+        if block % (ATTEMPTS_AT_A_USER / size) == 0 {
+            (user, other) = (house.fresh_user(), house.fresh_user());
+        }
+        for place in (1..order.len()).rev() {
+            order.swap(place, random.between(0, place as u64) as usize);
+        }
+        for group in order {
+            let from = house.fresh_address();
+            let (logs_in, tried) = match Whom::ALL[group] {
+                Whom::AtHome => (&user, user.clone()),
+                Whom::Elsewhere => (&other, user.clone()),
+                Whom::Nobody => (&user, house.fresh_name()),
+            };
+            assert!(house.attempt(from, logs_in, PASSWORD).starts_with("230 "));
+            for _ in 0..FAILURES_MAX as usize - size + 1 {
+                let nobody = house.fresh_name();
+                assert!(house.attempt(from, &nobody, "wrong12").starts_with("565 "));
+            }
+            let taken = together(house, from, &tried, size);
+            if block >= WARM_UP_BLOCKS {
+                for (times, taken) in times.iter_mut().zip(taken) {
+                    times[group].push(taken);
+                }
+            }
+        }
+    }
+    times.iter().flat_map(|times| intervals(times, seed)).collect()
+}
+
+/// So many attempts at the same time; nanoseconds until the first was answered, and until all were.
+#[track_caller]
+fn together(house: &House, from: Ipv4Addr, name: &str, size: usize) -> [u64; 2] {
+    let mut streams: Vec<_> = (0..size).map(|_| connect_from(from, house.daemon.address)).collect();
+    for stream in &mut streams {
+        stream.write_all(format!("USER {name}\r\n").as_bytes()).expect("sent");
+        assert!(line(stream).starts_with("220 "));
+    }
+    let begun = Instant::now();
+    streams.iter_mut().for_each(|stream| stream.write_all(b"PASS wrong12\r\n").expect("sent"));
+    let mut taken = Vec::with_capacity(size);
+    for stream in &mut streams {
+        let mut answer = [0; 64];
+        let count = stream.read(&mut answer).expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&answer[..count]), "565 error authenticating user\r\n");
+        taken.push(u64::try_from(begun.elapsed().as_nanos()).expect("short"));
+    }
+    [taken[0], taken[size - 1]]
+}
