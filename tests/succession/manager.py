@@ -56,6 +56,8 @@ def message():
     for level, kind, payload in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    for fd in fds:
+        os.set_inheritable(fd, False)
     fields = dict(line.split("=", 1) for line in text.decode().splitlines() if "=" in line)
     return fields, list(fds)
 

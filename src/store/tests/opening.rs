@@ -363,7 +363,7 @@ fn folders_that_cannot_hold_a_store_are_named() {
     assert_eq!(refused(&folder.path().join("cpd.db")).kind, OpenErrorKind::CannotCreate);
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("sets the mode");
     let error = refused(&folder.path().join("other.db"));
-    assert_eq!(error.kind, OpenErrorKind::Permission, "{error}");
+    assert_eq!(error.kind, OpenErrorKind::Exposed, "{error}");
 }
 
 #[test]
