@@ -372,4 +372,25 @@ mod tests {
             assert!(fatal.message.ends_with(error.desc()), "no sandbox, no word of one: {fatal}");
         }
     }
+
+    #[test]
+    fn nothing_but_the_socket_is_opened_to_a_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, file) = (dir.path().join("control.sock"), dir.path().join("precious"));
+        let group = Group::from_gid(nix::unistd::getegid()).unwrap().unwrap().name;
+        let _socket = bind_private(&path).unwrap();
+        let made = std::fs::symlink_metadata(&path).unwrap();
+        std::fs::rename(&path, dir.path().join("moved")).unwrap();
+        std::fs::write(&file, "precious").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&file, &path).unwrap();
+        assert!(give_to(&path, &made, &group).unwrap_err().contains("something else"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::hard_link(&file, &path).unwrap();
+        assert!(give_to(&path, &made, &group).unwrap_err().contains("something else"));
+        assert_eq!(mode(&file), 0o600);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::rename(dir.path().join("moved"), &path).unwrap();
+        assert_eq!((give_to(&path, &made, &group), mode(&path)), (Ok(()), 0o660));
+    }
 }
