@@ -375,6 +375,54 @@ fn a_socket_for_others_is_77_and_names_the_group() {
     fails(&mut strict.cpctl(&["status"]), 77, "not for you");
 }
 
+/// Where anybody can put a socket in the daemon's place, who listens is asked before a password is sent to them.
+#[test]
+fn a_stranger_who_listens_hears_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        // Only root can listen as somebody else.
+        return;
+    }
+    let nobody = rustix::process::Uid::from_raw(65_534);
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("control.sock");
+    let set = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).expect("chmod");
+    set(0o777);
+    let listener = std::thread::scope(|scope| {
+        let listen = || {
+            // Of this thread alone.
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("a user");
+            std::os::unix::net::UnixListener::bind(&socket).expect("bind")
+        };
+        scope.spawn(listen).join().expect("no panic")
+    });
+    let heard = || {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut listener.accept().expect("somebody came").0, &mut bytes).expect("all");
+        String::from_utf8(bytes).expect("UTF-8")
+    };
+    let path = socket.to_str().expect("text");
+    let cpctl = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cpctl"));
+        command.args(["--timeout", "300ms", "--socket", path]).args(words).stdin(Stdio::null());
+        command
+    };
+    let add = ["user", "add", "bob", "--generate"];
+    for mode in [0o777, 0o1777] {
+        set(mode);
+        fails(&mut cpctl(&add), 77, "(uid 65534) listens there, who is neither root nor you");
+        assert_eq!(heard(), "");
+        fails(&mut cpctl(&["ping"]), 77, path);
+        assert_eq!(heard(), "");
+        let (code, out, _) = run(cpctl(&add).arg("--json"));
+        assert!(code == 77 && out.starts_with("{\"error\":{\"code\":\"not_permitted\","), "{code} {out}");
+        assert_eq!(heard(), "");
+    }
+    // Where root alone can have put it, it is the daemon's.
+    set(0o755);
+    fails(&mut cpctl(&add), 69, "no answer");
+    assert!(heard().contains("\"user.add\""));
+}
+
 #[test]
 fn lists_are_collected_page_by_page() {
     let user = |n: u32| UserInfo {

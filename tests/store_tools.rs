@@ -417,6 +417,40 @@ fn a_killed_backup_leaves_nothing() {
     assert!(!left.iter().any(|name| name.contains("-backup")), "{left:?}");
 }
 
+/// What somebody who can write in the folder puts in the place of the backup while it gets its name is no success.
+#[test]
+fn another_file_in_the_place_of_a_backup_is_no_success() {
+    need("strace", "strace");
+    let daemon = with(&["alice"], "hello");
+    let folder = daemon.folder.path().join("copies");
+    fs::create_dir(&folder).expect("made");
+    let (copy, moved, other) = (folder.join("copy"), folder.join("moved"), folder.join("other"));
+    for what in ["another file", "nothing", "a link to it"] {
+        let mut command = Command::new("strace");
+        let inject = "inject=linkat:delay_exit=2000000";
+        command.args(["-qq", "-o", "/dev/null", "-e", "trace=linkat", "-e", inject]);
+        command.arg(env!("CARGO_BIN_EXE_cpctl")).arg("--socket").arg(daemon.socket());
+        command.args(["store", "backup", &show(&copy)]).stderr(std::process::Stdio::piped());
+        let cpctl = command.spawn().expect("runs");
+        wait_for("the copy", || copy.exists().then_some(()));
+        fs::rename(&copy, &moved).expect("moved");
+        match what {
+            "another file" => {
+                fs::copy(&moved, &other).expect("copied");
+                fs::rename(&other, &copy).expect("moved");
+            }
+            "a link to it" => std::os::unix::fs::symlink(&moved, &copy).expect("made"),
+            _ => {}
+        }
+        let ended = cpctl.wait_with_output().expect("ends");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(1), "{what}: {said}");
+        let named = if what == "nothing" { "the backup was taken away" } else { "another file in the place of" };
+        assert!(said.contains(named) && said.contains(&show(&copy)), "{what}: {said}");
+        let _ = fs::remove_file(&copy);
+    }
+}
+
 /// Runs the nightly script with these programs first in the path.
 fn nightly(folder: &Path, socket: &Path, first: &Path) -> Ended {
     let script = Path::new("packaging/cpd-backup");
@@ -454,6 +488,17 @@ fn the_nightly_copy_is_verified_and_the_last_ones_are_kept() {
     assert_eq!(ended.code(), 65, "{ended:?}");
     let left = names(&copies);
     assert!(left.len() == 4 && left.iter().any(|name| name.ends_with(".damaged")), "{left:?}");
+    // Nothing is made or deleted where somebody else says what a name leads to.
+    for (mode, owner) in [(0o777, None), (0o1777, None), (0o755, Some(NOBODY))] {
+        fs::set_permissions(&copies, fs::Permissions::from_mode(mode)).expect("set");
+        if owner.is_some() && !nix::unistd::geteuid().is_root() {
+            continue;
+        }
+        chown(&copies, owner, None).expect("given");
+        let ended = nightly(&copies, &daemon.socket(), &none);
+        assert!(ended.code() == 77 && ended.stderr.contains(&show(&copies)), "{ended:?}");
+        assert_eq!(names(&copies), left);
+    }
 }
 
 /// A store as a cpd of an earlier schema would have left it: of schema 0, which has no tables yet.

@@ -319,6 +319,22 @@ fn what_is_left_twice_or_by_halves_is_closed_and_never_mixed() {
     }
 }
 
+/// What is left nobody can change on the way to the successor, who takes what could have been changed from 0.2.0 alone.
+#[test]
+fn the_records_that_are_left_are_sealed() {
+    let mut manager = Manager::start();
+    manager.add_user("bob");
+    let mut bob = manager.logged_in("bob");
+    for order in ["change", "old", "restart"] {
+        manager.order(order);
+        bob.says("SMSGbob:for bob alone\r\n");
+        bob.hears("240");
+    }
+    manager.order("unsealed");
+    bob.hears_nothing_but_the_end("unsealed");
+    manager.logged_in("bob");
+}
+
 /// A limit lowered between two starts: what fits is kept, whoever cannot be taken up hears so at once, and the next client
 /// is served.
 #[test]

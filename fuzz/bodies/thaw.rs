@@ -134,8 +134,9 @@ fn common(record: &[u8], twin: Twin) -> Result<(), String> {
 fn file(record: &[u8], twin: Twin) -> Result<(), String> {
     let Some((common, sessions)) = parse_records(taken(record, twin)) else { return Ok(()) };
     let again = write_records(&common, sessions.iter().map(Vec::as_slice));
-    let again = match record.starts_with(b"cpd succession 1\n") {
-        // 0.1.0's, whose form is the same.
+    let old = [b"cpd succession 1\n", b"cpd succession 2\n"];
+    let again = match old.iter().any(|old| record.starts_with(*old)) {
+        // 0.1.0's or 0.2.0's, whose form is the same.
         true => [&record[..17], &again[17..]].concat(),
         false => again,
     };

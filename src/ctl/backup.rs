@@ -1,14 +1,18 @@
 //! `cpctl store backup`: the store's copy, piece by piece, into a file that is either whole or not there.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
-use nix::unistd::linkat;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, geteuid, linkat, unlinkat};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
@@ -25,6 +29,8 @@ use crate::control::{ErrorCode, Request};
 const STDOUT: &str = "-";
 /// How the names of copies begin and end that are being written where every file has a name.
 const PART: (&str, &str) = (".cpctl-backup.", ".part");
+/// Of copies: they hold password hashes and letters.
+const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 pub(super) fn backup(context: &Context, arguments: &ArgMatches) -> Result<Output, Failure> {
     #[derive(Serialize)]
@@ -120,36 +126,46 @@ fn take(
 }
 
 /// A copy that is being written. However this process ends, nothing is left of it until it is put in its place; where
-/// a file system has no files without a name, the next backup in the folder takes away what is left.
+/// a file system has no files without a name, the next backup in the folder takes away what is left. Whoever can write in
+/// the folder may move, link and delete in it meanwhile: what is done here is done to the file and in the folder that are
+/// open, and success is said of that file alone.
 struct Partial {
     file: File,
-    /// Its name, where it has one.
-    path: Option<PathBuf>,
+    folder: File,
+    /// Its name in the folder, where it has one.
+    name: Option<OsString>,
     wanted: PathBuf,
 }
 
 impl Partial {
     fn create(wanted: &Path) -> io::Result<Partial> {
-        wanted.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::IsADirectory))?;
-        let folder = folder(wanted);
-        let unnamed = || {
-            let flags = OFlag::O_TMPFILE.bits();
-            OpenOptions::new().write(true).mode(0o600).custom_flags(flags).open(folder)
-        };
         // Its place is given to it by way of /proc.
-        match unnamed() {
-            Ok(file) if Partial::handle(&file).exists() => {
-                return Ok(Partial { file, path: None, wanted: wanted.to_owned() });
-            }
-            Err(e) if [io::ErrorKind::PermissionDenied, io::ErrorKind::NotFound].contains(&e.kind()) => return Err(e),
-            _ => {}
+        match Partial::nameless(wanted) {
+            Ok(partial) if Partial::handle(&partial.file).exists() => Ok(partial),
+            Err(e) if [io::ErrorKind::PermissionDenied, io::ErrorKind::NotFound].contains(&e.kind()) => Err(e),
+            _ => Partial::named(wanted),
         }
-        remove_parts(folder);
-        let path = folder.join(format!("{}{}{}", PART.0, std::process::id(), PART.1));
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    }
+
+    fn nameless(wanted: &Path) -> io::Result<Partial> {
+        let (folder, wanted) = place_of(wanted)?;
+        let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&folder, ".", flags, PRIVATE)?);
+        Ok(Partial { file, folder, name: None, wanted })
+    }
+
+    /// Where every file has a name: one that nobody can have foreseen.
+    fn named(wanted: &Path) -> io::Result<Partial> {
+        let (folder, wanted) = place_of(wanted)?;
+        remove_parts(&folder, folder_of(&wanted));
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|e| io::Error::other(e.to_string()))?;
+        let name = OsString::from(format!("{}{:016x}{}", PART.0, u64::from_ne_bytes(random), PART.1));
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&folder, name.as_os_str(), flags, PRIVATE)?);
         // Held for as long as this is at work: what is not is left over.
         let _ = file.try_lock();
-        Ok(Partial { file, path: Some(path), wanted: wanted.to_owned() })
+        Ok(Partial { file, folder, name: Some(name), wanted })
     }
 
     fn handle(file: &File) -> PathBuf {
@@ -162,48 +178,199 @@ impl Partial {
         if self.file.metadata()?.len() != bytes {
             return Err(io::Error::other("the file has another length than what was written to it"));
         }
-        // Unlike a rename, a link never replaces a file that somebody made meanwhile.
-        match &self.path {
-            None => {
-                let follow = AtFlags::AT_SYMLINK_FOLLOW;
-                linkat(AT_FDCWD, &Partial::handle(&self.file), AT_FDCWD, &self.wanted, follow)?;
-            }
-            Some(path) => match fs::hard_link(path, &self.wanted) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
-                // A file system without links.
-                Err(_) if fs::symlink_metadata(&self.wanted).is_err() => fs::rename(path, &self.wanted)?,
-                Err(error) => return Err(error),
+        self.give_name()?;
+        self.folder.sync_all()?;
+        self.is_in_place()
+    }
+
+    /// Never replaces a file that somebody made meanwhile.
+    fn give_name(&self) -> io::Result<()> {
+        let wanted = self.wanted.file_name().unwrap_or_default();
+        let Some(name) = self.name.as_deref() else {
+            let handle = Partial::handle(&self.file);
+            return Ok(linkat(AT_FDCWD, &handle, &self.folder, wanted, AtFlags::AT_SYMLINK_FOLLOW)?);
+        };
+        match linkat(&self.folder, name, &self.folder, wanted, AtFlags::empty()) {
+            Ok(()) => Ok(()),
+            Err(Errno::EEXIST) => Err(Errno::EEXIST.into()),
+            // A file system without links.
+            Err(error) => match renameat2(&self.folder, name, &self.folder, wanted, RenameFlags::RENAME_NOREPLACE) {
+                // Nor does it know such a rename.
+                Err(Errno::EINVAL) if fs::symlink_metadata(&self.wanted).is_err() => {
+                    Ok(renameat(&self.folder, name, &self.folder, wanted)?)
+                }
+                Err(Errno::EINVAL) => Err(error.into()),
+                renamed => Ok(renamed?),
             },
         }
-        File::open(folder(&self.wanted))?.sync_all()
+    }
+
+    /// Errors: under the name that was asked for there is something else than what was written.
+    fn is_in_place(&self) -> io::Result<()> {
+        let own = self.file.metadata()?;
+        match fs::symlink_metadata(&self.wanted) {
+            Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) => Ok(()),
+            Ok(_) => Err(io::Error::other("somebody has put another file in the place of the backup")),
+            Err(e) => Err(io::Error::new(e.kind(), format!("the backup was taken away: {e}"))),
+        }
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
+        if let Some(name) = self.name.as_deref() {
             // Gone already where it was renamed.
-            let _ = fs::remove_file(path);
+            let _ = unlinkat(&self.folder, name, UnlinkatFlags::NoRemoveDir);
         }
     }
 }
 
-fn folder(file: &Path) -> &Path {
+/// The folder in which `wanted` is to be, open, and `wanted` without what means nothing in it.
+fn place_of(wanted: &Path) -> io::Result<(File, PathBuf)> {
+    let is_folder = || io::Error::from(io::ErrorKind::IsADirectory);
+    let name = wanted.file_name().filter(|_| !wanted.as_os_str().as_bytes().ends_with(b"/")).ok_or_else(is_folder)?;
+    let path = folder_of(wanted);
+    let folder = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(path)?;
+    Ok((folder, path.join(name)))
+}
+
+fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Takes away what killed backups have left in a folder. What cannot be removed stays.
-fn remove_parts(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+/// Takes away what killed backups of this user have left in a folder. What cannot be removed stays.
+fn remove_parts(folder: &File, path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let is_part = name.to_str().is_some_and(|name| name.starts_with(PART.0) && name.ends_with(PART.1));
-        if is_part && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
-            let _ = fs::remove_file(entry.path());
+        // Somebody may have given such a name to a pipe, whose opening would wait, or to a link.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let open = || openat(folder, name.as_os_str(), flags, Mode::empty()).map(File::from);
+        let is_left = |file: File| {
+            let is_own = file.metadata().is_ok_and(|found| found.is_file() && found.uid() == geteuid().as_raw());
+            is_own && file.try_lock().is_ok()
+        };
+        if is_part && open().is_ok_and(is_left) {
+            let _ = unlinkat(folder, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
     Failure::new(Exit::Refused, format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    type Make = fn(&Path) -> io::Result<Partial>;
+    const WAYS: [(&str, Make); 2] = [("nameless", Partial::nameless), ("named", Partial::named)];
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<String> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn written(make: Make, wanted: &Path) -> Partial {
+        let partial = make(wanted).unwrap();
+        (&partial.file).write_all(b"the copy").unwrap();
+        partial
+    }
+
+    #[test]
+    fn either_way_it_is_whole_private_and_alone() {
+        for (way, make) in WAYS {
+            let folder = tempfile::tempdir().unwrap();
+            let wanted = folder.path().join("copy");
+            let partial = written(make, &wanted);
+            assert_eq!(names(folder.path()).len(), usize::from(partial.name.is_some()), "{way}");
+            assert!(partial.place(7).unwrap_err().to_string().contains("another length"), "{way}");
+            partial.place(8).unwrap();
+            assert!(partial.place(8).is_err(), "{way}: a name that is taken");
+            drop(partial);
+            assert_eq!(names(folder.path()), ["copy"], "{way}");
+            assert_eq!(fs::read(&wanted).unwrap(), b"the copy", "{way}");
+            assert_eq!(fs::metadata(&wanted).unwrap().mode() & 0o7777, 0o600, "{way}");
+            for wrong in ["copy/..", "other/"] {
+                assert!(make(&folder.path().join(wrong)).is_err(), "{way}: {wrong}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_file_and_no_link_that_somebody_makes_meanwhile_is_replaced_or_followed() {
+        for (way, make) in WAYS {
+            let folder = tempfile::tempdir().unwrap();
+            let (wanted, other) = (folder.path().join("copy"), folder.path().join("other"));
+            let partial = written(make, &wanted);
+            symlink(&other, &wanted).unwrap();
+            assert_eq!(partial.place(8).unwrap_err().kind(), io::ErrorKind::AlreadyExists, "{way}");
+            drop(partial);
+            assert_eq!(names(folder.path()), ["copy"], "{way}");
+        }
+    }
+
+    #[test]
+    fn another_file_in_its_place_is_no_success() {
+        for (way, make) in WAYS {
+            let folder = tempfile::tempdir().unwrap();
+            let (wanted, other) = (folder.path().join("copy"), folder.path().join("other"));
+            let partial = written(make, &wanted);
+            partial.give_name().unwrap();
+            partial.is_in_place().unwrap();
+            fs::write(&other, "the copy").unwrap();
+            fs::rename(&other, &wanted).unwrap();
+            assert!(partial.is_in_place().unwrap_err().to_string().contains("another file"), "{way}");
+            fs::remove_file(&wanted).unwrap();
+            symlink(Partial::handle(&partial.file), &wanted).unwrap();
+            assert!(partial.is_in_place().unwrap_err().to_string().contains("another file"), "{way}: a link to it");
+            fs::remove_file(&wanted).unwrap();
+            assert!(partial.is_in_place().unwrap_err().to_string().contains("taken away"), "{way}");
+        }
+        // What has a name can be exchanged before it gets its last one.
+        let folder = tempfile::tempdir().unwrap();
+        let (wanted, other) = (folder.path().join("copy"), folder.path().join("other"));
+        let partial = written(Partial::named, &wanted);
+        fs::write(&other, "the copy").unwrap();
+        fs::rename(&other, folder.path().join(partial.name.as_ref().unwrap())).unwrap();
+        assert!(partial.place(8).unwrap_err().to_string().contains("another file"));
+    }
+
+    #[test]
+    fn a_folder_whose_name_goes_to_another_one_is_not_left_for_that() {
+        for (way, make) in WAYS {
+            let root = tempfile::tempdir().unwrap();
+            let (folder, moved) = (root.path().join("folder"), root.path().join("moved"));
+            fs::create_dir(&folder).unwrap();
+            let partial = written(make, &folder.join("copy"));
+            fs::rename(&folder, &moved).unwrap();
+            fs::create_dir(&folder).unwrap();
+            assert!(partial.place(8).unwrap_err().to_string().contains("taken away"), "{way}");
+            drop(partial);
+            assert_eq!((names(&folder), names(&moved)), (Vec::new(), vec!["copy".to_owned()]), "{way}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_over_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = |name: &str| folder.path().join(format!("{}{name}{}", PART.0, PART.1));
+        fs::write(part("left"), "half").unwrap();
+        nix::unistd::mkfifo(&part("pipe"), Mode::S_IRWXU).unwrap();
+        fs::write(folder.path().join("mine"), "mine").unwrap();
+        symlink(folder.path().join("mine"), part("link")).unwrap();
+        let at_work = Partial::named(&folder.path().join("one")).unwrap();
+        drop(Partial::named(&folder.path().join("two")).unwrap());
+        let mut expected: Vec<String> =
+            ["link", "pipe"].iter().map(|name| format!("{}{name}{}", PART.0, PART.1)).collect();
+        expected.push(at_work.name.as_ref().unwrap().clone().into_string().unwrap());
+        expected.push("mine".to_owned());
+        expected.sort();
+        assert_eq!(names(folder.path()), expected);
+    }
 }

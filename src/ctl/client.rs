@@ -14,6 +14,7 @@ use crate::control::answer::{IdPage, NamePage, Refusal, Verdict};
 use crate::control::{ANSWER_MAX_BYTES, ErrorCode, Request};
 use crate::ctl::GROUP_DEFAULT;
 use crate::ctl::exit::{Exit, Failure};
+use crate::ctl::peer;
 use crate::ctl::render::safe;
 use crate::ctl::service::State;
 use crate::ctl::target::{Origin, Target};
@@ -38,7 +39,10 @@ impl Client {
                 return Err(stopped(target, &state));
             }
         }
-        let stream = open(&target.socket, target.timeout).map_err(|errno| cannot_connect(target, errno))?;
+        let stream = open(&target.socket, target.timeout).map_err(|closed| match closed {
+            Closed::System(errno) => cannot_connect(target, errno),
+            Closed::Stranger(why) => stranger(target, &why),
+        })?;
         Ok(Client { target: target.clone(), reader: BufReader::new(stream) })
     }
 
@@ -192,20 +196,41 @@ fn longest_wait(request: &Request) -> Option<Duration> {
     }
 }
 
-/// A connected socket. Made by hand, because only a socket with a send time-out gives up on a daemon that has stopped
-/// accepting.
-fn open(path: &Path, patience: Duration) -> Result<UnixStream, Errno> {
+/// Why there is no connection.
+enum Closed {
+    System(Errno),
+    /// Who listens is not the daemon, as far as can be told, and why.
+    Stranger(String),
+}
+
+impl From<Errno> for Closed {
+    fn from(errno: Errno) -> Closed {
+        Closed::System(errno)
+    }
+}
+
+/// A connected socket, whose other end may be told everything. Made by hand, because only a socket with a send time-out
+/// gives up on a daemon that has stopped accepting.
+fn open(path: &Path, patience: Duration) -> Result<UnixStream, Closed> {
     let address = UnixAddr::new(path)?;
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let millis = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX).max(1);
     setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(millis))?;
     loop {
         match connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address) {
-            Ok(()) => return Ok(UnixStream::from(fd)),
+            Ok(()) => break,
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(errno.into()),
         }
     }
+    peer::check(&fd, path).map_err(Closed::Stranger)?;
+    Ok(UnixStream::from(fd))
+}
+
+/// Somebody listens who is to be told nothing.
+fn stranger(target: &Target, why: &str) -> Failure {
+    let message = format!("{}: {why}; nothing was sent", target.socket.display());
+    Failure::new(Exit::NotPermitted, message).with_code(ErrorCode::NotPermitted.as_str())
 }
 
 /// The service does not run, and this command does not start it.

@@ -20,7 +20,7 @@ pub(crate) enum Exit {
     Usage,
     /// No daemon answers, or not in a way that can be understood.
     Unreachable,
-    /// The socket is not for this user.
+    /// The socket is not for this user, or who listens at it is none to be told anything.
     NotPermitted,
 }
 

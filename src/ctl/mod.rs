@@ -10,6 +10,7 @@ mod backup;
 mod client;
 pub mod exit;
 mod generate;
+mod peer;
 mod prompt;
 mod render;
 mod run;

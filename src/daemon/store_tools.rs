@@ -6,14 +6,15 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, setegid, seteuid, setgroups};
 use signal_hook::consts::signal::SIGXFSZ;
 
 use super::config::{self, Arguments, Config, Tool};
 use super::exit::{ExitCode, Fatal};
 use super::wall_clock;
-use crate::store::{self, OpenError, OpenErrorKind, Source};
+use crate::store::{self, Damaged, OpenError, OpenErrorKind, Source};
 
 /// Does it, and says on standard output what came of it.
 pub fn run(arguments: &Arguments) -> Result<(), Fatal> {
@@ -118,7 +119,12 @@ fn tell(report: &store::Report, path: &Path, hint: &str) -> Result<(), Fatal> {
 }
 
 fn salvage(arguments: &Arguments, config: &Config, new: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal> {
-    let found = store::salvage(&config.store_path, new).map_err(fatal)?;
+    // Opened before this process becomes somebody who need not be able to read it.
+    let damaged = Damaged::open(&config.store_path).map_err(fatal)?;
+    if let Some((_, owner)) = open_folder(new) {
+        become_user(new, &owner)?;
+    }
+    let found = damaged.salvage(new).map_err(fatal)?;
     let (path, lost) = (new.display(), found.lost);
     let (users, messages) = (count(found.users, "user"), count(found.messages, "message"));
     let mut text = format!("{path}: kept {users} and {messages}\n");
@@ -140,33 +146,48 @@ fn become_owner(store: &Path) -> Result<(), Fatal> {
     if !Uid::effective().is_root() {
         return Ok(());
     }
-    let folder = store.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // What is not there the store's room says better.
-    let Ok(found) = std::fs::metadata(folder) else { return Ok(()) };
+    let Some((folder, found)) = open_folder(store) else { return Ok(()) };
     let found = match std::fs::metadata(store) {
         // In a folder of root's the store may be another's; in another's folder a store of root's is a slip.
         Ok(store) if found.uid() == 0 => store,
         _ => found,
     };
-    take_back(store, &found).map_err(|e| {
+    take_back(&folder, store, &found).map_err(|e| {
         let said = format!("{}: cannot be given to the owner of its folder: {e}", store.display());
         Fatal::new(ExitCode::NotPermitted, said)
     })?;
+    become_user(store, &found)
+}
+
+/// The folder of `file`, open, and whose it is. Whoever it belongs to may give its name to another one meanwhile.
+fn open_folder(file: &Path) -> Option<(File, Metadata)> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = File::options().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(folder).ok()?;
+    let found = folder.metadata().ok()?;
+    Some((folder, found))
+}
+
+/// As root, goes on as the user whose `found` is, to do what is to be done to `file`.
+fn become_user(file: &Path, found: &Metadata) -> Result<(), Fatal> {
+    if !Uid::effective().is_root() {
+        return Ok(());
+    }
     let (uid, gid) = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
     let changed = setgroups(&[gid]).and_then(|()| setegid(gid)).and_then(|()| seteuid(uid));
     changed.map_err(|e| {
-        let said = format!("{}: cannot work as its owner, uid {uid}: {e}", folder.display());
+        let said = format!("{}: cannot work as the owner of its folder, uid {uid}: {e}", file.display());
         Fatal::new(ExitCode::NotPermitted, said)
     })
 }
 
 /// Gives what root has made of the store's files, as by a copy, to their owner, who could not even keep it aside.
-fn take_back(store: &Path, owner: &Metadata) -> std::io::Result<()> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+fn take_back(folder: &File, store: &Path, owner: &Metadata) -> std::io::Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     for suffix in ["", "-wal", "-lock"] {
-        let mut name = store.as_os_str().to_owned();
+        let mut name = store.file_name().unwrap_or_default().to_owned();
         name.push(suffix);
-        let Ok(file) = File::options().read(true).custom_flags(flags.bits()).open(name) else { continue };
+        let Ok(file) = openat(folder, name.as_os_str(), flags, Mode::empty()).map(File::from) else { continue };
         let found = file.metadata()?;
         // A second name could be that of a file which is none of theirs.
         if found.is_file() && found.uid() == 0 && found.nlink() == 1 && owner.uid() != 0 {
@@ -184,7 +205,7 @@ fn code_of(kind: OpenErrorKind) -> ExitCode {
         OpenErrorKind::NoInput => ExitCode::NoInput,
         OpenErrorKind::Busy | OpenErrorKind::InWork => ExitCode::Unavailable,
         OpenErrorKind::CannotCreate => ExitCode::CannotCreate,
-        OpenErrorKind::Permission => ExitCode::NotPermitted,
+        OpenErrorKind::Permission | OpenErrorKind::Exposed => ExitCode::NotPermitted,
         OpenErrorKind::System => ExitCode::System,
     }
 }

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
@@ -27,10 +28,17 @@ const RECORDS: &str = "cpd-records";
 /// Of the random number that stands in each message of the queue and at the head of the memory file: what does not
 /// belong together is never put together.
 pub const SEAL_BYTES: usize = 16;
-/// Begins the memory file, behind the seal; with another number behind it, it is another version's.
-const MAGIC: &[u8] = b"cpd succession 2\n";
-/// The same of 0.1.0: each record says itself what its form is.
-const OLD_MAGIC: &[u8] = b"cpd succession 1\n";
+/// Begins the memory file, behind the seal; with another number behind it, it is another version's. What begins like this
+/// can be changed by nobody.
+const MAGIC: &[u8] = b"cpd succession 3\n";
+/// The same of 0.1.0 and of 0.2.0, who left files that whoever held them could have changed, which is the manager alone:
+/// each record says itself what its form is.
+const OLD_MAGICS: [&[u8]; 2] = [b"cpd succession 1\n", b"cpd succession 2\n"];
+/// What nobody can do to the memory file any more, this process and its successor included: they are kept by the kernel
+/// and cannot be taken back.
+const FROZEN: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
+/// Of memfd_create(2), since Linux 6.3: nor can it be run. nix has no name for it.
+const MFD_NOEXEC_SEAL: u32 = 8;
 /// Descriptors that travel in one message; the kernel allows three more.
 pub const DESCRIPTORS_PER_MESSAGE: usize = 250;
 /// Records that are read at most, and the longest of them, in bytes.
@@ -132,15 +140,32 @@ pub fn leave(common: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<usi
             Err(error) => return Err(error.into()),
         }
     }
-    let mut memory = File::from(memfd_create(c"cpd-records", MFdFlags::MFD_CLOEXEC)?);
-    memory.write_all(&seal)?;
-    memory.write_all(&write_records(common, sessions.iter().take(went).map(|(_, record)| record.as_slice())))?;
+    let records = write_records(common, sessions.iter().take(went).map(|(_, record)| record.as_slice()));
+    let memory = frozen(&[&seal, &records])?;
     // Two of one name would be one too many for the successor.
     forget();
     store(RECORDS, memory.as_fd())?;
     store(CLIENTS, there.as_fd())?;
     barrier()?;
     Ok(went)
+}
+
+/// A memory file with these parts, which nobody can change.
+fn frozen(parts: &[&[u8]]) -> io::Result<File> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let made = match memfd_create(c"cpd-records", flags | MFdFlags::from_bits_retain(MFD_NOEXEC_SEAL)) {
+        Err(Errno::EINVAL) => memfd_create(c"cpd-records", flags),
+        made => made,
+    };
+    let mut memory = File::from(made?);
+    parts.iter().try_for_each(|part| memory.write_all(part))?;
+    fcntl(&memory, FcntlArg::F_ADD_SEALS(FROZEN | SealFlag::F_SEAL_SEAL))?;
+    Ok(memory)
+}
+
+fn is_frozen(memory: &File) -> bool {
+    // What cannot have seals has none.
+    fcntl(memory, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_retain(seals).contains(FROZEN))
 }
 
 fn store(name: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -194,11 +219,17 @@ fn receive(queue: &OwnedFd, seal: [u8; SEAL_BYTES], expected: usize, max: usize)
 
 fn read_records(records: OwnedFd) -> io::Result<Records> {
     let mut file = File::from(records);
+    // Asked first: what is frozen stays as it is read.
+    let is_frozen = is_frozen(&file);
     file.rewind()?;
     let mut bytes = Vec::new();
     file.take(FILE_MAX_BYTES).read_to_end(&mut bytes)?;
     let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "they were left by another version");
     let (seal, rest) = bytes.split_first_chunk().ok_or_else(unreadable)?;
+    if rest.starts_with(MAGIC) && !is_frozen {
+        let said = "they can have been changed since they were left: their memory is not sealed";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, said));
+    }
     let (common, sessions) = parse_records(rest).ok_or_else(unreadable)?;
     Ok(Records { seal: *seal, common, sessions })
 }
@@ -212,14 +243,71 @@ pub fn write_records<'a>(common: &[u8], records: impl ExactSizeIterator<Item = &
     [MAGIC, &file.finish()].concat()
 }
 
-/// The engine's record of what is not any connection's, and the sessions' records, out of the memory file's bytes; `None`: they are not
-/// what this version or 0.1.0 writes.
+/// The engine's record of what is not any connection's, and the sessions' records, out of the memory file's bytes; `None`:
+/// they are not what this version, 0.1.0 or 0.2.0 writes.
 pub fn parse_records(bytes: &[u8]) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
-    let mut reader = Reader::new(bytes.strip_prefix(MAGIC).or_else(|| bytes.strip_prefix(OLD_MAGIC))?);
+    let mut magics = std::iter::once(MAGIC).chain(OLD_MAGICS);
+    let mut reader = Reader::new(magics.find_map(|magic| bytes.strip_prefix(magic))?);
     let common = reader.bytes(FILE_MAX_BYTES as usize)?.to_vec();
     let count = reader.u32().filter(|count| *count <= RECORDS_MAX)?;
     let records: Option<Vec<Vec<u8>>> =
         (0..count).map(|_| reader.bytes(RECORD_MAX_BYTES).map(<[u8]>::to_vec)).collect();
     reader.end()?;
     Some((common, records?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    fn records() -> Vec<u8> {
+        let sessions = [&b"one"[..], b"two"];
+        [&[7; SEAL_BYTES], write_records(b"common", sessions.into_iter()).as_slice()].concat()
+    }
+
+    /// As every version before did it.
+    fn open_memory(bytes: &[u8]) -> File {
+        let mut memory = File::from(memfd_create(c"cpd-records", MFdFlags::MFD_CLOEXEC).unwrap());
+        memory.write_all(bytes).unwrap();
+        memory
+    }
+
+    #[test]
+    fn what_is_left_can_be_read_and_changed_by_nobody() {
+        let bytes = records();
+        let memory = frozen(&[&bytes[..5], &bytes[5..]]).unwrap();
+        assert!(is_frozen(&memory));
+        let refused = Some(Errno::EPERM as i32);
+        assert_eq!(memory.write_at(b"x", 0).unwrap_err().raw_os_error(), refused);
+        assert_eq!(memory.set_len(1).unwrap_err().raw_os_error(), refused);
+        assert_eq!(memory.set_len(100_000).unwrap_err().raw_os_error(), refused);
+        // By another way to the same memory, too, and no seal can be added.
+        let again = File::options().write(true).open(format!("/proc/self/fd/{}", memory.as_raw_fd())).unwrap();
+        assert_eq!(again.write_at(b"x", 0).unwrap_err().raw_os_error(), refused);
+        assert_eq!(fcntl(&memory, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)), Err(Errno::EPERM));
+        let read = read_records(memory.into()).unwrap();
+        assert_eq!((read.seal, read.common.as_slice(), read.sessions.len()), ([7; SEAL_BYTES], &b"common"[..], 2));
+    }
+
+    #[test]
+    fn what_is_not_sealed_is_taken_from_those_who_could_not_seal_alone() {
+        let bytes = records();
+        let error = read_records(open_memory(&bytes).into()).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("not sealed"), "{error}");
+        let some = open_memory(&bytes);
+        assert!(!is_frozen(&some));
+        for magic in OLD_MAGICS {
+            let mut old = bytes.clone();
+            old[SEAL_BYTES..SEAL_BYTES + magic.len()].copy_from_slice(magic);
+            assert_eq!(read_records(open_memory(&old).into()).unwrap().sessions.len(), 2);
+        }
+        // Half a seal is none.
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let mut half = File::from(memfd_create(c"cpd-records", flags).unwrap());
+        half.write_all(&bytes).unwrap();
+        fcntl(&half, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW)).unwrap();
+        assert!(read_records(half.into()).is_err());
+    }
 }

@@ -2,7 +2,7 @@
 //! meanwhile over into the copy, so that it is whole as of its end. Where much of it is empty pages, what it holds is then
 //! copied once more, without them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -138,13 +138,13 @@ impl Target {
             return Err(format!("the disk has {free} bytes left, the copy needs {needed}"));
         }
         let named = |e: io::Error| format!("{}: {e}", place.beside(BACKUP_SUFFIX).display());
-        let path = place.make(BACKUP_SUFFIX).map_err(named)?;
-        Target::open(&path)
+        let (path, file) = place.make(BACKUP_SUFFIX).map_err(named)?;
+        Target::open(&path, file)
     }
 
-    fn open(path: &Path) -> Result<Target, String> {
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| e.to_string())?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    fn open(path: &Path, file: File) -> Result<Target, String> {
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let open = || -> rusqlite::Result<Connection> {
             let connection = Connection::open_with_flags(path, flags)?;
             // Whoever reads the copy syncs what he makes of it.

@@ -2,7 +2,7 @@
 //! is the store of schema 1. The copy gets its name when it is whole and on stable storage, and only then the store is
 //! changed, so that a crash leaves the old store, or the new one and the copy.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::files::{self, BACKUP_SUFFIX, Place, with_suffix};
 use super::sqlite::{Faults, Point};
 use super::watch::Watch;
-use super::{OpenError, OpenErrorKind, history, settle, sqlite};
+use super::{OpenError, OpenErrorKind, entry, history, settle, sqlite};
 
 /// Bytes that are copied or compared at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -102,9 +102,8 @@ fn make(place: &Place, store: &File, name: &Path, faults: &mut Faults) -> Result
     if faults.at(Point::Space).is_err() || !place.can_grow(bytes) {
         return Err(Failure::NoRoom(bytes));
     }
-    let path = place.make(BACKUP_SUFFIX)?;
+    let (path, copy) = place.make(BACKUP_SUFFIX)?;
     let mut fill = || -> Result<(), Failure> {
-        let copy = OpenOptions::new().write(true).open(&path)?;
         each_chunk(store, |at, chunk| {
             copy.write_all_at(chunk, at)?;
             Ok(true)
@@ -127,7 +126,7 @@ fn make(place: &Place, store: &File, name: &Path, faults: &mut Faults) -> Result
 
 /// Whether the file `name` is a whole copy of `store`, but for the number.
 fn is_copy(store: &File, name: &Path) -> io::Result<bool> {
-    let copy = File::open(name)?;
+    let copy = entry::carefully().read(true).open(name)?;
     if copy.metadata()?.len() != store.metadata()?.len() || history::number_of(&copy)? != Some(history::NO_LOG) {
         return Ok(false);
     }

@@ -1,8 +1,8 @@
-//! The store's files: who may touch them, the lock, and what a file must look like before SQLite may open it.
+//! The store's files: the lock, and what they must look like before SQLite may open them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -12,13 +12,10 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use rusqlite::{Connection, ffi};
 
 use super::history::{self, History};
-use super::schema::APPLICATION_ID;
 use super::watch::Watch;
-use super::{OpenError, OpenErrorKind, lock, row, sqlite};
+use super::{OpenError, OpenErrorKind, entry, lock, row, sqlite};
 use crate::sabotage;
 
-/// Bytes of a SQLite file's header.
-const HEADER_BYTES: usize = 100;
 /// What the log has of the disk before anything is in it.
 pub const LOG_RESERVED_BYTES: i64 = 1024 * 1024;
 /// The name of a copy that is being made or served, after the store's own. What is found under it or the next is deleted:
@@ -50,19 +47,20 @@ pub enum Origin {
 }
 
 impl Place {
-    /// Finds and locks the store at `path`. Nothing of the store is touched before the lock is held. While a tool holds
-    /// it, `waits` is asked whether to go on waiting.
-    pub fn take(path: &Path, warnings: &mut Vec<String>, waits: &mut dyn FnMut() -> bool) -> Result<Place, OpenError> {
-        let file = resolve(path)?;
+    /// Finds and locks the store at `path`, which is to be of a version up to `newest`. Nothing of the store is touched
+    /// before the lock is held. While a tool holds it, `waits` is asked whether to go on waiting.
+    pub fn take(path: &Path, newest: usize, waits: &mut dyn FnMut() -> bool) -> Result<Place, OpenError> {
+        let me = nix::unistd::geteuid().as_raw();
+        let file = entry::claim(path, Some(me))?;
         let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
-        check_folder(&folder)?;
-        refuse_other_files(&file)?;
+        entry::look(&file, Some(me), newest)?;
+        entry::look_beside(&with_suffix(&file, "-wal"), Some(me))?;
         let lock = lock::for_daemon(&with_suffix(&file, "-lock"), &file, waits)?;
         let had_log = fs::symlink_metadata(with_suffix(&file, "-wal")).is_ok();
         let history = read_history(&file)?;
         let place = Place { asked: path.to_path_buf(), file, folder, had_log, history, _lock: lock };
         for suffix in ["", "-wal"] {
-            tighten(&place.beside(suffix), warnings)?;
+            entry::check_access(&place.beside(suffix), me)?;
         }
         delete_leftovers(&place.file)?;
         Ok(place)
@@ -70,6 +68,20 @@ impl Place {
 
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Makes the files their owner's alone. `watch` has the store's open: closing another descriptor of it would end
+    /// SQLite's lock.
+    pub fn tighten(&self, watch: &Watch) -> Result<Vec<String>, OpenError> {
+        let mut said = Vec::from_iter(entry::tighten(&self.file, watch.file())?);
+        let log = self.beside("-wal");
+        match entry::carefully().read(true).open(&log) {
+            // What SQLite has made just now has the mode of the store.
+            Ok(file) => said.extend(entry::tighten(&log, &file)?.filter(|_| self.had_log)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(system(&log, "cannot open", &e)),
+        }
+        Ok(said)
     }
 
     /// Begins to watch the store's files; before SQLite opens them.
@@ -96,8 +108,7 @@ impl Place {
     /// as long as it is. To be called anew whenever it was cut to nothing. On a file system that cannot do such a thing it
     /// does nothing.
     pub fn reserve_log(&self) -> io::Result<()> {
-        let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
-        let log = OpenOptions::new().write(true).custom_flags(nofollow).open(self.beside("-wal"))?;
+        let log = entry::carefully().write(true).open(self.beside("-wal"))?;
         match fallocate(&log, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, LOG_RESERVED_BYTES) {
             Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
             Err(error) => Err(error.into()),
@@ -146,11 +157,11 @@ impl Place {
     }
 
     /// Makes an empty file of mode 0600 beside the store, in the place of what was there.
-    pub fn make(&self, suffix: &str) -> io::Result<PathBuf> {
+    pub fn make(&self, suffix: &str) -> io::Result<(PathBuf, File)> {
         let path = self.beside(suffix);
         remove(&path)?;
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(path)
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok((path, file))
     }
 
     /// Looks at the file without changing it: `false` when there is none. SQLite would replay logs and write to a
@@ -184,7 +195,7 @@ pub fn is_read_only(file: &Path) -> bool {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let marked = |path: &Path| statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
     // The lock's file is asked for what the mount does not tell: closing the store's own would end SQLite's lock on it.
-    let lock = OpenOptions::new().write(true).open(with_suffix(file, "-lock"));
+    let lock = entry::carefully().write(true).open(with_suffix(file, "-lock"));
     marked(file) || marked(folder) || lock.is_err_and(|e| e.kind() == io::ErrorKind::ReadOnlyFilesystem)
 }
 
@@ -237,7 +248,7 @@ pub fn examine(path: &Path, newest: usize) -> Result<bool, OpenError> {
         let said = "is the unfinished change of another program; the store was left as it was";
         return Err(damaged(&journal, said));
     }
-    let file = match File::open(path) {
+    let file = match entry::carefully().read(true).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound && wal == 0 => return Ok(false),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -247,10 +258,7 @@ pub fn examine(path: &Path, newest: usize) -> Result<bool, OpenError> {
         Err(e) => return Err(system(path, "cannot open", &e)),
     };
     let length = file.metadata().map_err(|e| system(path, "cannot read", &e))?.len();
-    let mut header = Vec::with_capacity(HEADER_BYTES);
-    let head = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
-    file.take(head).read_to_end(&mut header).map_err(|e| system(path, "cannot read", &e))?;
-    check_header(&header, length, newest).map_err(|(kind, said)| as_it_was(path, kind, &said))?;
+    entry::check_head(path, file, length, newest)?;
     Ok(true)
 }
 
@@ -317,170 +325,4 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_os_string();
     name.push(suffix);
     PathBuf::from(name)
-}
-
-/// The one real path of the store, so that two names of one file meet the same lock.
-pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| OpenError::new(OpenErrorKind::CannotCreate, format!("{}: names no file", path.display())))?;
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let real = fs::canonicalize(folder).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => OpenError::new(
-            OpenErrorKind::CannotCreate,
-            format!("{}: the store's folder does not exist", folder.display()),
-        ),
-        _ => system(folder, "cannot use the store's folder", &e),
-    })?;
-    let file = real.join(name);
-    match fs::symlink_metadata(&file) {
-        Ok(found) if found.is_symlink() => {
-            fs::canonicalize(&file).map_err(|e| system(&file, "cannot follow the symbolic link", &e))
-        }
-        _ => Ok(file),
-    }
-}
-
-/// Refuses a folder in which others could put another store in this one's place, or in which this process would leave
-/// files that the folder's owner cannot use.
-pub fn check_folder(folder: &Path) -> Result<(), OpenError> {
-    let refuse = |said: String| Err(OpenError::new(OpenErrorKind::Permission, format!("{}: {said}", folder.display())));
-    let found = fs::metadata(folder).map_err(|e| system(folder, "cannot use the store's folder", &e))?;
-    if !found.is_dir() {
-        let said = format!("{}: the store's folder is not a folder", folder.display());
-        return Err(OpenError::new(OpenErrorKind::CannotCreate, said));
-    }
-    let (mode, me) = (found.mode(), nix::unistd::geteuid().as_raw());
-    if found.uid() != me && found.uid() != 0 {
-        return refuse(format!("the store's folder belongs to uid {}, but cpd runs as uid {me}", found.uid()));
-    }
-    if mode & 0o002 != 0 && mode & 0o1000 == 0 {
-        return refuse(format!("the store's folder may be written by everyone (mode {:04o})", mode & 0o7777));
-    }
-    // A group of one's own, as many systems give to each user, holds nobody else.
-    if mode & 0o020 != 0 && mode & 0o1000 == 0 && found.gid() != nix::unistd::getegid().as_raw() {
-        let group = found.gid();
-        return refuse(format!("the store's folder may be written by group {group} (mode {:04o})", mode & 0o7777));
-    }
-    Ok(())
-}
-
-/// Whether a start would refuse what is at `path`, as far as that can be seen without touching anything. `anew`: it would
-/// make a store where one is gone.
-pub fn probe(path: &Path, anew: bool) -> Result<(), OpenError> {
-    let file = resolve(path)?;
-    refuse_other_files(&file)?;
-    // The longest of the names that are made beside it.
-    let beside = with_suffix(&file, &format!("{BACKUP_SUFFIX}-journal"));
-    match fs::symlink_metadata(&beside) {
-        Err(e) if e.raw_os_error() == Some(Errno::ENAMETOOLONG as i32) => {
-            return Err(OpenError { kind: OpenErrorKind::CannotCreate, ..system(&beside, "cannot create", &e) });
-        }
-        _ => {}
-    }
-    let history = read_history(&file)?;
-    let is_gone = fs::symlink_metadata(&file).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-    if is_gone && history.exists() && !anew { Err(gone(&file, &history)) } else { Ok(()) }
-}
-
-/// The folder had a store, and it is not there.
-pub fn gone(file: &Path, history: &History) -> OpenError {
-    let (file, known) = (file.display(), history.path().display());
-    let said = format!("{file}: the store is gone; to begin with an empty one delete {known}");
-    OpenError::new(OpenErrorKind::Gone, said)
-}
-
-/// Refuses what is no store before anything is done to it. Where the folder knows a store, the file is one, however damaged:
-/// what follows says better what is wrong with it.
-fn refuse_other_files(path: &Path) -> Result<(), OpenError> {
-    let found = match fs::symlink_metadata(path) {
-        Ok(found) => found,
-        // What cannot be looked at the next steps say.
-        Err(_) => return Ok(()),
-    };
-    if !found.is_file() {
-        return Err(OpenError::new(OpenErrorKind::CannotCreate, format!("{}: is not a file", path.display())));
-    }
-    let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
-    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
-    let file = match opened {
-        Ok(file) => file,
-        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => return Ok(()),
-        Err(e) => return Err(system(path, "cannot open", &e)),
-    };
-    if read_history(path)?.exists() {
-        return Ok(());
-    }
-    let mut header = Vec::with_capacity(HEADER_BYTES);
-    let head = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
-    file.take(head).read_to_end(&mut header).map_err(|e| system(path, "cannot read", &e))?;
-    check_header(&header, found.len(), usize::MAX).map_err(|(kind, said)| as_it_was(path, kind, &said))
-}
-
-fn as_it_was(path: &Path, kind: OpenErrorKind, said: &str) -> OpenError {
-    OpenError::new(kind, format!("{}: {said}; the file was left as it is", path.display()))
-}
-
-/// Takes from others what they must not have: the file holds password hashes and letters.
-fn tighten(path: &Path, warnings: &mut Vec<String>) -> Result<(), OpenError> {
-    let found = match fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(system(path, "cannot use", &e)),
-    };
-    if !found.is_file() {
-        return Err(OpenError::new(OpenErrorKind::CannotCreate, format!("{}: is not a file", path.display())));
-    }
-    let me = nix::unistd::geteuid().as_raw();
-    if found.uid() != me {
-        let said = format!("{}: belongs to uid {}, but cpd runs as uid {me}", path.display(), found.uid());
-        return Err(OpenError::new(OpenErrorKind::Permission, said));
-    }
-    if found.mode() & 0o077 != 0 {
-        let mode = fs::Permissions::from_mode(0o600);
-        fs::set_permissions(path, mode).map_err(|e| system(path, "cannot set the mode 0600", &e))?;
-        warnings.push(format!("{}: mode was {:04o}, is now 0600", path.display(), found.mode() & 0o7777));
-    }
-    // SQLite would open what it may only read, and fail at the first write without a word of permissions.
-    OpenOptions::new().read(true).write(true).open(path).map_err(|e| system(path, "cannot read and write", &e))?;
-    Ok(())
-}
-
-/// Whether `header`, of a file of `length` bytes, is that of a store up to the version `newest`.
-fn check_header(header: &[u8], length: u64, newest: usize) -> Result<(), (OpenErrorKind, String)> {
-    let no = |said: &str| Err((OpenErrorKind::Damaged, said.to_owned()));
-    let word = |at: usize| -> Option<u32> { Some(u32::from_be_bytes(header.get(at..at + 4)?.try_into().ok()?)) };
-    if header.is_empty() {
-        return no("is empty, not a store; delete it to begin a new one");
-    }
-    if !header.starts_with(b"SQLite format 3\0") {
-        return no("is not a cpd store");
-    }
-    let (Some(&[high, low]), Some(&[write, read, kept, 64, 32, 32])) = (header.get(16..18), header.get(18..24)) else {
-        return no("has a damaged header");
-    };
-    let (Some(version), Some(application), Some(encoding)) = (word(60), word(68), word(56)) else {
-        return no("is cut off");
-    };
-    let page = match u16::from_be_bytes([high, low]) {
-        1 => 65_536,
-        size => u64::from(size),
-    };
-    if application != APPLICATION_ID {
-        return no("is not a cpd store");
-    }
-    if usize::try_from(version).is_ok_and(|version| version > newest) {
-        let said = format!("is of version {version}, this cpd knows up to {newest}");
-        return Err((OpenErrorKind::Newer, said));
-    }
-    if !page.is_power_of_two() || page < 512 || kept != 0 || encoding > 1 || write > 2 || read > 2 {
-        return no("has a damaged header");
-    }
-    if length < page {
-        return no("is cut off");
-    }
-    Ok(())
 }

@@ -5,11 +5,12 @@
 //! Each start gives the store's file a new number. A crash in the middle of that is no riddle: the file has the old or the
 //! new number, and both are on record until the change is settled.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::entry;
 use crate::sabotage;
 
 /// Where a SQLite file keeps a number that nothing uses any more (`default_cache_size`).
@@ -66,7 +67,7 @@ impl History {
     pub fn read(store: &Path) -> io::Result<History> {
         let path = path(store);
         let (mut record, mut turn) = (None, 0);
-        let file = match nofollow().read(true).open(&path) {
+        let file = match entry::carefully().read(true).open(&path) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
@@ -103,7 +104,9 @@ impl History {
         let place = PLACES[usize::from(turn.is_multiple_of(2))];
         let file = match self.open.take() {
             Some(file) => file,
-            None => nofollow().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?,
+            None => {
+                entry::carefully().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?
+            }
         };
         file.write_all_at(&show(turn, &record), place)?;
         file.sync_data()?;
@@ -170,12 +173,6 @@ pub fn new_number(old: u32) -> io::Result<u32> {
     }
 }
 
-fn nofollow() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
-    options
-}
-
 fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut read = 0;
     while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
@@ -216,7 +213,7 @@ fn parse(bytes: &[u8]) -> Option<(u64, Record)> {
 
 /// The number of the store at `path`; `None` when there is no such file, or one too short for a header.
 pub fn number_at(path: &Path) -> io::Result<Option<u32>> {
-    match File::open(path) {
+    match entry::carefully().read(true).open(path) {
         Ok(file) => number_of(&file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),

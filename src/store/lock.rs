@@ -3,7 +3,7 @@
 //! Among themselves tools lock the folder. Whoever deletes the lock's file deletes no lock of SQLite's, which a cpd that
 //! runs holds on the store itself: a tool looks at that as well, as it may not open the store by SQLite before it replaces it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -11,11 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use super::files::system;
-use super::{OpenError, OpenErrorKind};
+use super::{OpenError, OpenErrorKind, entry};
 
 /// How long a cpd that is started waits for a tool.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -86,8 +86,7 @@ pub fn for_tool(path: &Path, folder: &Path, store: &Path, changes: bool) -> Resu
 /// Whether SQLite holds a lock on the file: it does as long as a store is open. What cannot be looked at is said by
 /// whoever opens it.
 fn is_open_elsewhere(store: &Path) -> bool {
-    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-    let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(store) else { return false };
+    let Ok(file) = entry::carefully().read(true).open(store) else { return false };
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -100,13 +99,12 @@ fn is_open_elsewhere(store: &Path) -> bool {
 }
 
 fn open(path: &Path, changes: bool) -> Result<File, OpenError> {
-    let mut options = OpenOptions::new();
+    let mut options = entry::carefully();
     match changes {
         true => options.write(true).create(true).truncate(false).mode(0o600),
         false => options.read(true),
     };
-    let opened = options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path);
-    opened.map_err(|e| match e.kind() {
+    options.open(path).map_err(|e| match e.kind() {
         io::ErrorKind::PermissionDenied => system(path, "cannot write in the store's folder", &e),
         _ => OpenError { kind: OpenErrorKind::CannotCreate, ..system(path, "cannot create", &e) },
     })

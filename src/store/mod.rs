@@ -12,6 +12,7 @@ mod backup;
 mod before;
 mod carve;
 mod cycle;
+mod entry;
 mod files;
 mod guard;
 mod history;
@@ -46,9 +47,9 @@ use rusqlite::Connection;
 use crate::engine::port::{AddressKey, StoredMessage};
 use crate::proto::types::Username;
 
-pub use files::probe;
+pub use entry::probe;
 pub use restore::{Restored, Source, restore};
-pub use salvage::{Salvaged, salvage};
+pub use salvage::{Damaged, Salvaged};
 pub use verify::{Report, check};
 pub use writer::{BATCHES_MAX, Progress, Writer};
 
@@ -57,6 +58,8 @@ pub use writer::{BATCHES_MAX, Progress, Writer};
 pub enum OpenErrorKind {
     /// Not a store, or altered behind cpd's back; left untouched.
     Damaged,
+    /// Others could put something in its place.
+    Exposed,
     /// Written by a later cpd.
     Newer,
     /// The file is missing where there was one.
@@ -216,12 +219,12 @@ impl Store {
         mut faults: sqlite::Faults,
     ) -> Result<Store, OpenError> {
         let mut warnings = Vec::new();
-        let mut place = files::Place::take(path, &mut warnings, opening.waits)?;
+        let mut place = files::Place::take(path, steps.len(), opening.waits)?;
         let file = place.file().to_owned();
         warnings.extend(restore::finish(&file, &mut place.history)?);
         let made = !place.examine(steps.len())?;
         if made && place.history.exists() && !opening.anew {
-            return Err(files::gone(&file, &place.history));
+            return Err(entry::gone(&file, &place.history));
         }
         if made {
             schema::create(&place)?;
@@ -234,6 +237,8 @@ impl Store {
             warnings.push(before::keep(&place, &watch, &connection, (from, steps.len()), &mut faults)?);
         }
         schema::bring_up_to_date(&connection, file, steps)?;
+        // Now that it is known to be a store.
+        warnings.extend(place.tighten(&watch)?);
         Ok(Store { connection, watch, place, origin, made, reserved: 0, loaded: false, warnings, faults })
     }
 

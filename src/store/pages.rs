@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::entry;
 use super::schema::PAGE_BYTES;
 
 /// Bytes of a page.
@@ -30,10 +31,10 @@ pub struct Pages {
 
 impl Pages {
     pub fn open(path: &Path, log: Option<&Path>) -> io::Result<Pages> {
-        let file = File::open(path)?;
+        let file = entry::carefully().read(true).open(path)?;
         let count = u32::try_from(file.metadata()?.len() / u64::from(PAGE_BYTES)).unwrap_or(u32::MAX);
         let mut pages = Pages { file, count, log: None, newer: BTreeMap::new(), damaged_frames: 0 };
-        match log.map(File::open) {
+        match log.map(|log| entry::carefully().read(true).open(log)) {
             Some(Ok(log)) => {
                 pages.read_log(&log)?;
                 pages.log = Some(log);

@@ -13,7 +13,7 @@ use rusqlite::config::DbConfig;
 use super::files::{self, NEW_SUFFIX, system, with_suffix};
 use super::history::{self, History, Record};
 use super::schema::{self, Migration};
-use super::{OpenError, OpenErrorKind, carve, lock, row, sqlite, verify};
+use super::{OpenError, OpenErrorKind, carve, entry, lock, row, sqlite, verify};
 
 /// The file to restore, opened by whoever may read it, with its log where it has one: what a restore kept aside may.
 #[derive(Debug)]
@@ -34,19 +34,25 @@ pub struct Restored {
 
 impl Source {
     pub fn open(name: &Path) -> Result<Source, OpenError> {
+        // By a link as well; opening a pipe would wait for whoever writes into it.
+        let read =
+            |path: &Path| OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path);
         let cannot = |path: &Path, e: &io::Error| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
                 OpenError::new(OpenErrorKind::NoInput, format!("{}: {e}", path.display()))
             }
             _ => system(path, "cannot read", e),
         };
-        // Opening a pipe would wait for whoever writes into it.
+        // Opening a device may do something to it.
         if !fs::metadata(name).map_err(|e| cannot(name, &e))?.is_file() {
             return Err(OpenError::new(OpenErrorKind::NoInput, format!("{}: is not a file", name.display())));
         }
-        let file = File::open(name).map_err(|e| cannot(name, &e))?;
+        let file = read(name).map_err(|e| cannot(name, &e))?;
+        if !file.metadata().is_ok_and(|found| found.is_file()) {
+            return Err(OpenError::new(OpenErrorKind::NoInput, format!("{}: is not a file", name.display())));
+        }
         let path = with_suffix(name, "-wal");
-        let log = match File::open(&path) {
+        let log = match read(&path) {
             Ok(log) if log.metadata().is_ok_and(|found| found.len() > 0) => Some(log),
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(cannot(&path, &e)),
             _ => None,
@@ -71,9 +77,10 @@ pub fn restore(path: &Path, source: &Source, now: u64) -> Result<Restored, OpenE
 
 /// A source of an earlier version is brought up to date in the copy, and stays what it is.
 pub fn restore_as(path: &Path, source: &Source, now: u64, steps: &[Migration]) -> Result<Restored, OpenError> {
-    let file = files::resolve(path)?;
+    let file = entry::claim(path, Some(nix::unistd::geteuid().as_raw()))?;
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
-    files::check_folder(&folder)?;
+    // Whosever it is: it goes aside.
+    entry::look_beside(&file, None)?;
     let _lock = lock::for_tool(&with_suffix(&file, "-lock"), &folder, &file, true)?;
     refuse_itself(&file, source)?;
     let mut history = files::read_history(&file)?;
@@ -184,7 +191,7 @@ fn keep(file: &Path, aside: &Path) -> io::Result<()> {
     match fs::hard_link(file, aside) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         // A file system without links.
-        Err(e) if e.kind() != io::ErrorKind::StorageFull => copy(&File::open(file)?, aside),
+        Err(e) if e.kind() != io::ErrorKind::StorageFull => copy(&entry::carefully().read(true).open(file)?, aside),
         other => other,
     }
 }

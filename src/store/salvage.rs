@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -13,7 +13,7 @@ use super::files::{self, NEW_SUFFIX, system, with_suffix};
 use super::history::IDS_APART;
 use super::pages::Pages;
 use super::sqlite::{self, Hot, NewMessage};
-use super::{OpenError, OpenErrorKind, lock, row, schema, users};
+use super::{OpenError, OpenErrorKind, entry, lock, row, schema, users};
 
 /// Rows of one transaction.
 const COMMIT_ROWS: u64 = 20_000;
@@ -28,47 +28,64 @@ pub struct Salvaged {
     pub foreign_log: Option<PathBuf>,
 }
 
-/// Makes a store at `new`, which must not exist, from every row of the store at `path` that has its checksum.
-pub fn salvage(path: &Path, new: &Path) -> Result<Salvaged, OpenError> {
-    let file = files::resolve(path)?;
-    let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
-    let _lock = lock::for_tool(&with_suffix(&file, "-lock"), &folder, &file, false)?;
-    let target = files::resolve(new)?;
-    if fs::symlink_metadata(&target).is_ok() {
-        let said = format!("{}: already exists; nothing was written", new.display());
-        return Err(OpenError::new(OpenErrorKind::CannotCreate, said));
-    }
-    let log = with_suffix(&file, "-wal");
-    let history = files::read_history(&file)?;
-    let foreign = matches!(files::origin(&file, &history), Err(error) if error.kind == OpenErrorKind::Foreign);
-    let pages = Pages::open(&file, (!foreign).then_some(log.as_path())).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => {
-            OpenError::new(OpenErrorKind::Gone, format!("{}: there is no store", file.display()))
-        }
-        _ => system(&file, "cannot read", &e),
-    })?;
-    let known = history.record().map_or(0, |record| record.reserved);
-    let made = with_suffix(&target, NEW_SUFFIX);
-    let salvaged = fill(&pages, known, &made).and_then(|mut salvaged| {
-        place(&made, &target)?;
-        salvaged.foreign_log = foreign.then_some(log);
-        Ok(salvaged)
-    });
-    if salvaged.is_err() {
-        for tail in ["", "-wal", "-journal"] {
-            // What stays the next run takes away.
-            let _ = files::remove(&with_suffix(&made, tail));
-        }
-    }
-    salvaged
+/// A damaged store that no cpd serves, open to be read by whoever may; held until this value goes.
+pub struct Damaged {
+    pages: Pages,
+    /// Ids below this may have been used.
+    known: u64,
+    foreign_log: Option<PathBuf>,
+    _lock: lock::ToolLock,
 }
 
-fn fill(pages: &Pages, known: u64, made: &Path) -> Result<Salvaged, OpenError> {
+impl Damaged {
+    pub fn open(path: &Path) -> Result<Damaged, OpenError> {
+        let file = entry::resolve(path)?;
+        let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
+        let lock = lock::for_tool(&with_suffix(&file, "-lock"), &folder, &file, false)?;
+        let log = with_suffix(&file, "-wal");
+        let history = files::read_history(&file)?;
+        let foreign = matches!(files::origin(&file, &history), Err(error) if error.kind == OpenErrorKind::Foreign);
+        let pages = Pages::open(&file, (!foreign).then_some(log.as_path())).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                OpenError::new(OpenErrorKind::Gone, format!("{}: there is no store", file.display()))
+            }
+            _ => system(&file, "cannot read", &e),
+        })?;
+        let known = history.record().map_or(0, |record| record.reserved);
+        Ok(Damaged { pages, known, foreign_log: foreign.then_some(log), _lock: lock })
+    }
+
+    /// Makes a store at `new`, which must not exist, from every row that has its checksum. It is this process's.
+    pub fn salvage(self, new: &Path) -> Result<Salvaged, OpenError> {
+        let target = entry::resolve(new)?;
+        if fs::symlink_metadata(&target).is_ok() {
+            let said = format!("{}: already exists; nothing was written", new.display());
+            return Err(OpenError::new(OpenErrorKind::CannotCreate, said));
+        }
+        let folder = target.parent().unwrap_or(Path::new("."));
+        entry::check_folder(folder, Some(nix::unistd::geteuid().as_raw()))?;
+        let made = with_suffix(&target, NEW_SUFFIX);
+        let salvaged = fill(&self.pages, self.known, &made).and_then(|(mut salvaged, file)| {
+            place(&file, &made, &target)?;
+            salvaged.foreign_log = self.foreign_log;
+            Ok(salvaged)
+        });
+        if salvaged.is_err() {
+            for tail in ["", "-wal", "-journal"] {
+                // What stays the next run takes away.
+                let _ = files::remove(&with_suffix(&made, tail));
+            }
+        }
+        salvaged
+    }
+}
+
+fn fill(pages: &Pages, known: u64, made: &Path) -> Result<(Salvaged, File), OpenError> {
     for tail in ["", "-wal", "-journal"] {
         let left = with_suffix(made, tail);
         files::remove(&left).map_err(|e| system(&left, "cannot delete", &e))?;
     }
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
@@ -92,7 +109,7 @@ fn fill(pages: &Pages, known: u64, made: &Path) -> Result<Salvaged, OpenError> {
         .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false))
         .map_err(cannot)?;
     connection.close().map_err(|(_, e)| cannot(e))?;
-    Ok(salvaged)
+    Ok((salvaged, file))
 }
 
 /// The new store while it is filled.
@@ -157,18 +174,18 @@ impl Copy<'_> {
     }
 }
 
-/// Gives the new store its name, on stable storage; it belongs to whom its folder belongs. Never replaces anything.
-fn place(made: &Path, target: &Path) -> Result<(), OpenError> {
-    let folder = target.parent().unwrap_or(Path::new("."));
+/// Gives the new store its name, on stable storage. Never replaces anything.
+fn place(file: &File, made: &Path, target: &Path) -> Result<(), OpenError> {
     let done = || -> io::Result<()> {
-        if nix::unistd::geteuid().is_root() {
-            let found = fs::metadata(folder)?;
-            chown(made, Some(found.uid()), Some(found.gid()))?;
-        }
-        File::open(made)?.sync_all()?;
+        file.sync_all()?;
         fs::hard_link(made, target)?;
-        fs::remove_file(made)
+        fs::remove_file(made)?;
+        let (own, named) = (file.metadata()?, fs::symlink_metadata(target)?);
+        match (own.dev(), own.ino()) == (named.dev(), named.ino()) {
+            true => Ok(()),
+            false => Err(io::Error::other("somebody has put another file in its place")),
+        }
     };
     done().map_err(|e| OpenError { kind: OpenErrorKind::CannotCreate, ..system(target, "cannot create", &e) })?;
-    files::sync_folder(folder)
+    files::sync_folder(target.parent().unwrap_or(Path::new(".")))
 }

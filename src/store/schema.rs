@@ -1,6 +1,6 @@
 //! The tables, and how an older store becomes a current one.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
@@ -67,18 +67,18 @@ pub fn create(place: &Place) -> Result<(), OpenError> {
         };
         OpenError::new(kind, format!("{}: cannot create the store: {e}", place.file().display()))
     };
-    let path = place.make(NEW_SUFFIX).map_err(|e| cannot(&e))?;
+    let (path, file) = place.make(NEW_SUFFIX).map_err(|e| cannot(&e))?;
     fill(&path).map_err(|e| {
         let said = format!("{}: cannot create the store: {}", place.file().display(), super::sqlite::text(&e));
         OpenError::new(OpenErrorKind::CannotCreate, said)
     })?;
-    File::open(&path).and_then(|f| f.sync_all()).map_err(|e| cannot(&e))?;
+    file.sync_all().map_err(|e| cannot(&e))?;
     fs::rename(&path, place.file()).map_err(|e| cannot(&e))?;
     place.sync_folder()
 }
 
 pub fn fill(path: &Path) -> rusqlite::Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.execute_batch(&format!(
         "PRAGMA page_size={PAGE_BYTES};

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use super::files::{self, with_suffix};
 use super::row::{self, MESSAGE_COLUMNS, RowError};
-use super::{OpenError, OpenErrorKind, lock, schema, sqlite, users};
+use super::{OpenError, OpenErrorKind, entry, lock, schema, sqlite, users};
 
 /// Lines of damage that are named.
 pub const NAMED_MAX: usize = 100;
@@ -66,7 +66,7 @@ pub fn whole(connection: &Connection, file: &Path) -> Result<Contents, OpenError
 /// Names everything that is damaged in the store at `path`, which no cpd serves. Changes nothing. Errors: it cannot be read,
 /// or is of a later version.
 pub fn check(path: &Path) -> Result<Report, OpenError> {
-    let file = files::resolve(path)?;
+    let file = entry::resolve(path)?;
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     let _lock = lock::for_tool(&with_suffix(&file, "-lock"), &folder, &file, false)?;
     let mut report = Report::default();

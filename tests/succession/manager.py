@@ -6,11 +6,13 @@ usage: manager.py CPD DATA CONFIG ADDRESS PORT. Each line on standard input is o
 cpd), `kill` (KILL, then a new one), or, behind a `restart` that kept its records, `leftover` (the successor finds those
 beside the new ones), `half` (no connections beside the records), `swapped` (those in the place of the new ones) or `partial`
 (the first message of connections is gone), or `fewer` (as `restart`, but the successor may open less than there are
-connections). Each is answered by one line when the new cpd is ready; the end of input ends all.
+connections), `old` (as `restart`, but the records are those of 0.2.0, in memory that is not sealed), `unsealed` (in such
+memory as well, but this version's), or `change` (as `restart`, after a try to change the records in every way). Each is answered by one line when the new cpd is ready; the end of input ends all.
 """
 
 import array
 import fcntl
+import mmap
 import os
 import resource
 import select
@@ -54,6 +56,8 @@ def message():
     for level, kind, payload in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    for fd in fds:
+        os.set_inheritable(fd, False)
     fields = dict(line.split("=", 1) for line in text.decode().splitlines() if "=" in line)
     return fields, list(fds)
 
@@ -104,6 +108,34 @@ def spoil(order):
             os.close(fd)
     if order in ("leftover", "swapped"):
         stored.append((RECORDS, kept))
+    if order in ("old", "unsealed"):
+        entry = [entry for entry in stored if entry[0] == RECORDS][0]
+        content = os.pread(entry[1], 1 << 30, 0)
+        if order == "old":
+            content = content.replace(b"cpd succession 3\n", b"cpd succession 2\n", 1)
+        copy = os.memfd_create("cpd-records", os.MFD_CLOEXEC)
+        os.write(copy, content)
+        stored[stored.index(entry)] = (RECORDS, copy)
+        os.close(entry[1])
+    if order == "change":
+        change(records[0])
+
+
+def change(fd):
+    """Ends this with an error when it can."""
+    length = os.fstat(fd).st_size
+    ways = [
+        lambda: os.pwrite(fd, b"x", 0),
+        lambda: os.ftruncate(fd, length - 1),
+        lambda: os.ftruncate(fd, length + 1),
+        lambda: mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE),
+    ]
+    for way in ways:
+        try:
+            way()
+        except PermissionError:
+            continue
+        raise SystemExit("the records that were left can be changed")
 
 
 def until_ready():

@@ -1,15 +1,17 @@
 //! The control socket that cpd makes itself where systemd does not: for its owner, and for one group.
 
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::Group;
+use nix::unistd::{Group, fchownat};
 
 use super::{path_of, wrong_kind};
 use crate::daemon::exit::{ExitCode, Fatal};
@@ -121,7 +123,7 @@ pub(super) fn make(path: &Path, group: &str) -> Result<(ControlListener, Note), 
     if file.mode() & 0o177 != 0 {
         return Err(cannot(path, &format!("it came out with mode {:o}", file.mode() & 0o777)));
     }
-    let note = match give_to(path, group) {
+    let note = match give_to(path, &file, group) {
         Ok(()) => None,
         Err(cause) => {
             let line = Line::new("control socket for its owner alone").field("path", path.display());
@@ -174,15 +176,24 @@ fn bind_private(path: &Path) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Opens the socket to `group`, whose it becomes first.
-fn give_to(path: &Path, group: &str) -> Result<(), String> {
+/// Opens the socket, which was `made` at `path`, to `group`, whose it becomes first. Whatever becomes of the name
+/// meanwhile, nothing but that socket is opened to anybody.
+fn give_to(path: &Path, made: &Metadata, group: &str) -> Result<(), String> {
     if group.is_empty() {
         return Ok(());
     }
     let found = Group::from_name(group).map_err(|error| error.desc().to_string())?;
     let gid = found.ok_or("no such group")?.gid;
-    lchown(path, None, Some(gid.as_raw())).map_err(|error| error.to_string())?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(|error| error.to_string())
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+    let socket = File::options().read(true).custom_flags(flags.bits()).open(path).map_err(|error| error.to_string())?;
+    let there = socket.metadata().map_err(|error| error.to_string())?;
+    if (there.dev(), there.ino()) != (made.dev(), made.ino()) || !there.file_type().is_socket() {
+        return Err(String::from("something else is in its place"));
+    }
+    fchownat(&socket, "", None, Some(gid), AtFlags::AT_EMPTY_PATH).map_err(|error| error.desc().to_string())?;
+    // A descriptor of this kind has its mode changed in no other way.
+    let socket = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660)).map_err(|error| error.to_string())
 }
 
 /// `sandbox`: systemd runs cpd, with what the unit forbids.
@@ -360,5 +371,26 @@ mod tests {
             assert_eq!(fatal.code, ExitCode::NotPermitted);
             assert!(fatal.message.ends_with(error.desc()), "no sandbox, no word of one: {fatal}");
         }
+    }
+
+    #[test]
+    fn nothing_but_the_socket_is_opened_to_a_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, file) = (dir.path().join("control.sock"), dir.path().join("precious"));
+        let group = Group::from_gid(nix::unistd::getegid()).unwrap().unwrap().name;
+        let _socket = bind_private(&path).unwrap();
+        let made = std::fs::symlink_metadata(&path).unwrap();
+        std::fs::rename(&path, dir.path().join("moved")).unwrap();
+        std::fs::write(&file, "precious").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&file, &path).unwrap();
+        assert!(give_to(&path, &made, &group).unwrap_err().contains("something else"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::hard_link(&file, &path).unwrap();
+        assert!(give_to(&path, &made, &group).unwrap_err().contains("something else"));
+        assert_eq!(mode(&file), 0o600);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::rename(dir.path().join("moved"), &path).unwrap();
+        assert_eq!((give_to(&path, &made, &group), mode(&path)), (Ok(()), 0o660));
     }
 }

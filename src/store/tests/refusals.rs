@@ -314,7 +314,7 @@ fn changed(changes: &str) -> (TempDir, rusqlite::Connection, crate::store::files
     let path = folder.path().join("cpd.db");
     let connection = rusqlite::Connection::open(&path).expect("opens");
     connection.execute_batch(changes).expect("changes");
-    let place = crate::store::files::Place::take(&path, &mut Vec::new(), &mut || true).expect("locks");
+    let place = crate::store::files::Place::take(&path, 1, &mut || true).expect("locks");
     (folder, connection, place)
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::store::history::{History, IDS_APART};
-use crate::store::{OpenErrorKind, Source, check, restore, salvage};
+use crate::store::{Damaged, OpenErrorKind, Salvaged, Source, check, restore};
 
 const PAGE: usize = 4096;
 const MESSAGES: u64 = 400;
@@ -36,6 +36,10 @@ fn filled(folder: TempDir) -> (TempDir, TempDir) {
         fs::copy(rig.folder.path().join(name), killed.path().join(name)).expect("copies");
     }
     (rig.close(), killed)
+}
+
+fn salvage(store: &Path, new: &Path) -> Result<Salvaged, OpenError> {
+    Damaged::open(store)?.salvage(new)
 }
 
 fn new_folder() -> TempDir {

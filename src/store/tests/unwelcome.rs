@@ -93,10 +93,16 @@ fn files_and_folders_of_others_are_refused() {
     chown(folder.path(), Some(0), Some(NOBODY)).expect("takes");
     set_mode(folder.path(), 0o770);
     let error = refused(&path);
-    assert_eq!(error.kind, OpenErrorKind::Permission);
+    assert_eq!(error.kind, OpenErrorKind::Exposed);
     assert!(error.message.contains("by group 65534 (mode 0770)"), "{error}");
-    // Where nobody can put a file in the place of another's they may.
-    set_mode(folder.path(), 0o1770);
+    // Where nobody can put a file in the place of another's they can still be the first to make one.
+    for mode in [0o1770, 0o1777, 0o777] {
+        set_mode(folder.path(), mode);
+        let error = refused(&path);
+        assert_eq!(error.kind, OpenErrorKind::Exposed);
+        assert!(error.message.contains(&format!("(mode {mode:04o})")), "{error}");
+    }
+    set_mode(folder.path(), 0o755);
     assert_eq!(stored(&folder).expect("opens"), [1]);
 }
 

@@ -293,8 +293,7 @@ fn damaged_rows_are_found_while_running() {
     connection.execute("UPDATE message SET body = 'sEcond one' WHERE id = 2", []).expect("writes");
     connection.execute("UPDATE user SET locked = 1", []).expect("writes");
     let limit = admin::CHECK_MAX_ROWS;
-    let place =
-        crate::store::files::Place::take(&folder.path().join("cpd.db"), &mut Vec::new(), &mut || true).expect("locks");
+    let place = crate::store::files::Place::take(&folder.path().join("cpd.db"), 1, &mut || true).expect("locks");
     let answer = admin::read(&connection, &place, &AdminOp::Check { after: 0, limit }, &|_| ());
     let AdminAnswer::Checked { damaged, next: None, .. } = answer else { panic!("not checked: {answer:?}") };
     assert_eq!(damaged.len(), 2, "{damaged:?}");
