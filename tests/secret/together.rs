@@ -25,9 +25,9 @@ impl Whom {
     pub const ALL: [Whom; 3] = [Whom::AtHome, Whom::Elsewhere, Whom::Nobody];
 }
 
-/// Attempts at one user that are certainly not too many in a day.
-const ATTEMPTS_AT_A_USER: usize = 24;
 const WARM_UP_BLOCKS: usize = 10;
+/// Blocks that are prepared before the first of them is measured.
+const AT_A_TIME: usize = 25;
 
 /// The pairs of [`Whom`] by their indices: the difference of the median times until the first attempt of a group is
 /// answered, and until all of its `size` attempts are.
@@ -36,27 +36,24 @@ pub fn measure(house: &mut House, size: usize, blocks: usize, seed: u64) -> Vec<
     let mut random = Random::new(seed, 1);
     let mut times = [(); 2].map(|()| vec![Vec::with_capacity(blocks); Whom::ALL.len()]);
     let mut order = [0, 1, 2];
-    let (mut user, mut other) = (String::new(), String::new());
+    let mut prepared = Vec::new();
     for block in 0..blocks + WARM_UP_BLOCKS {
-        if block % (ATTEMPTS_AT_A_USER / size) == 0 {
-            (user, other) = (house.fresh_user(), house.fresh_user());
+        if prepared.is_empty() {
+            // So many, that the store has the logins when the first of them is wanted.
+            prepared = (0..AT_A_TIME).map(|_| Whom::ALL.map(|whom| prepare(house, whom))).collect();
+            prepared.reverse();
         }
+        let places = prepared.pop().expect("one is left");
         for place in (1..order.len()).rev() {
             order.swap(place, random.between(0, place as u64) as usize);
         }
         for group in order {
-            let from = house.fresh_address();
-            let (logs_in, tried) = match Whom::ALL[group] {
-                Whom::AtHome => (&user, user.clone()),
-                Whom::Elsewhere => (&other, user.clone()),
-                Whom::Nobody => (&user, house.fresh_name()),
-            };
-            assert!(house.attempt(from, logs_in, PASSWORD).starts_with("230 "));
+            let (from, tried) = &places[group];
             for _ in 0..FAILURES_MAX as usize - size + 1 {
                 let nobody = house.fresh_name();
-                assert!(house.attempt(from, &nobody, "wrong12").starts_with("565 "));
+                assert!(house.attempt(*from, &nobody, "wrong12").starts_with("565 "));
             }
-            let taken = together(house, from, &tried, size);
+            let taken = together(house, *from, tried, size);
             if block >= WARM_UP_BLOCKS {
                 for (times, taken) in times.iter_mut().zip(taken) {
                     times[group].push(taken);
@@ -65,6 +62,19 @@ pub fn measure(house: &mut House, size: usize, blocks: usize, seed: u64) -> Vec<
         }
     }
     times.iter().flat_map(|times| intervals(times, seed)).collect()
+}
+
+/// An address from which somebody has logged in, and the name to try there.
+#[track_caller]
+fn prepare(house: &mut House, whom: Whom) -> (Ipv4Addr, String) {
+    let (from, user) = (house.fresh_address(), house.fresh_user());
+    assert!(house.attempt(from, &user, PASSWORD).starts_with("230 "));
+    let tried = match whom {
+        Whom::AtHome => user,
+        Whom::Elsewhere => house.fresh_user(),
+        Whom::Nobody => house.fresh_name(),
+    };
+    (from, tried)
 }
 
 /// So many attempts at the same time; nanoseconds until the first was answered, and until all were.
