@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::Group;
+use nix::unistd::{Gid, Group};
 
 use super::{path_of, wrong_kind};
 use crate::daemon::exit::{ExitCode, Fatal};
@@ -42,6 +42,8 @@ pub struct ControlFile {
 pub struct Made {
     path: PathBuf,
     group: String,
+    /// Whose it is: once everything is open, the list of groups cannot be read any more.
+    gid: Option<Gid>,
     /// Device and inode. No other file has them while the socket is open.
     file: (u64, u64),
 }
@@ -79,6 +81,10 @@ impl ControlFile {
     pub fn made(&self) -> Option<&Made> {
         self.made.as_ref()
     }
+
+    fn is_of(&mut self, gid: Option<Gid>) {
+        self.made.iter_mut().for_each(|made| made.gid = gid);
+    }
 }
 
 impl Made {
@@ -89,7 +95,7 @@ impl Made {
     /// The socket once more where its file is gone or another one's: nobody comes to it any more. `None`: it is there.
     /// Errors: as those of a start.
     pub fn renewed(&self) -> Option<Result<(ControlListener, Note), Fatal>> {
-        (!self.is_there()).then(|| make(&self.path, &self.group))
+        (!self.is_there()).then(|| make_for(&self.path, &self.group, self.gid))
     }
 }
 
@@ -108,21 +114,34 @@ pub type Note = Option<(Level, Line)>;
 /// the socket is the owner's alone. Errors: [`ExitCode::Unavailable`] when somebody answers there,
 /// [`ExitCode::CannotCreate`] when something else is there or the directory is missing, [`ExitCode::NotPermitted`].
 pub(super) fn make(path: &Path, group: &str) -> Result<(ControlListener, Note), Fatal> {
+    make_for(path, group, None)
+}
+
+/// As [`make`] where the group's number may be known.
+fn make_for(path: &Path, group: &str, gid: Option<Gid>) -> Result<(ControlListener, Note), Fatal> {
     make_way(path)?;
     let socket = bind_private(path).map_err(|error| refused(path, error, notify::started_by_manager()))?;
     let file = std::fs::symlink_metadata(path).map_err(|e| cannot(path, &e.to_string()))?;
-    let listener = ControlListener {
+    let mut listener = ControlListener {
         socket: mio::net::UnixListener::from_std(UnixListener::from(socket)),
         file: ControlFile {
             path: Some(path.to_owned()),
-            made: Some(Made { path: path.to_owned(), group: group.to_owned(), file: (file.dev(), file.ino()) }),
+            made: Some(Made {
+                path: path.to_owned(),
+                group: group.to_owned(),
+                gid: None,
+                file: (file.dev(), file.ino()),
+            }),
         },
     };
     if file.mode() & 0o177 != 0 {
         return Err(cannot(path, &format!("it came out with mode {:o}", file.mode() & 0o777)));
     }
-    let note = match give_to(path, group) {
-        Ok(()) => None,
+    let note = match give_to(path, group, gid) {
+        Ok(gid) => {
+            listener.file.is_of(gid);
+            None
+        }
         Err(cause) => {
             let line = Line::new("control socket for its owner alone").field("path", path.display());
             Some((Level::Warn, line.field("group", group).field("cause", cause)))
@@ -174,15 +193,21 @@ fn bind_private(path: &Path) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Opens the socket to `group`, whose it becomes first.
-fn give_to(path: &Path, group: &str) -> Result<(), String> {
+/// Opens the socket to `group`, whose it becomes first, and gives that group's number.
+fn give_to(path: &Path, group: &str, known: Option<Gid>) -> Result<Option<Gid>, String> {
     if group.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let found = Group::from_name(group).map_err(|error| error.desc().to_string())?;
-    let gid = found.ok_or("no such group")?.gid;
+    let gid = match known {
+        Some(gid) => gid,
+        None => {
+            let found = Group::from_name(group).map_err(|error| error.desc().to_string())?;
+            found.ok_or("no such group")?.gid
+        }
+    };
     lchown(path, None, Some(gid.as_raw())).map_err(|error| error.to_string())?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(|error| error.to_string())
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(|error| error.to_string())?;
+    Ok(Some(gid))
 }
 
 /// `sandbox`: systemd runs cpd, with what the unit forbids.
