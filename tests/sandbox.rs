@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use running::{Daemon, wait_for};
 
 /// The line of a cpd on a kernel that cannot.
-const WITHOUT: &str = " no sandbox of its own ";
+const WITHOUT: &str = " own sandbox incomplete ";
 
 /// `NoNewPrivs` of each thread, by its name; what is confined has it, proc(5).
 fn threads(daemon: &Daemon) -> Vec<(String, bool)> {

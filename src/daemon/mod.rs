@@ -203,7 +203,7 @@ fn confine(arguments: &Arguments, config: &Config, listeners: &Listeners, logger
     }
     let made = listeners.control.iter().find(|one| !one.inherited()).and_then(ControlListener::path);
     if let Err(cause) = sandbox::confine(&sandbox::places(arguments, config, made)) {
-        logger.info(Line::new("no sandbox of its own").field("cause", cause));
+        logger.info(Line::new("own sandbox incomplete").field("cause", cause));
     }
 }
 

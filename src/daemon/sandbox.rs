@@ -3,6 +3,9 @@
 //! the control socket's where cpd makes that one itself. No program can be run, no TCP address bound or connected to, and
 //! no other process sent a signal. Unix sockets can be connected to: the log and the manager are such, and may come later.
 //!
+//! Landlock lets a program pass that is only in memory (memfd_create(2)), so a filter of system calls, seccomp(2), refuses
+//! to execute anything at all.
+//!
 //! What is confined is a thread, and those that it starts from then on. A kernel that knows less does less.
 
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +15,10 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
+
+use nix::errno::Errno;
+use nix::libc;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use super::config::{Arguments, Config, DEFAULT_FILE};
 
@@ -54,9 +61,15 @@ fn folders_of(file: &Path) -> impl Iterator<Item = PathBuf> {
     std::iter::once(folder(file)).chain(real)
 }
 
-/// Confines the calling thread to `places`, and with it those that it starts from now on. Errors: why it is as free as
-/// before.
+/// Confines the calling thread to `places`, and with it those that it starts from now on. Errors: what the kernel does not
+/// do of it; the rest is done.
 pub fn confine(places: &[Place]) -> Result<(), String> {
+    let programs = || forbid_programs().map_err(|error| format!("no filter of system calls: {error}"));
+    let causes: Vec<String> = [keep_to(places), programs()].into_iter().filter_map(Result::err).collect();
+    if causes.is_empty() { Ok(()) } else { Err(causes.join("; ")) }
+}
+
+fn keep_to(places: &[Place]) -> Result<(), String> {
     match restrict(places) {
         Ok(status) if status.ruleset == RulesetStatus::NotEnforced => {
             Err("the kernel has no Landlock, or does not allow it".to_owned())
@@ -84,6 +97,15 @@ fn restrict(places: &[Place]) -> Result<RestrictionStatus, RulesetError> {
     rules.restrict_self()
 }
 
+/// Neither a file nor what is in memory is executed from now on: these calls fail, all others are as they were.
+fn forbid_programs() -> Result<(), seccompiler::Error> {
+    let refused = [libc::SYS_execve, libc::SYS_execveat].into_iter().map(|call| (call, Vec::new())).collect();
+    let refusal = SeccompAction::Errno(Errno::EACCES as u32);
+    let machine = std::env::consts::ARCH.try_into()?;
+    let program: BpfProgram = SeccompFilter::new(refused, SeccompAction::Allow, refusal, machine)?.try_into()?;
+    seccompiler::apply_filter(&program)
+}
+
 /// Whether the manager listens at an address without a file, sd_notify(3).
 fn manager_is_abstract() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|address| address.as_bytes().starts_with(b"@"))
@@ -92,10 +114,13 @@ fn manager_is_abstract() -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::io::{ErrorKind, Read};
+    use std::io::{ErrorKind, Read, Write};
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::process::Command;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
 
     use super::*;
 
@@ -140,6 +165,7 @@ mod tests {
         let _log = UnixListener::bind(other.join("log")).unwrap();
         let _other_socket = UnixListener::bind(control.join("old")).unwrap();
         let places = of(&store.join("cpd.db"), &config.join("cpd.toml"), &control.join("socket"));
+        let program = fs::read("/bin/true").unwrap();
         let tried = confined(&places, || {
             // The store, with a copy beside it.
             fs::write(store.join("cpd.db-new"), "text").unwrap();
@@ -171,6 +197,10 @@ mod tests {
             for program in ["/bin/true", "/bin/sh", "/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"] {
                 assert!(!Path::new(program).exists() || denied(Command::new(program).spawn()), "{program}");
             }
+            // A program in memory, which is no file of any folder.
+            let name = memfd_create(c"program", MFdFlags::empty()).unwrap();
+            fs::File::from(name.try_clone().unwrap()).write_all(&program).unwrap();
+            assert!(denied(Command::new(format!("/proc/self/fd/{}", name.as_raw_fd())).spawn()));
             // Connections came with Linux 6.7.
             (denied(TcpStream::connect(listener.local_addr().unwrap())), denied(TcpListener::bind("127.0.0.1:0")))
         });
