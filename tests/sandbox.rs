@@ -14,7 +14,7 @@ use running::{Daemon, wait_for};
 /// The line of a cpd on a kernel that cannot.
 const WITHOUT: &str = " own sandbox incomplete ";
 
-/// `NoNewPrivs` of each thread, by its name; what is confined has it, proc(5).
+/// Each thread by its name, and whether it gains no rights and has a filter of system calls, proc(5).
 fn threads(daemon: &Daemon) -> Vec<(String, bool)> {
     let tasks = fs::read_dir(format!("/proc/{}/task", daemon.child.id())).expect("it runs");
     let status = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
@@ -22,7 +22,8 @@ fn threads(daemon: &Daemon) -> Vec<(String, bool)> {
         let line = status.lines().find_map(|line| line.strip_prefix(key).and_then(|line| line.strip_prefix(':')));
         line.expect("a line").trim().to_owned()
     };
-    status.map(|status| (of(&status, "Name"), of(&status, "NoNewPrivs") == "1")).collect()
+    let confined = |status: &str| of(status, "NoNewPrivs") == "1" && of(status, "Seccomp") == "2";
+    status.map(|status| (of(&status, "Name"), confined(&status))).collect()
 }
 
 #[test]
