@@ -85,7 +85,8 @@ pub fn serve(announce: impl FnOnce(u16)) -> Result<(), String> {
     announce(listeners.streams.first().map_or(0, |stream| stream.address.port()));
     let port = Box::new(MemoryPort { store, results: VecDeque::new(), waker: Arc::clone(&waker) });
     let costs = config.auth.params().into();
-    let served = Served { engine, costs, port, poll, waker, signals, connections_max: CONNECTIONS, heritage: Ok(None) };
+    let (connections_max, verifiers, heritage) = (CONNECTIONS, config.auth.worker_threads(), Ok(None));
+    let served = Served { engine, costs, port, poll, waker, signals, connections_max, verifiers, heritage };
     run_loop(Arguments::default(), config, listeners, served, &logger).map_err(|e| e.message)
 }
 

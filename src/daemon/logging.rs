@@ -15,6 +15,7 @@ pub use line::{LINE_MAX_BYTES, Line, VALUE_MAX_BYTES, escape_into};
 pub use sinks::{JOURNAL_SOCKET, SEND_TIMEOUT, SYSLOG_SOCKET, Sink, stderr_is_a_journal};
 
 use super::exit::{ExitCode, Fatal};
+use super::sandbox;
 use crate::proto::types::Millis;
 
 /// Lines that may wait for the log's thread; more are dropped and counted.
@@ -124,6 +125,8 @@ impl Logger {
         std::thread::Builder::new()
             .name("log".into())
             .spawn(move || {
+                // It connects to Unix sockets, and everything else is open. The daemon says where this cannot be.
+                let _ = sandbox::confine(&[]);
                 write_lines(sink, &from, &for_thread);
                 drop(done_sender);
             })

@@ -18,6 +18,7 @@ mod operators;
 pub mod port;
 mod reactor;
 mod reload;
+mod sandbox;
 mod spelling;
 pub mod stand_in;
 mod store_tools;
@@ -180,15 +181,30 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
     let listeners = listeners::open(&config, inherited)?;
     let poll = Poll::new().map_err(|e| system("cannot make an event queue", e))?;
     let waker = Arc::new(Waker::new(poll.registry(), reactor::WAKER).map_err(|e| system("cannot make a waker", e))?);
+    // What it reads is not for the sandbox.
+    let verifiers = config.auth.worker_threads();
+    confine(&arguments, &config, &listeners, logger);
     let port = spawn_store(store, Arc::clone(&waker), logger.clone())?;
     greeting::greet(arguments.data.as_deref(), &config, &listeners, hashes.is_empty());
     serve(
         arguments,
         config,
         listeners,
-        Served { engine, costs, port, poll, waker, signals, connections_max, heritage },
+        Served { engine, costs, port, poll, waker, signals, connections_max, verifiers, heritage },
         logger,
     )
+}
+
+/// Before the threads that work are started: they are confined as this one is. The log's was from its start.
+fn confine(arguments: &Arguments, config: &Config, listeners: &Listeners, logger: &Logger) {
+    if notify::started_by_manager() {
+        // Nor does another process of this user look into this one. Whoever starts cpd by hand may do so.
+        let _ = nix::sys::prctl::set_dumpable(false);
+    }
+    let made = listeners.control.iter().find(|one| !one.inherited()).and_then(ControlListener::path);
+    if let Err(cause) = sandbox::confine(&sandbox::places(arguments, config, made)) {
+        logger.info(Line::new("own sandbox incomplete").field("cause", cause));
+    }
 }
 
 /// What [`serve`] needs beside sockets and settings.
@@ -200,6 +216,8 @@ pub struct Served {
     pub waker: Arc<Waker>,
     pub signals: Signals,
     pub connections_max: u32,
+    /// Threads that verify passwords.
+    pub verifiers: usize,
     /// What a predecessor left.
     pub heritage: std::io::Result<Option<Heritage>>,
 }
@@ -216,11 +234,10 @@ pub fn serve(
     for (level, line) in notes {
         logger.log(level, line);
     }
-    let Served { engine, costs, port, poll, waker, signals, connections_max, heritage } = served;
+    let Served { engine, costs, port, poll, waker, signals, connections_max, verifiers, heritage } = served;
     let wake = Arc::clone(&waker);
     // A full event counter wakes as well.
     let wake_for_passwords = Arc::new(move || drop(wake.wake()));
-    let verifiers = config.auth.worker_threads();
     let pool = AuthPool::start(verifiers, costs, wake_for_passwords)?;
     let notifier = Notifier::start(logger)?;
     let mut line = Line::new("started").field("version", env!("CARGO_PKG_VERSION"));

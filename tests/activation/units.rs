@@ -4,6 +4,7 @@ use std::path::Path;
 
 use cpd::daemon::config::{Config, DEFAULT_PORT};
 use cpd::daemon::exit::ExitCode;
+use cpd::daemon::logging::JOURNAL_SOCKET;
 
 /// Section, key and value of each line of a unit.
 pub struct Unit(Vec<(String, String, String)>);
@@ -90,6 +91,53 @@ fn the_service_fits_the_program() {
     assert!(number("FileDescriptorStoreMax") >= 2, "a restart leaves two");
     // With it every peer of the control socket would be nobody.
     assert!(unit.all("Service", "PrivateUsers").is_empty());
+    // Every thread has its place: those that verify passwords, and a dozen beside them.
+    let parse = |threads: u32| Config::parse(Path::new("x"), &format!("auth.threads = {threads}\n"));
+    let threads = (1..).take_while(|threads| parse(*threads).is_ok()).last().expect("a number");
+    assert!(number("TasksMax") >= threads + 32);
+    // A limit that kills cannot be right for every number of connections and messages.
+    assert!(unit.all("Service", "MemoryMax").is_empty());
+}
+
+#[test]
+fn the_service_names_each_call_and_each_place_of_programs() {
+    let unit = Unit::read("cpd.service");
+    let words =
+        |key: &str| -> Vec<&str> { unit.all("Service", key).into_iter().flat_map(str::split_whitespace).collect() };
+    let calls = words("SystemCallFilter");
+    assert!(calls.iter().all(|call| !call.starts_with(['@', '~'])), "{calls:?}");
+    let twice = calls.iter().enumerate().find(|(at, call)| calls[..*at].contains(call));
+    assert_eq!(twice, None);
+    // One of a pair is what x86-64 has and another machine has not, or what a libc may take instead.
+    let pairs = [
+        ["access", "faccessat"],
+        ["faccessat", "faccessat2"],
+        ["clone", "clone3"],
+        ["epoll_wait", "epoll_pwait"],
+        ["newfstatat", "statx"],
+        ["poll", "ppoll"],
+        ["readlink", "readlinkat"],
+        ["rename", "renameat"],
+        ["renameat", "renameat2"],
+        ["unlink", "unlinkat"],
+    ];
+    for [one, other] in pairs {
+        assert!(calls.contains(&one) && calls.contains(&other), "{one} and {other}");
+    }
+    assert_eq!(unit.one("Service", "SystemCallErrorNumber"), "EPERM");
+    // Shells have their places below /usr/lib, and not in the folders of libraries.
+    let programs = words("ExecPaths");
+    let (folders, own): (Vec<&str>, Vec<&str>) = programs.into_iter().partition(|path| path.starts_with('-'));
+    assert_eq!(own, ["/usr/sbin/cpd", "/usr/bin/kill"]);
+    for folder in folders {
+        let triplet = folder.strip_prefix("-/usr/lib/").expect("a folder of libraries");
+        assert!(triplet.contains("-linux-gnu") && !triplet.contains('/'), "{folder}");
+    }
+    assert_eq!(words("NoExecPaths"), ["/", "/var/lib/cpd"]);
+    // Where cpd finds the log and the manager.
+    let seen = words("BindReadOnlyPaths");
+    let journal = Path::new(JOURNAL_SOCKET).parent().expect("a folder").display().to_string();
+    assert!(seen.contains(&format!("-{journal}").as_str()) && seen.contains(&"-/run/systemd/notify"), "{seen:?}");
 }
 
 #[test]

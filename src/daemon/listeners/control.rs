@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{Group, fchownat};
+use nix::unistd::{Gid, Group, fchownat};
 
 use super::{path_of, wrong_kind};
 use crate::daemon::exit::{ExitCode, Fatal};
@@ -44,6 +44,8 @@ pub struct ControlFile {
 pub struct Made {
     path: PathBuf,
     group: String,
+    /// Whose it is: once everything is open, the list of groups cannot be read any more.
+    gid: Option<Gid>,
     /// Device and inode. No other file has them while the socket is open.
     file: (u64, u64),
 }
@@ -81,6 +83,10 @@ impl ControlFile {
     pub fn made(&self) -> Option<&Made> {
         self.made.as_ref()
     }
+
+    fn is_of(&mut self, gid: Option<Gid>) {
+        self.made.iter_mut().for_each(|made| made.gid = gid);
+    }
 }
 
 impl Made {
@@ -91,7 +97,7 @@ impl Made {
     /// The socket once more where its file is gone or another one's: nobody comes to it any more. `None`: it is there.
     /// Errors: as those of a start.
     pub fn renewed(&self) -> Option<Result<(ControlListener, Note), Fatal>> {
-        (!self.is_there()).then(|| make(&self.path, &self.group))
+        (!self.is_there()).then(|| make_for(&self.path, &self.group, self.gid))
     }
 }
 
@@ -110,21 +116,34 @@ pub type Note = Option<(Level, Line)>;
 /// the socket is the owner's alone. Errors: [`ExitCode::Unavailable`] when somebody answers there,
 /// [`ExitCode::CannotCreate`] when something else is there or the directory is missing, [`ExitCode::NotPermitted`].
 pub(super) fn make(path: &Path, group: &str) -> Result<(ControlListener, Note), Fatal> {
+    make_for(path, group, None)
+}
+
+/// As [`make`] where the group's number may be known.
+fn make_for(path: &Path, group: &str, gid: Option<Gid>) -> Result<(ControlListener, Note), Fatal> {
     make_way(path)?;
     let socket = bind_private(path).map_err(|error| refused(path, error, notify::started_by_manager()))?;
     let file = std::fs::symlink_metadata(path).map_err(|e| cannot(path, &e.to_string()))?;
-    let listener = ControlListener {
+    let mut listener = ControlListener {
         socket: mio::net::UnixListener::from_std(UnixListener::from(socket)),
         file: ControlFile {
             path: Some(path.to_owned()),
-            made: Some(Made { path: path.to_owned(), group: group.to_owned(), file: (file.dev(), file.ino()) }),
+            made: Some(Made {
+                path: path.to_owned(),
+                group: group.to_owned(),
+                gid: None,
+                file: (file.dev(), file.ino()),
+            }),
         },
     };
     if file.mode() & 0o177 != 0 {
         return Err(cannot(path, &format!("it came out with mode {:o}", file.mode() & 0o777)));
     }
-    let note = match give_to(path, &file, group) {
-        Ok(()) => None,
+    let note = match give_to(path, &file, group, gid) {
+        Ok(gid) => {
+            listener.file.is_of(gid);
+            None
+        }
         Err(cause) => {
             let line = Line::new("control socket for its owner alone").field("path", path.display());
             Some((Level::Warn, line.field("group", group).field("cause", cause)))
@@ -176,14 +195,19 @@ fn bind_private(path: &Path) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Opens the socket, which was `made` at `path`, to `group`, whose it becomes first. Whatever becomes of the name
-/// meanwhile, nothing but that socket is opened to anybody.
-fn give_to(path: &Path, made: &Metadata, group: &str) -> Result<(), String> {
+/// Opens the socket, which was `made` at `path`, to `group`, whose it becomes first, and gives that group's number.
+/// Whatever becomes of the name meanwhile, nothing but that socket is opened to anybody.
+fn give_to(path: &Path, made: &Metadata, group: &str, known: Option<Gid>) -> Result<Option<Gid>, String> {
     if group.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let found = Group::from_name(group).map_err(|error| error.desc().to_string())?;
-    let gid = found.ok_or("no such group")?.gid;
+    let gid = match known {
+        Some(gid) => gid,
+        None => {
+            let found = Group::from_name(group).map_err(|error| error.desc().to_string())?;
+            found.ok_or("no such group")?.gid
+        }
+    };
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
     let socket = File::options().read(true).custom_flags(flags.bits()).open(path).map_err(|error| error.to_string())?;
     let there = socket.metadata().map_err(|error| error.to_string())?;
@@ -193,7 +217,8 @@ fn give_to(path: &Path, made: &Metadata, group: &str) -> Result<(), String> {
     fchownat(&socket, "", None, Some(gid), AtFlags::AT_EMPTY_PATH).map_err(|error| error.desc().to_string())?;
     // A descriptor of this kind has its mode changed in no other way.
     let socket = format!("/proc/self/fd/{}", socket.as_raw_fd());
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660)).map_err(|error| error.to_string())
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660)).map_err(|error| error.to_string())?;
+    Ok(Some(gid))
 }
 
 /// `sandbox`: systemd runs cpd, with what the unit forbids.
@@ -384,13 +409,13 @@ mod tests {
         std::fs::write(&file, "precious").unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink(&file, &path).unwrap();
-        assert!(give_to(&path, &made, &group).unwrap_err().contains("something else"));
+        assert!(give_to(&path, &made, &group, None).unwrap_err().contains("something else"));
         std::fs::remove_file(&path).unwrap();
         std::fs::hard_link(&file, &path).unwrap();
-        assert!(give_to(&path, &made, &group).unwrap_err().contains("something else"));
+        assert!(give_to(&path, &made, &group, None).unwrap_err().contains("something else"));
         assert_eq!(mode(&file), 0o600);
         std::fs::remove_file(&path).unwrap();
         std::fs::rename(dir.path().join("moved"), &path).unwrap();
-        assert_eq!((give_to(&path, &made, &group), mode(&path)), (Ok(()), 0o660));
+        assert_eq!((give_to(&path, &made, &group, None), mode(&path)), (Ok(Some(nix::unistd::getgid())), 0o660));
     }
 }
