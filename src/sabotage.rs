@@ -29,12 +29,14 @@ pub enum Fault {
     OneQueue,
     /// A name at an address that it has logged in from counts, and waits, by itself alone.
     OwnBucket,
+    /// The limit of core files is left as it is.
+    CoreAllowed,
     /// The event loop stands still once the store has done something.
     StuckLoop,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 13] = [
+    pub const ALL: [Fault; 14] = [
         Fault::EarlyReply,
         Fault::WeakSync,
         Fault::EarlyDelete,
@@ -47,6 +49,7 @@ impl Fault {
         Fault::BlindStore,
         Fault::OneQueue,
         Fault::OwnBucket,
+        Fault::CoreAllowed,
         Fault::StuckLoop,
     ];
 
@@ -65,6 +68,7 @@ impl Fault {
             Fault::BlindStore => "blind-store",
             Fault::OneQueue => "one-queue",
             Fault::OwnBucket => "own-bucket",
+            Fault::CoreAllowed => "core-allowed",
             Fault::StuckLoop => "stuck-loop",
         }
     }

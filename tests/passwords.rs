@@ -3,6 +3,8 @@
 //! file.
 
 mod running;
+#[path = "support/sabotaged_program.rs"]
+mod sabotaged;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,6 +12,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
+use cpd::sabotage::Fault;
 use running::{Daemon, cpctl, run, wait_for};
 
 /// By as many ways: over the control socket, over the wire, over the wire in vain, in two pieces, and behind a login that
@@ -144,6 +147,65 @@ fn there_is_no_core_file() {
     // Where nobody may have one the daemon was not tried.
     let caught = if limits == ["0", "0"] { "cannot be tried here" } else { "caught" };
     println!("proof: passwords: no core file of cpd; twin with limits of {}: {caught}", limits.join(" and "));
+}
+
+/// A cpd that holds passwords and a letter, and that leaves the limit of core files as it is, aborted, as a core file: how often each of
+/// these is in it. `None`: here nobody gets one. `filter`: what is in it, as the cpd has it or otherwise.
+fn core_of_a_busy_cpd(filter: Option<&str>) -> Option<Vec<usize>> {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").expect("Linux");
+    if pattern.starts_with(['|', '/']) {
+        return None;
+    }
+    // Where cpd may write, so that nothing else keeps the file away.
+    let mut daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), "", |command| {
+        const THERE: &str = "ulimit -S -c $(ulimit -H -c); mkdir -p \"$2\"; cd \"$2\"; exec \"$0\" \"$@\"";
+        let program = sabotaged::program();
+        let order = format!("CPD_SABOTAGE={}", Fault::CoreAllowed.name());
+        Daemon::instead(command, &["env", &order, "sh", "-c", THERE, program.to_str().expect("a plain path")]);
+    });
+    let [control, wire, ..] = SECRETS;
+    daemon.add_user("bob", wire);
+    let mut reader = daemon.connect();
+    reader.logs_in("bob", wire);
+    reader.asks("SMSG bob:rN8-letter-Gh5", "240 ");
+    reader.asks("RMSG", "RMSGbob:rN8-letter-Gh5");
+    // Passwords whose end has not come.
+    let mut waiting: Vec<_> = (0..20).map(|_| daemon.connect()).collect();
+    for client in &mut waiting {
+        client.asks("USER bob", "220 ");
+        client.begins(&format!("PASS {control}"));
+    }
+    daemon.connect().asks("USER eve", "220 ");
+    let pid = daemon.child.id();
+    if let Some(filter) = filter {
+        std::fs::write(format!("/proc/{pid}/coredump_filter"), filter).expect("ours");
+    }
+    daemon.signal(rustix::process::Signal::ABORT);
+    daemon.ends();
+    let folder = std::fs::read_dir(daemon.folder.path().join("data")).expect("a folder");
+    let mut files = folder.map(|entry| entry.expect("an entry").path());
+    let core = files.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("core")))?;
+    let bytes = std::fs::read(core).expect("a core");
+    assert!(bytes.starts_with(b"\x7fELF"), "no core");
+    let times = |text: &str| bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count();
+    Some([control, "rN8-letter-Gh5"].map(times).to_vec())
+}
+
+#[test]
+fn a_core_has_nothing_in_it() {
+    match (core_of_a_busy_cpd(None), core_of_a_busy_cpd(Some("0x33"))) {
+        (Some(own), Some(twin)) => {
+            assert_eq!(own, [0, 0]);
+            assert!(twin.iter().all(|times| *times > 0), "the twin passes: {twin:?}");
+            println!(
+                "proof: passwords: a core of a busy cpd with its limits lifted: 0 of 21 secrets; twin with memory in it: caught"
+            );
+        }
+        found => {
+            assert_eq!(found, (None, None));
+            println!("not tried: nobody gets a core file here");
+        }
+    }
 }
 
 /// Which kinds of memory a core has, core(5).

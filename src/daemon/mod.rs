@@ -56,6 +56,7 @@ use crate::control::answer::{ConfigurationInfo, ListenerInfo};
 use crate::control::rfc3339;
 use crate::engine::Engine;
 use crate::engine::settings::Settings;
+use crate::sabotage::{self, Fault};
 use crate::store::{OpenError, Opening, Store, StoreEvent};
 
 /// When the first version was released, in seconds since 1970. No machine that runs this has been there before.
@@ -160,7 +161,9 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
     // A file that may not grow (RLIMIT_FSIZE) is a write that fails, not the end.
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(|e| system("cannot take signals", e))?;
     // A core file would hold passwords. Where this is refused, the limit was 0 already.
-    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    if !sabotage::is(Fault::CoreAllowed) {
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    }
     // A program that cores are piped to (core(5)) gets one whatever the limit: nothing is in it.
     let _ = std::fs::write("/proc/self/coredump_filter", "0");
     let connections_max = raise_file_limit();
