@@ -154,7 +154,7 @@ pub struct Throttles {
 }
 
 /// Failed logins that keep others out: from `address` whoever they say they are; for `user` from wherever that user has not
-/// logged in before; where both are named, for that user from there, where it has.
+/// logged in before; where both are named, for that user from there.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
 pub struct ThrottleInfo {
     pub user: Option<String>,
@@ -165,6 +165,12 @@ pub struct ThrottleInfo {
     pub addresses: u64,
     /// When the next login is tried, if none fails before.
     pub until: String,
+}
+
+/// What was counted of failed logins is forgotten: so many buckets of an address, a user, or a user at an address.
+#[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    pub forgotten: u64,
 }
 
 /// A held copy of the store and its whole length.

@@ -56,7 +56,7 @@ pub enum Request {
     SessionClose { id: u64 },
     /// Those that last longest. Answered by [`super::answer::Throttles`].
     ThrottleList { limit: u32 },
-    /// Forgets the failed logins of a user, of an address, or, without either, all. Answered by [`super::answer::Done`].
+    /// Forgets the failed logins of a user, of an address, or, without either, all. Answered by [`super::answer::Forgotten`].
     ThrottleClear { user: Option<Username>, address: Option<IpAddr> },
     /// Whether anybody is there. Answered by [`super::answer::Pong`].
     Ping,

@@ -41,6 +41,21 @@ fn whose(path: &Path, uid: u32) -> Result<(), String> {
             let mode = found.mode() & 0o7777;
             return Err(format!("others can write in {} (mode {mode:04o})", folder.display()));
         }
+        if ![0, geteuid().as_raw()].contains(&found.uid()) {
+            above(&real, uid)?;
+        }
+    }
+    Ok(())
+}
+
+/// Errors: somebody else than root and `uid` can have made the folder, as in one where everybody may.
+fn above(real: &Path, uid: u32) -> Result<(), String> {
+    for folder in real.ancestors().skip(2) {
+        let found = fs::metadata(folder).map_err(|e| format!("{} cannot be looked at ({e})", folder.display()))?;
+        if ![0, uid].contains(&found.uid()) || found.mode() & 0o022 != 0 {
+            let (made, mode) = (real.parent().unwrap_or(real).display(), found.mode() & 0o7777);
+            return Err(format!("others can have made {made}, in {} (mode {mode:04o})", folder.display()));
+        }
     }
     Ok(())
 }
@@ -102,7 +117,8 @@ mod tests {
         for (owner, mode, why) in [
             (0, 0o755, None),
             (0, 0o700, None),
-            (NOBODY, 0o755, None),
+            // In a folder where everybody may be the first to make one.
+            (NOBODY, 0o755, Some("others can have made")),
             (0, 0o777, Some("others can write in")),
             (0, 0o1777, Some("others can write in")),
             (0, 0o775, Some("others can write in")),
@@ -121,6 +137,13 @@ mod tests {
                 }
             }
         }
+        // Where nobody else can have made that user's folder.
+        let service = tempfile::tempdir_in("/run").unwrap();
+        let own = service.path().join("s");
+        chown(service.path(), Some(NOBODY), None).unwrap();
+        fs::set_permissions(service.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let _served = as_nobody(|| UnixListener::bind(&own).unwrap());
+        assert_eq!(found(&own), Ok(()));
         // A link that anybody can have made, to where only that user can.
         chown(folder.path(), Some(0), None).unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -290,7 +290,7 @@ pub const COMMANDS: &[Command] = &[
             switch("all", "All of them", &["user", "address"]),
         ],
         sends: &["throttle.clear"],
-        json: &["user", "address"],
+        json: &["user", "address", "forgotten"],
         list: false,
         run: throttle::clear,
     },

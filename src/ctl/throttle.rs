@@ -8,7 +8,7 @@ use super::exit::{Exit, Failure};
 use super::render::Table;
 use super::run::show;
 use super::{Context, Output};
-use crate::control::answer::{Done, Throttles};
+use crate::control::answer::{Forgotten, Throttles};
 use crate::control::{ROWS_MAX, Request};
 use crate::proto::types::Username;
 
@@ -38,12 +38,13 @@ pub(super) fn clear(context: &Context, arguments: &ArgMatches) -> Result<Output,
     struct Document {
         user: Option<String>,
         address: Option<String>,
+        forgotten: u64,
     }
     let (user, address) = (arguments.get_one::<Username>("user").copied(), arguments.get_one("address").copied());
     if user.is_none() && address.is_none() && !arguments.get_flag("all") {
         return Err(Failure::new(Exit::Usage, "which ones: --user NAME, --address ADDRESS or --all"));
     }
-    let _: Done = Client::connect(&context.socket)?.ask(&Request::ThrottleClear { user, address })?;
+    let Forgotten { forgotten } = Client::connect(&context.socket)?.ask(&Request::ThrottleClear { user, address })?;
     let of: Vec<String> = user
         .iter()
         .map(|user| format!("for {user}"))
@@ -51,7 +52,13 @@ pub(super) fn clear(context: &Context, arguments: &ArgMatches) -> Result<Output,
         .collect();
     let what =
         if of.is_empty() { "all failed logins".to_owned() } else { format!("failed logins {}", of.join(" and ")) };
-    let document =
-        Document { user: user.map(|user| user.to_string()), address: address.map(|address| address.to_string()) };
-    Ok(show(context, &document, || format!("{what} forgotten\n")))
+    let document = Document {
+        user: user.map(|user| user.to_string()),
+        address: address.map(|address| address.to_string()),
+        forgotten,
+    };
+    Ok(show(context, &document, || match forgotten {
+        0 => format!("{what}: there are none\n"),
+        _ => format!("{what} forgotten\n"),
+    }))
 }

@@ -70,6 +70,7 @@ enum Expected {
     },
     Sessions,
     Throttles,
+    Forgotten,
     Backup,
     Chunk,
     Checked,
@@ -142,7 +143,7 @@ fn translate(request: Request, wall_seconds: u64) -> (Expected, Task) {
         Request::SessionClose { id } => (Expected::Done, AdminRequest::SessionClose { serial: id }),
         Request::ThrottleList { limit } => (Expected::Throttles, AdminRequest::ThrottleList { limit }),
         Request::ThrottleClear { user, address } => {
-            (Expected::Done, AdminRequest::ThrottleClear { user, address: address.map(AddressKey::of) })
+            (Expected::Forgotten, AdminRequest::ThrottleClear { user, address: address.map(AddressKey::of) })
         }
         Request::Ping => return (Expected::Done, Task::Ping),
         Request::Status { details } => (Expected::Status { details }, AdminRequest::Status),
@@ -202,6 +203,9 @@ pub fn log_line(asked: &Asked, peer: Peer, result: &AdminResult) -> Option<Line>
     if let Some(address) = address {
         line = line.field("addr", address);
     }
+    if asked.answer == Expected::Forgotten && user.is_none() && address.is_none() {
+        line = line.field("all", true);
+    }
     if keep_sessions {
         line = line.field("keep_sessions", true);
     }
@@ -247,6 +251,7 @@ fn outcome(asked: &Asked, result: &AdminResult) -> Result<Effect, ControlError> 
         | AdminResult::Messages { .. }
         | AdminResult::Sessions { .. }
         | AdminResult::Throttles { .. }
+        | AdminResult::Forgotten { .. }
         | AdminResult::Backup { .. }
         | AdminResult::Bytes(_)
         | AdminResult::Checked { .. }

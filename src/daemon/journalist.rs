@@ -19,10 +19,31 @@ const QUIET_MS: Millis = 10_000;
 /// together.
 const FAILING_MAX: usize = 4096;
 
+/// Whom a limit is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Who {
+    All,
+    User(Username),
+    Queue(Username),
+    At(AddressKey),
+}
+
+impl Who {
+    fn named(self, line: Line) -> Line {
+        match self {
+            Who::All => line,
+            Who::User(user) => line.field("user", user),
+            Who::Queue(user) => line.field("queue", user),
+            Who::At(from) => with_address(line, Some(from)),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Journalist {
     logger: Logger,
-    limits: HashMap<Limit, Repeated>,
+    /// By what is reached and by whom; beyond [`FAILING_MAX`] by what alone.
+    limits: HashMap<(Limit, Who), Repeated>,
     /// Of addresses that are throttled, by address; the name is the last one that was tried.
     failing: HashMap<Option<AddressKey>, (Repeated, Username)>,
     accept: Repeated,
@@ -49,14 +70,15 @@ impl Journalist {
             }
             Event::LoginFailed { session, login } => self.failed(*session, *login, clients, now),
             Event::Throttled { session, login } => {
-                let limit = match login.too_many {
-                    TooMany::Address => Limit::FailuresPerAddress,
-                    TooMany::Name => Limit::FailuresPerUser,
+                let (limit, who) = match login.too_many {
+                    TooMany::Address => (Limit::FailuresPerAddress, Who::At(login.from)),
+                    TooMany::Name => (Limit::FailuresPerUser, Who::User(login.name)),
                 };
-                if let Some(more) = self.hit(limit, now) {
-                    let line = Line::new("limit reached").field("limit", limit.key()).field("more", more);
-                    let line = line.field("user", login.name);
-                    self.logger.warn(with_peer(line, *session, clients, Some(login.from)));
+                if let Some(line) = self.reached(limit, who, now) {
+                    self.logger.warn(match who {
+                        Who::User(_) => with_peer(line, *session, clients, Some(login.from)),
+                        Who::All | Who::Queue(_) | Who::At(_) => line,
+                    });
                 }
             }
             Event::Guessing(Guessing { name, failures, addresses }) => {
@@ -64,24 +86,21 @@ impl Journalist {
                 self.logger.warn(line.field("addresses", addresses));
             }
             Event::UserFull { session, login } => {
-                if let Some(more) = self.hit(Limit::SessionsPerUser, now) {
-                    let line = Line::new("limit reached").field("limit", Limit::SessionsPerUser.key());
-                    let line = line.field("more", more).field("user", login.name);
+                if let Some(line) = self.reached(Limit::SessionsPerUser, Who::User(login.name), now) {
                     self.logger.warn(with_peer(line, *session, clients, Some(login.from)));
                 }
             }
-            Event::Limit { limit, user } => {
-                if let Some(more) = self.hit(*limit, now) {
-                    let line = Line::new("limit reached").field("limit", limit.key()).field("more", more);
-                    self.logger.warn(match user {
-                        Some(user) => line.field("user", user),
-                        None => line,
+            Event::Limit { limit, user, queue } => {
+                let who = user.or(*queue).map_or(Who::All, if user.is_some() { Who::User } else { Who::Queue });
+                if let Some(line) = self.reached(*limit, who, now) {
+                    self.logger.warn(match (user, queue) {
+                        (Some(_), Some(queue)) => line.field("queue", queue),
+                        _ => line,
                     });
                 }
             }
             Event::MadeWay { session, from } => {
-                if let Some(more) = self.hit(Limit::Connections, now) {
-                    let line = Line::new("limit reached").field("limit", Limit::Connections.key()).field("more", more);
+                if let Some(line) = self.reached(Limit::Connections, Who::All, now) {
                     self.logger.warn(with_peer(line.field("closed", "the oldest"), *session, clients, Some(*from)));
                 }
             }
@@ -94,7 +113,7 @@ impl Journalist {
     /// A line for each, and for an address that is throttled one in `QUIET_MS`, with the number of the others.
     fn failed(&mut self, session: SessionId, login: Ended, clients: &Clients, now: Millis) {
         let line = Line::new("auth failure").field("user", login.name);
-        if !login.address_is_full {
+        if !login.throttled {
             return self.logger.warn(with_peer(line, session, clients, Some(login.from)));
         }
         let known = self.failing.len() < FAILING_MAX || self.failing.contains_key(&Some(login.from));
@@ -102,12 +121,17 @@ impl Journalist {
         let (repeated, last) = self.failing.entry(key).or_insert((Repeated::new(QUIET_MS), login.name));
         *last = login.name;
         if let Some(more) = repeated.hit(now) {
-            self.logger.warn(with_peer(line, session, clients, Some(login.from)).field("more", more));
+            let line = with_peer(line, session, clients, Some(login.from));
+            self.logger.warn(if more > 0 { line.field("more", more) } else { line });
         }
     }
 
-    fn hit(&mut self, limit: Limit, now: Millis) -> Option<u64> {
-        self.limits.entry(limit).or_insert_with(|| Repeated::new(QUIET_MS)).hit(now)
+    /// The line that tells of it, unless one did a moment ago.
+    fn reached(&mut self, limit: Limit, who: Who, now: Millis) -> Option<Line> {
+        let apart = self.limits.len() < FAILING_MAX || self.limits.contains_key(&(limit, who));
+        let key = (limit, if apart { who } else { Who::All });
+        let more = self.limits.entry(key).or_insert_with(|| Repeated::new(QUIET_MS)).hit(now)?;
+        Some(who.named(Line::new("limit reached").field("limit", limit.key()).field("more", more)))
     }
 
     /// A connection could not be accepted.
@@ -118,17 +142,25 @@ impl Journalist {
         }
     }
 
+    /// Tells what was counted and not told yet: nobody will.
+    pub fn end(&mut self, now: Millis) {
+        self.due = 0;
+        self.settle(now.saturating_add(QUIET_MS));
+    }
+
     /// Tells the ends of floods. `true` about every `QUIET_MS` in which something happened.
     pub fn settle(&mut self, now: Millis) -> bool {
         if self.due > now {
             return false;
         }
         self.due = NEVER;
-        for (limit, repeated) in &mut self.limits {
+        for ((limit, who), repeated) in &mut self.limits {
             if let Some(more) = repeated.settle(now) {
-                self.logger.warn(Line::new("limit reached").field("limit", limit.key()).field("more", more));
+                let line = Line::new("limit reached").field("limit", limit.key()).field("more", more);
+                self.logger.warn(who.named(line));
             }
         }
+        self.limits.retain(|_, repeated| repeated.is_counting() || repeated.is_quiet(now));
         if let Some(more) = self.accept.settle(now) {
             self.logger.warn(Line::new("accepting paused").field("more", more));
         }
@@ -139,7 +171,7 @@ impl Journalist {
             }
         }
         self.failing.retain(|_, (repeated, _)| repeated.is_counting() || repeated.is_quiet(now));
-        if !self.failing.is_empty() || self.accept.is_counting() || self.limits.values().any(Repeated::is_counting) {
+        if !self.failing.is_empty() || self.accept.is_counting() || !self.limits.is_empty() {
             self.due = now + QUIET_MS;
         }
         true

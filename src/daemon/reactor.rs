@@ -245,7 +245,11 @@ impl Reactor {
         self.submit(now)?;
         self.verify(now);
         self.tell(now);
-        Ok(self.has_stopped(now))
+        let stopped = self.has_stopped(now);
+        if stopped {
+            self.journalist.end(now);
+        }
+        Ok(stopped)
     }
 
     /// Whether everything that was ready has been looked at. After the process or the machine stood still, timers have

@@ -49,7 +49,16 @@ impl Reload {
         let thread = std::thread::Builder::new().name("reload".to_string()).spawn(move || {
             // Nobody listens any more only when the daemon stops.
             let control = made.and_then(|made| made.renewed());
-            let _ = sender.send(Loaded { config: Config::load(&arguments), control });
+            let config = Config::load(&arguments).map_err(|mut fatal| {
+                // Whoever looks at the file finds nothing wrong with it.
+                if fatal.message.contains("Permission denied") {
+                    fatal
+                        .message
+                        .push_str("; a file or folder that took the place of the one at the start wants a restart");
+                }
+                fatal
+            });
+            let _ = sender.send(Loaded { config, control });
             let _ = waker.wake();
         });
         match thread {

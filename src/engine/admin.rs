@@ -91,14 +91,14 @@ impl Engine {
             }
             AdminRequest::ThrottleClear { user, address } => {
                 let throttle = self.core.logins.throttle();
-                match (user, address) {
+                let buckets = match (user, address) {
                     (None, None) => throttle.clear(),
                     _ => {
-                        user.into_iter().for_each(|user| throttle.clear_name(user));
-                        address.into_iter().for_each(|address| throttle.clear_address(address));
+                        let of_user = user.map_or(0, |user| throttle.clear_name(user));
+                        of_user + address.map_or(0, |address| throttle.clear_address(address, now))
                     }
-                }
-                self.core.answer(request, AdminResult::Done);
+                };
+                self.core.answer(request, AdminResult::Forgotten { buckets });
             }
             AdminRequest::SessionClose { serial } => {
                 let found = self.kick(|slot| slot.id().serial == serial) > 0;
@@ -175,15 +175,24 @@ impl Engine {
     /// What a change that is on stable storage means for the sessions of now; how many it ended.
     fn take_effect(&mut self, pending: &Pending) -> u64 {
         match pending {
-            Pending::UserAdd { name } => self.core.queues.add_user(*name),
+            Pending::UserAdd { name } => {
+                self.core.queues.add_user(*name);
+                self.core.logins.begin_anew(*name, false);
+            }
             Pending::UserPasswd { name, keep_sessions } => {
                 self.core.logins.doom(*name);
+                self.core.logins.begin_anew(*name, false);
                 if !keep_sessions {
                     return self.kick_user(*name);
                 }
             }
-            Pending::UserLock { name, locked: true } | Pending::UserRemove { name } => {
+            Pending::UserLock { name, locked: true } => {
                 self.core.logins.doom(*name);
+                return self.kick_user(*name);
+            }
+            Pending::UserRemove { name } => {
+                self.core.logins.doom(*name);
+                self.core.logins.begin_anew(*name, true);
                 return self.kick_user(*name);
             }
             Pending::UserLock { locked: false, .. }

@@ -53,15 +53,18 @@ impl Core {
     }
 
     fn refuse(&mut self, quota: Quota, sender: Username, recipient: Username) -> Refusal {
-        let (limit, refusal, user) = match quota {
+        let (from, to) = (Some(sender), Some(recipient));
+        let (limit, refusal, user, queue) = match quota {
             Quota::NoSuchUser => return Refusal::NoSuchUser,
-            Quota::QueueFull => (Limit::QueueMessages, Refusal::QueueFull, Some(recipient)),
-            Quota::SenderFull => (Limit::QueueMessagesPerSender, Refusal::SenderFull, Some(sender)),
-            Quota::SenderTotal => (Limit::MessagesPerSender, Refusal::SenderLimit, Some(sender)),
-            Quota::SenderRate => (Limit::MessagesPerSenderMinute, Refusal::SenderLimit, Some(sender)),
-            Quota::StoreFull => (Limit::StoreBytes, Refusal::NoRoom, None),
+            Quota::QueueFull => (Limit::QueueMessages, Refusal::QueueFull, None, to),
+            // It is the queue's own limit that is near.
+            Quota::LastFifth => (Limit::QueueMessages, Refusal::SenderFull, from, to),
+            Quota::SenderFull => (Limit::QueueMessagesPerSender, Refusal::SenderFull, from, to),
+            Quota::SenderTotal => (Limit::MessagesPerSender, Refusal::SenderLimit, from, None),
+            Quota::SenderRate => (Limit::MessagesPerSenderMinute, Refusal::SenderLimit, from, None),
+            Quota::StoreFull => (Limit::StoreBytes, Refusal::NoRoom, None, None),
         };
-        self.events.push_back(Event::Limit { limit, user });
+        self.events.push_back(Event::Limit { limit, user, queue });
         refusal
     }
 }

@@ -30,10 +30,11 @@ pub enum Event {
         session: SessionId,
         login: Ended,
     },
-    /// `user`: whose share is used up, where it is one user's.
+    /// `user`: who has used it up, where it is one user's; `queue`: whose queue it is about.
     Limit {
         limit: Limit,
         user: Option<Username>,
+        queue: Option<Username>,
     },
     /// All places are taken: this connection, which has not logged in, is closed for another one.
     MadeWay {
@@ -219,6 +220,10 @@ pub enum AdminResult {
     Sessions {
         rows: Vec<SessionRow>,
         more: bool,
+    },
+    /// So many buckets of failed logins were forgotten, in whole or in part.
+    Forgotten {
+        buckets: u64,
     },
     Throttles {
         rows: Vec<Throttled>,

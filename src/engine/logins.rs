@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::port::{AddressKey, LoginRecord, SessionId};
 use super::settings::Limits;
 use super::throttle::{Attempt, Guessing, Throttle, TooMany, Verdict};
-use super::turns::Turns;
+use super::turns::{Remembered, Turns};
 use crate::proto::codec::{Form, Reader, Writer};
 use crate::proto::types::{Millis, Password, Username};
 
@@ -57,9 +57,9 @@ pub struct Ended {
     pub name: Username,
     pub from: AddressKey,
     pub ok: bool,
-    /// Failures of this address are too many by now.
-    pub address_is_full: bool,
-    /// So are those for this name, for a day.
+    /// It was not tried, or those that follow from this address are not.
+    pub throttled: bool,
+    /// Failures for this name are too many, for a day.
     pub guessing: Option<Guessing>,
 }
 
@@ -78,6 +78,8 @@ pub struct Logins {
     /// Those in `Stage::Waiting`.
     turns: Turns,
     throttle: Throttle,
+    /// Who has logged in from where in this run, the latest: the store knows it a moment later.
+    recent: Remembered<(Username, AddressKey)>,
 }
 
 impl Logins {
@@ -97,11 +99,14 @@ impl Logins {
     /// The next login to verify, and whether it is throttled. `None`: none waits, or it depends on those being verified
     /// whether they may be tried.
     pub fn next(&mut self, limits: &Limits, now: Millis) -> Option<(Verification, Option<NotTried>)> {
-        let Logins { open, turns, throttle } = self;
+        let Logins { open, turns, throttle, recent } = self;
         turns.take(|session| {
             let login = open.get_mut(&session)?;
-            let known = matches!(&login.stage, Stage::Waiting(Some(record)) if record.known_address);
             let (name, from) = (login.name, login.from);
+            let known = match &login.stage {
+                Stage::Waiting(Some(record)) => record.known_address || recent.contains(&(name, from)),
+                _ => false,
+            };
             match throttle.begin(name, from, known, limits, now) {
                 Verdict::Allowed(attempt) => Some((login.verification(session, attempt, true)?, None)),
                 Verdict::Throttled(attempt, too_many) => {
@@ -117,15 +122,16 @@ impl Logins {
     pub fn end(&mut self, session: SessionId, ok: bool, limits: &Limits, now: Millis) -> Option<Ended> {
         let login = self.open.remove(&session)?;
         let ok = ok && !login.doomed;
-        let guessing = match login.stage {
-            Stage::Verifying(attempt) => self.throttle.end(attempt, !ok, now),
-            Stage::LookingUp | Stage::Waiting(_) => None,
+        let (guessing, tried) = match login.stage {
+            Stage::Verifying(attempt) => (self.throttle.end(attempt, !ok, now), attempt.was_tried()),
+            Stage::LookingUp | Stage::Waiting(_) => (None, true),
         };
         if ok {
             self.turns.know(login.from);
+            self.recent.insert((login.name, login.from));
         }
-        let address_is_full = self.throttle.is_full(login.from, limits, now);
-        Some(Ended { name: login.name, from: login.from, ok, address_is_full, guessing })
+        let throttled = !tried || self.throttle.is_full(login.from, limits, now);
+        Some(Ended { name: login.name, from: login.from, ok, throttled, guessing })
     }
 
     /// The session is gone. An attempt that is being verified still counts.
@@ -174,6 +180,15 @@ impl Logins {
     /// Whether somebody has.
     pub fn knows(&self, address: AddressKey) -> bool {
         self.turns.knows(address)
+    }
+
+    /// A user is made, has another password or is gone: what failed for the name before is of no account, nor is from where
+    /// somebody of that name has logged in, if it is `gone`.
+    pub fn begin_anew(&mut self, name: Username, gone: bool) {
+        self.throttle.clear_name(name);
+        if gone {
+            self.recent.retain(|(user, _)| *user != name);
+        }
     }
 
     /// The user changed: logins that were looked up before the change fail.

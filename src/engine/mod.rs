@@ -141,7 +141,7 @@ impl Engine {
         };
         if let Some(limit) = refused {
             self.core.counters.refused_connections += 1;
-            self.core.events.push_back(Event::Limit { limit, user: None });
+            self.core.events.push_back(Event::Limit { limit, user: None, queue: None });
             return Err(limit);
         }
         let session = Session::new(dialect, now, &self.settings.session);
@@ -357,6 +357,7 @@ impl Engine {
             self.core.events.push_back(Event::LoginFailed { session: id, login });
             self.with(id, now, |s, cx| s.verified(false, cx));
         } else if self.core.per_user.of(login.name) >= self.settings.limits.sessions_per_user {
+            self.core.counters.refused_connections += 1;
             self.core.events.push_back(Event::UserFull { session: id, login });
             self.with(id, now, |s, cx| s.one_too_many(cx));
         } else {

@@ -52,6 +52,15 @@ pub struct Attempt {
     in_pair: bool,
     /// In the address's bucket and the name's.
     as_stranger: bool,
+    /// To be tried.
+    allowed: bool,
+}
+
+impl Attempt {
+    /// Whether its password was looked at.
+    pub fn was_tried(&self) -> bool {
+        self.allowed
+    }
 }
 
 /// Whose failures are too many.
@@ -114,9 +123,10 @@ impl Throttle {
         if pair == Room::Unsure || stranger == Room::Unsure {
             return Verdict::Undecided;
         }
-        let attempt = Attempt { name, from, rates, in_pair: pair == Room::Free, as_stranger: stranger == Room::Free };
+        let (in_pair, as_stranger) = (pair == Room::Free, stranger == Room::Free);
+        let allowed = if known { in_pair } else { as_stranger };
+        let attempt = Attempt { name, from, rates, in_pair, as_stranger, allowed };
         self.count(attempt, now);
-        let allowed = if known { attempt.in_pair } else { attempt.as_stranger };
         match (allowed, !known && address == Room::Full) {
             (true, _) => Verdict::Allowed(attempt),
             (false, true) => Verdict::Throttled(attempt, TooMany::Address),

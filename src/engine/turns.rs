@@ -8,6 +8,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 
 use super::port::{AddressKey, KNOWN_ADDRESSES_MAX, SessionId};
 use crate::sabotage;
@@ -47,7 +48,7 @@ pub struct Turns {
     known: Lane,
     /// The last turn was the known lane's.
     known_was_last: bool,
-    addresses: Remembered,
+    addresses: Remembered<AddressKey>,
     served: Served,
     count: u64,
 }
@@ -60,7 +61,7 @@ impl Turns {
 
     /// Whether somebody has.
     pub fn knows(&self, address: AddressKey) -> bool {
-        self.addresses.set.contains(&address)
+        self.addresses.contains(&address)
     }
 
     /// Whether nothing waits.
@@ -73,7 +74,7 @@ impl Turns {
         let network = Network::of(from);
         self.count += 1;
         let rank = (self.served.last(network), self.count);
-        let known = self.addresses.set.contains(&from) && !sabotage::is(sabotage::Fault::OneQueue);
+        let known = self.addresses.contains(&from) && !sabotage::is(sabotage::Fault::OneQueue);
         let lane = if known { &mut self.known } else { &mut self.strangers };
         lane.push(session, from, network, rank);
     }
@@ -211,15 +212,30 @@ impl Served {
     }
 }
 
-/// Addresses, the newest ones.
-#[derive(Debug, Default)]
-struct Remembered {
-    set: HashSet<AddressKey>,
-    order: VecDeque<AddressKey>,
+/// Addresses and the like, the newest ones.
+#[derive(Debug)]
+pub(super) struct Remembered<T> {
+    set: HashSet<T>,
+    order: VecDeque<T>,
 }
 
-impl Remembered {
-    fn insert(&mut self, address: AddressKey) {
+impl<T> Default for Remembered<T> {
+    fn default() -> Remembered<T> {
+        Remembered { set: HashSet::new(), order: VecDeque::new() }
+    }
+}
+
+impl<T: Copy + Eq + Hash> Remembered<T> {
+    pub fn contains(&self, address: &T) -> bool {
+        self.set.contains(address)
+    }
+
+    pub fn retain(&mut self, which: impl Fn(&T) -> bool) {
+        self.set.retain(&which);
+        self.order.retain(which);
+    }
+
+    pub fn insert(&mut self, address: T) {
         if !self.set.insert(address) {
             return;
         }

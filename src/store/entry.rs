@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Uid, User, getegid, geteuid};
 
 use super::files::{BACKUP_SUFFIX, read_history, system, with_suffix};
 use super::history::History;
@@ -96,7 +97,7 @@ pub fn check_folder(folder: &Path, me: Option<u32>) -> Result<(), OpenError> {
         let said = format!("{}: the store's folder is not a folder", folder.display());
         return Err(OpenError::new(OpenErrorKind::CannotCreate, said));
     }
-    let (mode, is_known, me) = (found.mode(), me.is_some(), me.unwrap_or(found.uid()));
+    let (mode, me) = (found.mode(), me.unwrap_or(found.uid()));
     if found.uid() != me && found.uid() != 0 {
         let said = format!("the store's folder belongs to uid {}, but cpd runs as uid {me}", found.uid());
         return refuse(OpenErrorKind::Permission, said);
@@ -106,18 +107,25 @@ pub fn check_folder(folder: &Path, me: Option<u32>) -> Result<(), OpenError> {
         return refuse(OpenErrorKind::Exposed, said);
     }
     // A group of one's own, as many systems give to each user, holds nobody else.
-    if mode & 0o020 != 0 && is_known && found.gid() != nix::unistd::getegid().as_raw() {
+    if mode & 0o020 != 0 && found.gid() != group_of(me) {
         let said = format!("the store's folder may be written by group {} (mode {:04o})", found.gid(), mode & 0o7777);
         return refuse(OpenErrorKind::Exposed, said);
     }
     Ok(())
 }
 
+/// The group that the user has by itself.
+fn group_of(uid: u32) -> u32 {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(getegid, |user| user.gid).as_raw()
+}
+
 /// Whether a start would refuse what is at `path`, as far as that can be seen without touching anything. `anew`: it would
-/// make a store where one is gone.
+/// make a store where one is gone. Root looks for whomever the store is: the start is another user's, most likely.
 pub fn probe(path: &Path, anew: bool) -> Result<(), OpenError> {
-    look(&resolve(path)?, None, schema::MIGRATIONS.len())?;
-    let file = claim(path, None)?;
+    let me = Some(geteuid()).filter(|me| !me.is_root()).map(Uid::as_raw);
+    look(&resolve(path)?, me, schema::MIGRATIONS.len())?;
+    let file = claim(path, me)?;
     // The longest of the names that are made beside it.
     let beside = with_suffix(&file, &format!("{BACKUP_SUFFIX}-journal"));
     match fs::symlink_metadata(&beside) {

@@ -41,7 +41,7 @@ fn fails(daemon: &Daemon, name: &str, times: usize) {
 fn an_address_that_is_throttled_is_told_in_one_line_with_a_number() {
     let daemon = Daemon::start("limits.failures_per_address = 3\n");
     fails(&daemon, "nobody", 20);
-    daemon.waits_for_log("limit reached limit=limits.failures_per_address more=0 user=nobody addr=127.");
+    daemon.waits_for_log("limit reached limit=limits.failures_per_address more=0 addr=127.0.0.1");
     // Ten seconds later the others are told.
     daemon.waits_for_log("auth failure user=nobody addr=127.0.0.1 more=");
     let log = daemon.log();
@@ -50,6 +50,16 @@ fn an_address_that_is_throttled_is_told_in_one_line_with_a_number() {
     let told: usize = lines.iter().filter_map(|line| line.split_once(" more=")?.1.parse::<usize>().ok()).sum();
     let alone = lines.iter().filter(|line| line.contains(" port=")).count();
     assert_eq!(told + alone, 20, "{log}");
+}
+
+#[test]
+fn what_was_counted_is_told_at_the_end() {
+    let daemon = Daemon::start("limits.failures_per_address = 3\n");
+    fails(&daemon, "nobody", 12);
+    let log = daemon.folder.path().join("stderr");
+    let _folder = daemon.stop();
+    let log = std::fs::read_to_string(log).expect("a log");
+    assert!(log.contains("auth failure user=nobody addr=127.0.0.1 more=9\n"), "{log}");
 }
 
 #[test]
@@ -65,6 +75,8 @@ fn an_operator_sees_who_is_throttled_and_lifts_it() {
     };
     // One address uses up half of what a name has; another one gets in, this one does not.
     assert!(refused("bob"));
+    let list = daemon.cpctl(&["--json", "throttle", "list"], "");
+    assert!(list.contains("\"user\":\"bob\",\"address\":\"127.0.0.1\""), "{list}");
     let shown = daemon.cpctl(&["--json", "user", "show", "bob"], "");
     assert!(shown.contains("\"throttled\":null"), "{shown}");
     daemon.configure("limits = { failures_per_address = 1, failures_per_user = 2 }\n");
@@ -78,11 +90,17 @@ fn an_operator_sees_who_is_throttled_and_lifts_it() {
     daemon.add_user("eve", "hunter2");
     assert!(refused("eve"));
     daemon.cpctl(&["throttle", "clear", "--address", "127.0.0.1"], "");
-    assert!(!refused("eve"));
-    assert!(refused("bob"), "bob's failures are still there");
+    assert!(!refused("eve") && !refused("bob"), "what the address had of bob's is forgotten, too");
+    // Known there by now, bob has all of the name's failures to himself.
+    fails(&daemon, "bob", 2);
+    assert!(refused("bob"));
     daemon.cpctl(&["throttle", "clear", "--user", "bob"], "");
+    let nothing = daemon.cpctl(&["throttle", "clear", "--user", "nobody"], "");
+    assert_eq!(nothing, "failed logins for nobody: there are none\n");
+    daemon.cpctl(&["throttle", "clear", "--all"], "");
     assert!(!refused("bob"));
     daemon.waits_for_log("admin cmd=throttle.clear user=bob uid=");
+    daemon.waits_for_log("admin cmd=throttle.clear all=true uid=");
     let list = daemon.cpctl(&["--json", "throttle", "list"], "");
     assert_eq!(list.trim(), r#"{"throttles":[],"more":false}"#);
 }

@@ -141,7 +141,7 @@ pub fn small(request: &Request) -> Vec<u8> {
             }],
             more: false,
         }),
-        Request::ThrottleClear { .. } => encode_ok(&Done {}),
+        Request::ThrottleClear { .. } => encode_ok(&Forgotten { forgotten: 2 }),
         Request::Ping => encode_ok(&Pong { version: "0.1.0".to_owned() }),
         Request::Status { details } => encode_ok(&Status {
             version: "0.1.0".to_owned(),

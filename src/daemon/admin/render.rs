@@ -5,9 +5,9 @@ use std::fmt;
 use super::super::wall::WallClock;
 use super::{Asked, Expected, outcome};
 use crate::control::answer::{
-    Backup, BackupChunk, Checked, ConfigurationInfo, Counters, Done, Ended, IdPage, ListenerInfo, MessageInfo,
-    NamePage, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionStates, Shrunk, Status, ThrottleInfo, Throttles,
-    UserInfo,
+    Backup, BackupChunk, Checked, ConfigurationInfo, Counters, Done, Ended, Forgotten, IdPage, ListenerInfo,
+    MessageInfo, NamePage, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionStates, Shrunk, Status, ThrottleInfo,
+    Throttles, UserInfo,
 };
 use crate::control::{ANSWER_MAX_BYTES, DAMAGED_MAX, ErrorCode, encode_error, encode_ok, rfc3339};
 use crate::engine::events::{self, AdminResult, SessionRow, Throttled, UserState};
@@ -89,6 +89,7 @@ fn answer(asked: &Asked, result: AdminResult, context: &Context<'_>) -> Vec<u8> 
         (Expected::Throttles, AdminResult::Throttles { rows, more }) => {
             encode_ok(&Throttles { throttles: rows.into_iter().map(|row| throttle(row, context)).collect(), more })
         }
+        (Expected::Forgotten, AdminResult::Forgotten { buckets }) => encode_ok(&Forgotten { forgotten: buckets }),
         (Expected::Backup, AdminResult::Backup { backup, bytes }) => encode_ok(&Backup { backup, bytes }),
         (Expected::Chunk, AdminResult::Bytes(bytes)) => encode_ok(&BackupChunk::new(&bytes)),
         (Expected::Checked, AdminResult::Checked { rows, mut damaged, next }) => {
@@ -126,7 +127,7 @@ fn throttle(row: Throttled, context: &Context<'_>) -> ThrottleInfo {
     let (user, address) = match row.subject {
         Subject::Address(address) => (None, Some(address)),
         Subject::Name(user) => (Some(user), None),
-        Subject::Owner(user, address) => (Some(user), Some(address)),
+        Subject::NameAt(user, address) => (Some(user), Some(address)),
     };
     ThrottleInfo {
         user: user.map(|user| user.to_string()),

@@ -202,7 +202,7 @@ fn throttles_say_whom_they_keep_out() {
     let rows = vec![
         throttled(Subject::Address(network)),
         throttled(Subject::Name(name("bob"))),
-        throttled(Subject::Owner(name("eve"), AddressKey::V4(0xc000_0201))),
+        throttled(Subject::NameAt(name("eve"), AddressKey::V4(0xc000_0201))),
     ];
     let rest = r#""failures":4,"addresses":2,"until":"2027-01-15T08:00:00Z"}"#;
     let expected = [

@@ -43,7 +43,7 @@ fn logins_are_verified_in_the_order_in_which_they_were_looked_up() {
     }
     assert!(next(&mut logins, &limits).is_none());
     let ended = end(&mut logins, 1, true).expect("a login");
-    assert_eq!(ended, Ended { name: name("bob"), from: HERE, ok: true, address_is_full: false, guessing: None });
+    assert_eq!(ended, Ended { name: name("bob"), from: HERE, ok: true, throttled: false, guessing: None });
     assert!(!end(&mut logins, 2, false).expect("a login").ok);
     assert!(end(&mut logins, 2, true).is_none(), "it has ended");
 }

@@ -13,6 +13,8 @@ pub enum Quota {
     NoSuchUser,
     QueueFull,
     SenderFull,
+    /// What is left of the queue is for those who have few messages in it.
+    LastFifth,
     /// In all queues.
     SenderTotal,
     /// In a minute.
@@ -59,8 +61,11 @@ impl Mailbox {
         }
         let queued = self.by_sender.get(&sender).copied().unwrap_or(0);
         let last_fifth = self.entries.len() as u64 >= u64::from(limits.queue_messages - limits.queue_messages / 5);
-        if queued >= limits.queue_messages_per_sender || (last_fifth && queued >= FEW) {
+        if queued >= limits.queue_messages_per_sender {
             return Err(Quota::SenderFull);
+        }
+        if last_fifth && queued >= FEW {
+            return Err(Quota::LastFifth);
         }
         Ok(())
     }

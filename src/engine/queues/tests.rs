@@ -446,7 +446,7 @@ fn the_last_fifth_of_a_queue_is_for_those_with_few_in_it() {
     assert_eq!(send(1, &limits), Err(Quota::SenderFull));
     // Forty are there with these: whoever has ten in it waits.
     assert!((0..10).all(|_| send(2, &limits).is_ok()));
-    assert_eq!(send(2, &limits), Err(Quota::SenderFull));
+    assert_eq!(send(2, &limits), Err(Quota::LastFifth));
     assert!((0..10).all(|_| send(0, &limits).is_ok()), "who has none there finds room");
     assert_eq!(send(0, &limits), Err(Quota::QueueFull));
     // A queue of ten is one sender's if nobody else comes.

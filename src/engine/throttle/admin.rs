@@ -1,6 +1,7 @@
 //! What an administrator sees of the throttle, and lifts.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use super::bucket::Room;
 use super::{AllRates, Throttle};
@@ -9,12 +10,12 @@ use crate::engine::settings::Limits;
 use crate::proto::types::{Millis, Username};
 
 /// What is throttled: every login from an address, a name for everybody who has not logged in from where they are, or a
-/// name at an address from which it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// name at one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
     Address(AddressKey),
     Name(Username),
-    Owner(Username, AddressKey),
+    NameAt(Username, AddressKey),
 }
 
 /// A throttle that is in force.
@@ -41,17 +42,27 @@ impl Throttle {
                 until: bucket.level.open_at(rates.address),
             })
         });
-        let owners = self.pairs.iter().filter_map(|((name, from), bucket)| {
+        let pairs = self.pairs.iter().filter_map(|((name, from), bucket)| {
             let full = bucket.level.room(rates.pair, 0, now) == Room::Full;
             full.then(|| Throttled {
-                subject: Subject::Owner(*name, *from),
+                subject: Subject::NameAt(*name, *from),
                 failures: bucket.level.failures(rates.pair, now),
                 addresses: 1,
                 until: bucket.level.open_at(rates.pair),
             })
         });
         let names = self.names.iter().filter_map(|(name, _)| self.of_name(*name, limits, now));
-        let mut all: Vec<Throttled> = addresses.chain(owners).chain(names).collect();
+        let mut all: Vec<Throttled> = addresses.chain(names).collect();
+        // Where a name's owner is throttled, and who is none, one line tells of both.
+        let mut there: HashMap<Subject, Throttled> = pairs.map(|one| (one.subject, one)).collect();
+        for (name, guessed) in self.names.iter() {
+            for (from, failures, until) in guessed.full_shares(rates.name, now) {
+                let subject = Subject::NameAt(*name, from);
+                let one = there.entry(subject).or_insert(Throttled { subject, failures, addresses: 1, until });
+                one.until = one.until.max(until);
+            }
+        }
+        all.extend(there.into_values());
         let last = |one: &Throttled| (Reverse(one.until), one.subject);
         let more = all.len() > max;
         if more {
@@ -74,20 +85,26 @@ impl Throttle {
         })
     }
 
-    /// Forgets every failure of an address.
-    pub fn clear_address(&mut self, from: AddressKey) {
-        self.addresses.remove(from);
-        self.pairs.remove_if(|(_, address)| *address == from);
+    /// Forgets every failure of an address, also what it has of those for names. Of how many buckets that was some.
+    pub fn clear_address(&mut self, from: AddressKey, now: Millis) -> u64 {
+        let shared: Vec<Username> =
+            self.names.iter().filter(|(_, guessed)| guessed.has_share(from)).map(|(name, _)| *name).collect();
+        for name in &shared {
+            self.names.alter(*name, now, |guessed| guessed.forget(from, now));
+        }
+        let pairs = self.pairs.remove_if(|(_, address)| *address == from);
+        u64::from(self.addresses.remove(from)) + shared.len() as u64 + pairs
     }
 
-    /// Forgets every failure for a name.
-    pub fn clear_name(&mut self, name: Username) {
-        self.names.remove(name);
-        self.pairs.remove_if(|(one, _)| *one == name);
+    /// Forgets every failure for a name. Of how many buckets that was all.
+    pub fn clear_name(&mut self, name: Username) -> u64 {
+        u64::from(self.names.remove(name)) + self.pairs.remove_if(|(one, _)| *one == name)
     }
 
-    /// Forgets all failures.
-    pub fn clear(&mut self) {
+    /// Forgets all failures, and says how many buckets there were.
+    pub fn clear(&mut self) -> u64 {
+        let count = self.len() as u64;
         *self = Throttle::default();
+        count
     }
 }

@@ -59,6 +59,11 @@ impl Level {
         Level { empty_at: self.empty_at.max(other.empty_at) }
     }
 
+    /// Without what `part` holds.
+    pub fn without(self, part: Level, now: Millis) -> Level {
+        Level { empty_at: self.empty_at.saturating_sub(part.empty_at.saturating_sub(now)) }
+    }
+
     /// How many failures it holds.
     pub fn failures(self, rate: Rate, now: Millis) -> u32 {
         u32::try_from(self.empty_at.saturating_sub(now).div_ceil(rate.cost.max(1))).unwrap_or(u32::MAX)
@@ -155,17 +160,19 @@ impl<K: Copy + Eq + Hash + Ord, B: Bucket> Table<K, B> {
         }
     }
 
-    /// Forgets one.
-    pub fn remove(&mut self, key: K) {
-        if let Some(bucket) = self.buckets.remove(&key) {
-            self.at_rest.remove(&(bucket.empty_at(), key));
-        }
+    /// Forgets one. Whether it was there.
+    pub fn remove(&mut self, key: K) -> bool {
+        let Some(bucket) = self.buckets.remove(&key) else { return false };
+        self.at_rest.remove(&(bucket.empty_at(), key));
+        true
     }
 
-    /// Forgets those for whose keys `which` is true.
-    pub fn remove_if(&mut self, which: impl Fn(&K) -> bool) {
+    /// Forgets those for whose keys `which` is true, and says how many.
+    pub fn remove_if(&mut self, which: impl Fn(&K) -> bool) -> u64 {
+        let before = self.buckets.len();
         self.buckets.retain(|key, _| !which(key));
         self.at_rest.retain(|(_, key)| !which(key));
+        (before - self.buckets.len()) as u64
     }
 
     /// Keeps a bucket for later, unless there is nothing in it.

@@ -61,6 +61,31 @@ impl Guessed {
         share.minute.room(rates.minute.half(), under_way, now).max(day)
     }
 
+    /// Addresses that have all that one may have, with the number of failures that still count and when one more does.
+    pub fn full_shares(&self, rates: Rates, now: Millis) -> impl Iterator<Item = (AddressKey, u32, Millis)> {
+        let (minute, day) = (rates.minute.half(), rates.day.half());
+        let full =
+            move |share: &&Share| share.minute.room(minute, 0, now).max(share.day.room(day, 0, now)) == Room::Full;
+        self.shares.iter().filter(full).map(move |share| {
+            let until = share.minute.open_at(minute).max(share.day.open_at(day));
+            (share.from, share.day.failures(day, now), until)
+        })
+    }
+
+    /// Whether some failures are from there.
+    pub fn has_share(&self, from: AddressKey) -> bool {
+        self.shares.iter().any(|share| share.from == from)
+    }
+
+    /// Forgets them.
+    pub fn forget(&mut self, from: AddressKey, now: Millis) {
+        if let Some(place) = self.shares.iter().position(|share| share.from == from) {
+            let share = self.shares.swap_remove(place);
+            self.minute = self.minute.without(share.minute, now);
+            self.day = self.day.without(share.day, now);
+        }
+    }
+
     /// One more failure. `Some`: the name has had as many as a day allows, which nobody was told for a day; the failures
     /// and the number of addresses, as far as those are counted.
     pub fn add(&mut self, from: AddressKey, rates: Rates, now: Millis) -> Option<(u32, usize)> {

@@ -312,7 +312,7 @@ fn what_is_throttled_is_shown_and_can_be_lifted() {
     throttle.clear_name(name("bob"));
     assert_eq!(throttle.of_name(name("bob"), &limits, 1000), None);
     assert_eq!(attempt(&mut throttle, RIGHT, &limits, 1000), Some(TooMany::Address));
-    throttle.clear_address(HERE);
+    throttle.clear_address(HERE, 1000);
     assert_eq!(attempt(&mut throttle, RIGHT, &limits, 1000), None);
     for _ in 0..4 {
         attempt(&mut throttle, Try { who: "carol", from: from(9), known: true, fails: true }, &limits, 31_000);
@@ -321,7 +321,7 @@ fn what_is_throttled_is_shown_and_can_be_lifted() {
     let (list, _) = throttle.list(&limits, 10, 31_000);
     let subjects: Vec<(Subject, u32, u32, Millis)> =
         list.iter().map(|one| (one.subject, one.failures, one.addresses, one.until)).collect();
-    assert_eq!(subjects, [(Subject::Owner(name("carol"), from(9)), 4, 1, 46_000)]);
+    assert_eq!(subjects, [(Subject::NameAt(name("carol"), from(9)), 4, 1, 46_000)]);
     throttle.clear();
     assert!(throttle.is_empty());
 }
