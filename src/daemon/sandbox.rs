@@ -8,12 +8,13 @@
 //!
 //! What is confined is a thread, and those that it starts from then on. A kernel that knows less does less.
 
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, PathFdError, RestrictionStatus, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
 
 use nix::errno::Errno;
@@ -70,6 +71,7 @@ pub fn confine(places: &[Place]) -> Result<(), String> {
 }
 
 fn keep_to(places: &[Place]) -> Result<(), String> {
+    let places = open(places).map_err(|error| error.to_string())?;
     match restrict(places) {
         Ok(status) if status.ruleset == RulesetStatus::NotEnforced => {
             Err("the kernel has no Landlock, or does not allow it".to_owned())
@@ -79,7 +81,20 @@ fn keep_to(places: &[Place]) -> Result<(), String> {
     }
 }
 
-fn restrict(places: &[Place]) -> Result<RestrictionStatus, RulesetError> {
+/// The places that are there. Errors: one cannot be opened, and cpd would be without it.
+fn open(places: &[Place]) -> Result<Vec<PathBeneath<PathFd>>, PathFdError> {
+    let mut opened = Vec::new();
+    for place in places {
+        match PathFd::new(&place.path) {
+            Ok(found) => opened.push(PathBeneath::new(found, place.may)),
+            Err(PathFdError::OpenCall { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(opened)
+}
+
+fn restrict(places: Vec<PathBeneath<PathFd>>) -> Result<RestrictionStatus, RulesetError> {
     let mut scopes = BitFlags::from_flag(Scope::Signal);
     if !manager_is_abstract() {
         scopes |= Scope::AbstractUnixSocket;
@@ -90,9 +105,7 @@ fn restrict(places: &[Place]) -> Result<RestrictionStatus, RulesetError> {
         .scope(scopes)?
         .create()?;
     for place in places {
-        // One that is not there cannot be allowed either.
-        let Ok(found) = PathFd::new(&place.path) else { continue };
-        rules = rules.add_rule(PathBeneath::new(found, place.may))?;
+        rules = rules.add_rule(place)?;
     }
     rules.restrict_self()
 }
