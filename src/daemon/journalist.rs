@@ -15,8 +15,8 @@ use crate::proto::types::{Millis, Username};
 /// A limit that is reached over and over is logged once in this time, then counted.
 const QUIET_MS: Millis = 10_000;
 
-/// Addresses whose failed logins are counted apart instead of logged one by one; those of all others beyond are counted
-/// together.
+/// Those whose limits, and addresses whose failed logins, are counted apart instead of logged one by one; all others beyond
+/// are counted together.
 const FAILING_MAX: usize = 4096;
 
 /// Whom a limit is about.
@@ -91,7 +91,11 @@ impl Journalist {
                 }
             }
             Event::Limit { limit, user, queue } => {
-                let who = user.or(*queue).map_or(Who::All, if user.is_some() { Who::User } else { Who::Queue });
+                let who = match (user, queue) {
+                    (Some(user), _) => Who::User(*user),
+                    (None, Some(queue)) => Who::Queue(*queue),
+                    (None, None) => Who::All,
+                };
                 if let Some(line) = self.reached(*limit, who, now) {
                     self.logger.warn(match (user, queue) {
                         (Some(_), Some(queue)) => line.field("queue", queue),
@@ -129,8 +133,9 @@ impl Journalist {
     /// The line that tells of it, unless one did a moment ago.
     fn reached(&mut self, limit: Limit, who: Who, now: Millis) -> Option<Line> {
         let apart = self.limits.len() < FAILING_MAX || self.limits.contains_key(&(limit, who));
-        let key = (limit, if apart { who } else { Who::All });
-        let more = self.limits.entry(key).or_insert_with(|| Repeated::new(QUIET_MS)).hit(now)?;
+        // Counted together, they are nobody's.
+        let who = if apart { who } else { Who::All };
+        let more = self.limits.entry((limit, who)).or_insert_with(|| Repeated::new(QUIET_MS)).hit(now)?;
         Some(who.named(Line::new("limit reached").field("limit", limit.key()).field("more", more)))
     }
 
@@ -187,6 +192,7 @@ fn with_peer(line: Line, session: SessionId, clients: &Clients, from: Option<Add
     with_address(line, from)
 }
 
+/// Without the /64 of IPv6: what reads these lines takes an address.
 fn with_address(line: Line, from: Option<AddressKey>) -> Line {
     match from {
         Some(AddressKey::V4(bits)) => line.field("addr", Ipv4Addr::from_bits(bits)),
