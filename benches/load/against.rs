@@ -2,7 +2,10 @@
 //! both: `--against PROGRAM`, which has its cpctl beside it.
 
 use crate::client::Fleet;
+use crate::fetch::{self, fill_and_fetch};
+use crate::idle::{self, bytes_each};
 use crate::lab::Lab;
+use crate::login::storm;
 use crate::scripts::{self, Recipients, Run, Until};
 use crate::server::{Build, Hashing, Server, USERS};
 use crate::table::{Row, Target, Unit, median};
@@ -14,6 +17,8 @@ const TURNS: usize = 16;
 const RECIPIENTS: Recipients = Recipients { first: 0, users: USERS };
 /// Of a slower build nobody is to notice.
 const RATIO: Target = Target::RatioAtLeast(0.98);
+const LOGIN: Target = Target::RatioAtLeast(0.95);
+const MEMORY: Target = Target::RatioAtMost(1.02);
 
 /// A round's figures of one side: messages a second, and the server's CPU seconds a message.
 #[derive(Clone, Copy, Default)]
@@ -44,14 +49,68 @@ impl Side {
     }
 }
 
-/// Adds rows for storing, each with the geometric mean of its rounds' ratios and the interval of 95% around it.
+/// Adds rows, each with the geometric mean of its rounds' ratios and the interval of 95% around it.
 pub fn run(lab: &mut Lab) -> Result<(), String> {
     let Some(other) = lab.options.against.clone() else { return Ok(()) };
-    let (ours, theirs) = (Build::own(), Build::of(&other));
+    let builds = [Build::own(), Build::of(&other)];
+    if lab.options.wants("store") {
+        store(lab, &builds, &other.display().to_string())?;
+    }
+    if lab.options.wants("fetch") {
+        for window in fetch::WINDOWS {
+            let queue = lab.options.size(fetch::QUEUE, 500) * if window == 0 { 1 } else { fetch::WINDOW_FACTOR };
+            let name = if window == 0 { "fetch, RMSG".to_owned() } else { format!("fetch, RMSG{window}") };
+            let measure =
+                |lab: &mut Lab, build: &Build| fill_and_fetch(&lab.build(build, Hashing::Cheap)?, queue, window);
+            compare(lab, &builds, (&name, Unit::PerSecond, RATIO), measure)?;
+        }
+    }
+    if lab.options.wants("idle") {
+        let connections = lab.options.size(idle::CONNECTIONS, 1000);
+        let name = format!("memory of an idle connection ({connections})");
+        let measure = |lab: &mut Lab, build: &Build| bytes_each(&lab.build(build, Hashing::Cheap)?, connections);
+        compare(lab, &builds, (&name, Unit::Bytes, MEMORY), measure)?;
+    }
+    if lab.options.wants("login") {
+        let time = lab.options.measured();
+        let measure = |lab: &mut Lab, build: &Build| {
+            let cpd = lab.build(build, Hashing::Default)?;
+            let sleep = || {
+                std::thread::sleep(time);
+                Ok(())
+            };
+            Ok(storm(cpd.address, time, sleep)?.0)
+        };
+        compare(lab, &builds, ("login", Unit::PerSecond, LOGIN), measure)?;
+    }
+    Ok(())
+}
+
+/// One row of what is measured for each build by itself, in turns.
+fn compare(
+    lab: &mut Lab,
+    builds: &[Build; 2],
+    (name, unit, target): (&str, Unit, Target),
+    mut measure: impl FnMut(&mut Lab, &Build) -> Result<f64, String>,
+) -> Result<(), String> {
+    let mut rounds = Vec::new();
+    for number in 0..lab.options.rounds {
+        let mut both = [0.0; 2];
+        for turn in 0..2 {
+            let side = (number + turn) % 2;
+            both[side] = measure(lab, &builds[side])?;
+        }
+        rounds.push(both);
+    }
+    lab.push(row(name, unit, target, &rounds, |value| *value));
+    Ok(())
+}
+
+fn store(lab: &mut Lab, [ours, theirs]: &[Build; 2], other: &str) -> Result<(), String> {
     for load in LOADS {
         let rounds: Vec<_> =
-            (0..lab.options.rounds).map(|_| round(lab, [&ours, &theirs], load)).collect::<Result<_, _>>()?;
-        let name = format!("store, {} connections x {}, against {}", load.0, load.1, other.display());
+            (0..lab.options.rounds).map(|_| round(lab, [ours, theirs], load)).collect::<Result<_, _>>()?;
+        let name = format!("store, {} connections x {}, against {other}", load.0, load.1);
         lab.push(row(&name, Unit::PerSecond, RATIO, &rounds, |figures| figures.rate));
         lab.push(row(&format!("{name}, CPU a message"), Unit::Seconds, Target::Shown, &rounds, |figures| figures.cpu));
     }
@@ -75,7 +134,7 @@ fn round(lab: &mut Lab, builds: [&Build; 2], (connections, depth): (usize, usize
     Ok([ours.sum, theirs.sum])
 }
 
-fn row(name: &str, unit: Unit, target: Target, rounds: &[[Figures; 2]], of: impl Fn(&Figures) -> f64) -> Row {
+fn row<T>(name: &str, unit: Unit, target: Target, rounds: &[[T; 2]], of: impl Fn(&T) -> f64) -> Row {
     let mut row = Row::new(name, unit);
     row.cpd = median(rounds.iter().map(|[ours, _]| of(ours)).collect());
     row.limit = median(rounds.iter().map(|[_, theirs]| of(theirs)).collect());

@@ -10,14 +10,14 @@ use crate::targets;
 /// Connections that download, each as a user of its own.
 pub const CONNECTIONS: usize = 16;
 /// Messages in each queue.
-const QUEUE: usize = 8000;
+pub const QUEUE: usize = 8000;
 const QUEUE_QUICK: usize = 500;
 /// A window takes messages faster: longer queues keep a round from being too short to mean anything.
-const WINDOW_FACTOR: usize = 4;
+pub const WINDOW_FACTOR: usize = 4;
 /// SMSGs outstanding on each connection while queues are filled.
 pub const FILL_DEPTH: usize = 64;
 /// `RMSG<n>`; 0 is plain RMSG, each message sent when the one before is acknowledged.
-const WINDOWS: [usize; 2] = [0, 64];
+pub const WINDOWS: [usize; 2] = [0, 64];
 /// The floor sends a window's messages in one copy: it needs longer queues for a round that can be timed.
 const FLOOR_WINDOW_FACTOR: usize = 8;
 

@@ -11,7 +11,7 @@ use crate::server::{Hashing, Server, USERS};
 use crate::table::Unit;
 use crate::targets;
 
-const CONNECTIONS: usize = 10_000;
+pub const CONNECTIONS: usize = 10_000;
 const CONNECTIONS_QUICK: usize = 1000;
 /// Descriptors of either side that are not connections.
 const SPARE_DESCRIPTORS: usize = 100;
@@ -32,7 +32,7 @@ pub fn run(lab: &mut Lab) -> Result<(), String> {
     Ok(())
 }
 
-fn bytes_each(server: &Server, connections: usize) -> Result<f64, String> {
+pub fn bytes_each(server: &Server, connections: usize) -> Result<f64, String> {
     drop(Fleet::log_in(server.address, WARM_UP, USERS)?);
     std::thread::sleep(REST);
     let before = rss_bytes(server.pid())?;

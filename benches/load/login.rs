@@ -82,7 +82,7 @@ fn hash_for(time: Duration) -> Result<u64, String> {
 }
 
 /// Logs in on `STORM` connections again and again while `meanwhile` runs. Logins a second, and what `meanwhile` gave.
-fn storm<T>(
+pub fn storm<T>(
     address: SocketAddr,
     time: Duration,
     meanwhile: impl FnOnce() -> Result<T, String>,
@@ -116,7 +116,7 @@ fn storm<T>(
 }
 
 /// A connection that has logged in.
-fn log_in(address: SocketAddr, user: usize) -> Result<BufReader<TcpStream>, String> {
+pub fn log_in(address: SocketAddr, user: usize) -> Result<BufReader<TcpStream>, String> {
     let connect = || {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
@@ -137,7 +137,7 @@ fn expect(stream: &mut BufReader<TcpStream>, code: &str) -> Result<(), String> {
 }
 
 /// What one session that stores a message every `PACE` waits for its 240s.
-fn latencies(address: SocketAddr, time: Duration) -> Result<Histogram, String> {
+pub fn latencies(address: SocketAddr, time: Duration) -> Result<Histogram, String> {
     let mut stream = log_in(address, 0)?;
     let pdu = format!("SMSG{}:{}\r\n", user_name(1), "m".repeat(MESSAGE_BYTES));
     let mut histogram = Histogram::new();

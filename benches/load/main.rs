@@ -6,6 +6,7 @@
 
 mod against;
 mod client;
+mod deaf;
 mod fetch;
 mod flat;
 mod floor;
@@ -70,7 +71,7 @@ fn run(options: Options) -> Result<(), String> {
     let mut lab = Lab::new(options)?;
     let machine = machine::describe(lab.root());
     eprintln!("{machine}");
-    let scenarios: [Scenario; SCENARIOS.len()] = [store::run, fetch::run, flat::run, idle::run, login::run];
+    let scenarios: [Scenario; SCENARIOS.len()] = [store::run, fetch::run, flat::run, idle::run, deaf::run, login::run];
     for (name, scenario) in SCENARIOS.iter().zip(scenarios) {
         if lab.options.against.is_none() && lab.options.wants(name) {
             scenario(&mut lab).map_err(|e| format!("{name}: {e}"))?;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--only store,fetch,flat,idle,login] [--rounds N]
+pub const USAGE: &str =
+    "usage: cargo bench --bench load -- [--quick] [--only store,fetch,flat,idle,deaf,login] [--rounds N]
                                  [--json FILE] [--limits-only]
                                  [--against CPD]
   --quick        short rounds and small numbers: does it work, not how fast is it
@@ -11,8 +12,8 @@ pub const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--only st
   --rounds N     pairs of rounds of each scenario, 1 to 100 (5; 1 with --quick)
   --json FILE    the table for programs, too
   --limits-only  measure what cpd is compared with, without cpd
-  --against CPD  only this: store with this build and another one's cpd, in turns";
-pub const SCENARIOS: [&str; 5] = ["store", "fetch", "flat", "idle", "login"];
+  --against CPD  store, fetch, idle and login with this build and another one's cpd, in turns";
+pub const SCENARIOS: [&str; 6] = ["store", "fetch", "flat", "idle", "deaf", "login"];
 const ROUNDS: usize = 5;
 const ROUNDS_MAX: usize = 100;
 

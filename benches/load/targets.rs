@@ -27,6 +27,10 @@ pub const QUEUED: Target = Target::ValueAtMost(67.1);
 pub const RESTART: Target = Target::ValueAtMost(1.0);
 /// Bytes of memory of a logged-in connection that says nothing.
 pub const IDLE: Target = Target::ValueAtMost(512.0);
+/// Bytes of memory of a connection that pipelines and reads nothing, of the process and of the kernel: 160 KiB.
+pub const DEAF: Target = Target::ValueAtMost(163_840.0);
+/// Latency of other sessions beside such connections, of that in quiet.
+pub const DEAF_P99: Target = Target::RatioAtMost(2.0);
 /// Logins a second, of what as many threads hash when they do nothing else.
 pub const LOGIN: Target = Target::RatioAtLeast(0.90);
 /// Latency of other sessions while logins storm, of that in quiet.

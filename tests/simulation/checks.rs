@@ -2,11 +2,11 @@
 
 use cpd::engine::BATCHES_UNDER_WAY_MAX;
 use cpd::engine::events::{AdminRequest, AdminResult};
-use cpd::engine::port::RequestId;
+use cpd::engine::port::{RequestId, SessionId};
 use cpd::proto::session::Closing;
 use cpd::proto::types::Millis;
 
-use super::clocks::Busy;
+use super::clocks::{Busy, is_one_too_many};
 use super::network::Conn;
 use super::plan::USERS;
 use super::problem::{Problem, Sort};
@@ -94,6 +94,33 @@ impl World {
             let (one, other) = (self.conns[conn].client, self.conns[*other].client);
             let text = format!("client {one} gets messages of {user} while client {other} holds some");
             self.report(Some(Problem::new(Sort::Promise(Kind::TwoDownloads), text)));
+        }
+    }
+
+    /// The other sessions of its user: those that go on, and all that have not been closed.
+    pub fn others(&self, process: &Process, conn: usize) -> (usize, usize) {
+        let user = self.plan.user_of(self.conns[conn].client);
+        let all = process.sessions.iter().filter(|(_, other)| {
+            let one = &self.conns[**other];
+            **other != conn && one.logged_in && self.plan.user_of(one.client) == user
+        });
+        let goes_on = |id: &SessionId| matches!(process.engine.closing(*id), Closing::Open | Closing::Paused);
+        all.fold((0, 0), |(open, all), (id, _)| (open + usize::from(goes_on(id)), all + 1))
+    }
+
+    /// No user has more sessions than the limit allows, and nobody is refused before.
+    pub fn check_sessions(&mut self, conn: usize, line: &[u8]) {
+        let most = self.plan.settings.limits.sessions_per_user as usize;
+        let one = &mut self.conns[conn];
+        let (going_on, all) = one.others;
+        let refused = is_one_too_many(line);
+        one.logged_in |= line.starts_with(b"230 ");
+        self.happened.sessions_refused += u64::from(refused);
+        let wrong = if refused { all < most } else { line.starts_with(b"230 ") && going_on >= most };
+        if wrong {
+            let what = if refused { "is refused" } else { "is let in" };
+            let text = format!("client {} {what} beside {going_on} to {all} sessions of {most}", one.client);
+            self.report(Some(Problem::new(Sort::Bound, text)));
         }
     }
 

@@ -8,6 +8,7 @@ use cpd::proto::types::Millis;
 
 use super::bodies::Bodies;
 use super::chance::Chance;
+use super::clocks::is_one_too_many;
 use super::plan::{HOSTILE, Plan, USERS, VICTIM};
 use super::problem::{Problem, Sort};
 use crate::ledger::{Answer, End, Ledger, Parting, SessionNo};
@@ -205,6 +206,11 @@ impl Client {
             (Some(Expect::Help { named }), "214") if line == self.help(named) => {}
             (Some(Expect::Pass { right: true }), "230") => self.logged_in = true,
             (Some(Expect::Pass { right: true }), "565") if failed => {}
+            (Some(Expect::Pass { right: true }), "500")
+                if world.plan.limits_sessions() && is_one_too_many(line.as_bytes()) =>
+            {
+                self.leaving = true;
+            }
             (Some(Expect::Recovered { rejected }), "201") => {
                 self.in_error = false;
                 if rejected {

@@ -14,6 +14,9 @@ const HEAD_BYTES: usize = 8;
 /// What the store and the verifiers take at most for one thing, and more than that; while they have it.
 const STORE_MS: Millis = 15_000;
 
+/// In the 500 to a right password of a user who has all the sessions that one may have.
+const TOO_MANY: &[u8] = b"too many sessions of this user";
+
 /// What is under way for a connection, and can be answered when that is done only.
 #[derive(Clone, Copy)]
 pub struct Busy {
@@ -130,6 +133,7 @@ impl Clocks {
         match line.get(..3) {
             Some(b"230") => self.logged_in = true,
             Some(b"565") => self.failures += 1,
+            Some(b"500") => self.may_end |= is_one_too_many(line),
             Some(b"540" | b"545" | b"546") => self.in_error = Some(now),
             // Behind output that is not read, a 550 can wait while messages go on leaving: this says that it was taken.
             Some(b"201") => (self.in_error, self.rejected, self.unacknowledged) = (None, None, 0),
@@ -252,4 +256,9 @@ impl Clocks {
     fn is_password(&self) -> bool {
         self.head.starts_with(b"PASS")
     }
+}
+
+/// Whether a line says to a right password that its user has all the sessions that one may have.
+pub fn is_one_too_many(line: &[u8]) -> bool {
+    line.starts_with(b"500 ") && line.windows(TOO_MANY.len()).any(|part| part == TOO_MANY)
 }

@@ -3,6 +3,7 @@
 use cpd::engine::Engine;
 use cpd::engine::events::{AdminRequest, PurgeFilter};
 use cpd::engine::port::{Answer, FromStore, Op, Outcome, RequestId};
+use cpd::engine::settings::Settings;
 use cpd::proto::session::Closing;
 use cpd::proto::types::{Millis, Username};
 
@@ -136,8 +137,7 @@ impl World {
         if let Some(heritage) = &self.heritage {
             self.down += self.now - heritage.left_at;
         }
-        let mut process =
-            Box::new(Process::new(Engine::new(self.plan.settings, 1, base + self.up()), self.lives, base));
+        let mut process = Box::new(Process::new(Engine::new(self.settings(), 1, base + self.up()), self.lives, base));
         self.store.load(&mut process.engine);
         self.note("starts life", u64::from(self.lives));
         if let Some(heritage) = self.heritage.take() {
@@ -145,6 +145,14 @@ impl World {
         }
         self.process = Some(process);
         self.pump();
+    }
+
+    fn settings(&self) -> Settings {
+        let mut settings = self.plan.settings;
+        if self.plan.twin == Twin::Crowding {
+            settings.limits.sessions_per_user = u32::MAX;
+        }
+        settings
     }
 
     fn take_up(&mut self, process: &mut Process, heritage: Heritage) {

@@ -90,7 +90,14 @@ fn something_happened(runs: &Runs, seeds: u64) {
     let told = runs.told();
     assert!(runs.counts.kept / seeds > 40 && runs.counts.delivered / seeds > 40, "{told}");
     let happened = runs.counts.happened;
-    let all = [happened.crashes, happened.lost_transactions, happened.handovers, happened.handed_over, happened.stops];
+    let all = [
+        happened.crashes,
+        happened.lost_transactions,
+        happened.handovers,
+        happened.handed_over,
+        happened.stops,
+        happened.sessions_refused,
+    ];
     assert!(!all.contains(&0), "something never happens: {told}");
     assert!(seeds < 150 || happened.crowds > 0, "no crowd: {told}");
     assert!(runs.speed() >= SPEED_MIN, "less than {SPEED_MIN} times faster than real: {told}");

@@ -84,6 +84,10 @@ pub struct Conn {
     /// Messages of it that the store has, and those that it was told of.
     pub stored: u32,
     pub confirmed: u32,
+    /// Its user is logged in.
+    pub logged_in: bool,
+    /// When its password was verified: the other sessions of its user, first those that were to go on.
+    pub others: (usize, usize),
     /// Whether its clocks are looked at.
     pub honest: bool,
     pub clocks: Clocks,
@@ -120,6 +124,8 @@ impl Conn {
             verifying: 0,
             stored: 0,
             confirmed: 0,
+            logged_in: false,
+            others: (0, 0),
             honest: false,
             clocks: Clocks::default(),
         }

@@ -19,6 +19,8 @@ pub const USERS: [&str; 6] = ["u0", "u1", "u.2", "U1", "a", "ten_bytes1"];
 pub const HOSTILE: [&str; 2] = ["g0", "g1"];
 /// The one whom administrators lock, purge and remove; its clients are hostile too.
 pub const VICTIM: &str = "vic";
+/// Of one user; more than there are clients.
+const SESSIONS_WITHOUT_A_LIMIT: u32 = 100_000;
 
 /// What is wrong on purpose around the engine, to see that it is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +42,8 @@ pub enum Twin {
     Hasty,
     /// A hand-over forgets a connection's record, and keeps the connection.
     Careless,
+    /// The server knows no limit of a user's sessions.
+    Crowding,
     /// How long things take does not depend on the seed alone.
     Wandering,
 }
@@ -171,6 +175,11 @@ impl Plan {
         self.settings.limits.failures_per_user < 50_000
     }
 
+    /// Whether a right password can be one session too many.
+    pub fn limits_sessions(&self) -> bool {
+        self.settings.limits.sessions_per_user < SESSIONS_WITHOUT_A_LIMIT
+    }
+
     /// Whether a message can be refused: by a full queue or a failing store.
     pub fn stores_can_fail(&self) -> bool {
         self.store.commit > 0 || self.store.broken > 0 || self.settings.limits.queue_messages < 1000
@@ -189,7 +198,8 @@ fn settings(chance: &mut Chance) -> Settings {
         settings.limits.failures_per_user_day = 1_000_000;
     }
     // Crowds of hundreds share a few names.
-    settings.limits.sessions_per_user = 100_000;
+    settings.limits.sessions_per_user =
+        if chance.one_in(4) { chance.between(1, 4) as u32 } else { SESSIONS_WITHOUT_A_LIMIT };
     if chance.one_in(2) {
         settings.session.timeouts = Timeouts {
             // Beyond every hiccup of the network: no line is late that its client did not leave unfinished.

@@ -157,12 +157,13 @@ impl Runs {
 
     pub fn told(&self) -> String {
         let Total { sent, kept, delivered, happened } = self.counts;
-        let Counts { connections, crashes, lost_transactions, handovers, handed_over, stops, crowds } = happened;
+        let Counts { connections, crashes, lost_transactions, handovers, handed_over, stops, sessions_refused, crowds } =
+            happened;
         format!(
             "{} seeds in {:.1} s ({:.1} ms each, slowest {} ms at seed {}), {} events, {} h of virtual time, {} times faster \
              than real; {connections} connections, {crowds} busy crowds of hundreds, {sent} messages, {kept} kept, \
              {delivered} delivered; {crashes} crashes with {lost_transactions} transactions lost, {handovers} hand-overs of \
-             {handed_over} connections, {stops} stops; {} violations; trace {:016x}",
+             {handed_over} connections, {stops} stops, {sessions_refused} sessions too many; {} violations; trace {:016x}",
             self.played,
             self.took.as_secs_f64(),
             self.took.as_secs_f64() * 1000.0 / self.played.max(1) as f64,

@@ -356,6 +356,7 @@ impl World {
             }
             let message = line.strip_prefix(b"RMSG").and_then(|rest| rest.strip_suffix(b"\r\n"));
             self.conns[conn].confirmed += u32::from(line.starts_with(b"240 "));
+            self.check_sessions(conn, line);
             if honest {
                 let holds = message.is_some() && !self.conns[conn].clocks.holds_messages();
                 let overdue = self.overdue(process, conn);
@@ -416,9 +417,11 @@ impl World {
         let mut concerned = None;
         if let Some(Verification { session, password, hash }) = process.verifying.remove(&number) {
             let ok = hash.is_some_and(|hash| hash.as_bytes() == password.as_bytes());
-            process.engine.verified(session, ok, None, now);
             concerned = process.sessions.get(&session).copied();
-            if let Some(conn) = concerned {
+            let others = concerned.map(|conn| self.others(&process, conn));
+            process.engine.verified(session, ok, None, now);
+            if let (Some(conn), Some(others)) = (concerned, others) {
+                self.conns[conn].others = others;
                 let up = self.up();
                 self.conns[conn].clocks.login_goes_on(up);
             }

@@ -19,7 +19,7 @@ const BACK: Sort = Sort::Promise(Kind::FromNowhere);
 const COUNT: Sort = Sort::Promise(Kind::Count);
 
 /// Each with the sort that shows what is wrong with it, then others in which the same can be seen first.
-const TWINS: [(Twin, &str, &[Sort]); 8] = [
+const TWINS: [(Twin, &str, &[Sort]); 9] = [
     (Twin::Unsynced, "a store that answers before the sync", &[LOST, ORDER, AGAIN, COUNT, BACK]),
     (Twin::Forgetful, "a store that forgets a synced row in a crash", &[LOST, ORDER, COUNT]),
     (
@@ -32,6 +32,7 @@ const TWINS: [(Twin, &str, &[Sort]); 8] = [
     (Twin::Stuttering, "a socket that takes some output twice", &[Sort::Altered]),
     // An end in order, without an answer, says that what was sent last is not stored.
     (Twin::Hasty, "a session that ends before its last answer", &[Sort::Unanswered, Sort::Promise(Kind::Refused)]),
+    (Twin::Crowding, "a server without a limit of a user's sessions", &[Sort::Bound]),
     (Twin::Careless, "a hand-over that forgets a record", &[Sort::Orphan]),
 ];
 

@@ -92,6 +92,8 @@ pub struct Counts {
     pub handovers: u64,
     pub handed_over: u64,
     pub stops: u64,
+    /// Right passwords of users who had all the sessions that they may have.
+    pub sessions_refused: u64,
     /// Worlds in which hundreds of clients did more than a little.
     pub crowds: u64,
 }
@@ -477,6 +479,7 @@ impl Counts {
         self.handovers += other.handovers;
         self.handed_over += other.handed_over;
         self.stops += other.stops;
+        self.sessions_refused += other.sessions_refused;
         self.crowds += other.crowds;
     }
 }
