@@ -22,7 +22,9 @@ impl Cut {
         let get = |name| std::env::var(name).ok();
         let without = get("WITHOUT").unwrap_or_default();
         let has = |what| without.split(',').any(|word| word == what);
-        let numbers = |text: String| text.split(',').map(|n| n.parse().expect("CLIENTS are numbers")).collect();
+        // Without any client there are those who empty the queues in the end.
+        let listed = |text: String| text.split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let numbers = |text| listed(text).iter().map(|n| n.parse().expect("CLIENTS are numbers")).collect();
         Cut {
             clients: get("CLIENTS").map(numbers),
             until: get("UNTIL").map(|text| text.parse().expect("UNTIL is a number")),

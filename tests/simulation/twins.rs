@@ -79,6 +79,12 @@ fn a_command_says_all_that_it_takes() {
         "CPD_SABOTAGE=early-reply SEED=17 TWIN=Mixing CLIENTS=3,9 UNTIL=7 WITHOUT=crashes,weather \
          cargo test --features sabotage --test simulation -- --nocapture promises"
     );
+    let nobody = Cut { clients: Some(Vec::new()), ..Cut::default() };
+    assert_eq!(
+        nobody.command(17, Twin::None, None),
+        "SEED=17 CLIENTS= cargo test --test simulation -- --nocapture promises"
+    );
+    assert!(shrink::in_a_process([("SEED", "17"), ("CLIENTS", "")], ["--nocapture", "promises"]).contains("; trace "));
     assert_eq!(
         Cut::default().command(17, Twin::None, None),
         "SEED=17 cargo test --test simulation -- --nocapture promises"
