@@ -141,7 +141,11 @@ fn all_is_answered(life: &Life, pieces: &[Piece], items: &[Item]) -> Result<(), 
     let code = |item: &Item| if let Item::Code(code) = item { Some(*code) } else { None };
     let codes: Vec<u16> = items.iter().filter_map(code).collect();
     let mut pdus: Vec<&Piece> = pieces.iter().filter(|p| matches!(p, Piece::Line(_) | Piece::Overlong(_))).collect();
-    let end = pdus.iter().position(|p| matches!(p, Piece::Line(_)) && verb(p) == *b"TERM");
+    // A TERM that is a browser's first line is answered like any other of those.
+    let terminates = |(place, piece): (usize, &&Piece)| {
+        matches!(piece, Piece::Line(_)) && verb(piece) == *b"TERM" && !(place == 0 && is_http(piece))
+    };
+    let end = pdus.iter().enumerate().position(terminates);
     pdus.truncate(end.unwrap_or(pdus.len()));
     let failed = life.closed && codes.iter().filter(|code| **code == 565).count() == 3;
     let failed = failed || life.closed && is_shown_out(&pdus, &codes);
@@ -174,10 +178,14 @@ fn is_shown_out(pdus: &[&Piece], codes: &[u16]) -> bool {
     let last = codes.len().checked_sub(1).and_then(|last| pdus.get(last));
     let strange = match last {
         Some(Piece::Overlong(_)) => true,
-        Some(Piece::Line(line)) => codes.len() == 1 && (line.ends_with(b" HTTP/1.0") || line.ends_with(b" HTTP/1.1")),
-        _ => false,
+        Some(piece) => codes.len() == 1 && is_http(piece),
+        None => false,
     };
     strange && codes.last() == Some(&500) || codes.iter().filter(|code| [500, 560].contains(*code)).count() == 20
+}
+
+fn is_http(piece: &Piece) -> bool {
+    matches!(piece, Piece::Line(line) if line.ends_with(b" HTTP/1.0") || line.ends_with(b" HTTP/1.1"))
 }
 
 /// `said` replies are what `due` PDUs ask for, or up to `less` fewer.
