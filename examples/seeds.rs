@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use cpd::control::{PurgeFilter, Request};
 use cpd::daemon::config::KEYS;
-use cpd::daemon::succession::write_records;
+use cpd::daemon::fd_store::write_records;
 use cpd::engine::Engine;
 use cpd::engine::port::AddressKey;
 use cpd::engine::settings::Settings;

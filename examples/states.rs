@@ -33,7 +33,7 @@ fn whole(dialect: Dialect) -> String {
     let heading = ["state", "", "event", "next", "says"].map(str::to_owned);
     let cells = matrix(dialect).into_iter().map(|cell| {
         let (state, detail) = (cell.situation.state_name(), cell.situation.detail());
-        [state.to_owned(), detail.to_owned(), cell.kind.name(), cell.next.to_owned(), cell.drawn()]
+        [state.to_owned(), detail.to_owned(), cell.kind.name(), cell.next.to_owned(), cell.edge_label()]
     });
     let rows: Vec<[String; 5]> = std::iter::once(heading).chain(cells).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();

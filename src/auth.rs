@@ -1,11 +1,12 @@
 //! Passwords: hashing and verifying with argon2id, stored as PHC strings
 //! (`$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>`).
 //!
-//! A login that fails must cost the same whether the user exists, is locked or is throttled (docs/protocol.md section 7),
-//! also while some stored hashes have an older cost, which they keep until their owner's next login replaces them
-//! ([`Verdict::Match`] with `rehash`). So each failure costs one hash of every cost that is in use ([`Costs`]): a stored
-//! one and dummies of the others, or dummies alone ([`Hasher::dummy`]). As long as the configuration does not change,
-//! that is one. What is stored is read with suspicion: parameters beyond this room's bounds are never computed.
+//! A failed login must take the same time whether the user is unknown, locked or throttled, or the password is wrong
+//! (protocol.md section 7). Stored hashes keep the cost they were made with until their owner's next login replaces
+//! them ([`VerifyOutcome::Match`] with `rehash`), so several costs may be in use. Each failure therefore computes one
+//! hash of every cost in use ([`Costs`]): the stored hash and dummies of the other costs, or dummies only
+//! ([`Hasher::dummy`]). If the configuration never changes, that is a single hash. Stored hashes are not trusted: one
+//! whose parameters are beyond the bounds below is never computed.
 
 use std::fmt;
 
@@ -14,25 +15,30 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 
 use crate::proto::types::Password;
 
-/// Memory of one hash, in KiB: what argon2 can do at all, and the most that is ever allocated.
+/// Least memory of one hash, in KiB: that of argon2 itself.
 pub const MEMORY_MIN_KIB: u32 = 8;
+/// Most memory of one hash, in KiB.
 pub const MEMORY_MAX_KIB: u32 = 1024 * 1024;
-/// Passes over the memory.
+/// Fewest passes over the memory.
 pub const ITERATIONS_MIN: u32 = 1;
+/// Most passes over the memory.
 pub const ITERATIONS_MAX: u32 = 1000;
-/// Work of one hash, in KiB times passes: some seconds on one core.
+/// Most work of one hash, in KiB times passes: some seconds on one core.
 pub const WORK_MAX_KIB: u64 = 4 * 1024 * 1024;
-/// Length of the hash that is made, and those that are accepted, in bytes.
+/// Length of the output of new hashes, in bytes.
 pub const OUTPUT_BYTES: usize = 32;
+/// Shortest output of a stored hash that is accepted, in bytes.
 pub const OUTPUT_MIN_BYTES: usize = 16;
+/// Longest output of a stored hash that is accepted, in bytes.
 pub const OUTPUT_MAX_BYTES: usize = 64;
-/// Random salt of each hash, in bytes.
+/// Length of the random salt of new hashes, in bytes.
 pub const SALT_BYTES: usize = 16;
-/// Older costs that are made up for. A hash of yet another cost takes the longer for it, which a stop watch can tell.
+/// How many older costs a failed login imitates. A stored hash of any other cost takes additional time, which can be
+/// measured from outside.
 pub const OLDER_COSTS_MAX: usize = 4;
-/// Different costs that are counted to find the most frequent ones.
+/// How many different costs are counted in order to find the most frequent ones.
 const COSTS_COUNTED_MAX: usize = 64;
-/// Longest PHC string that is looked at, in bytes.
+/// Longest PHC string that is parsed, in bytes.
 pub const PHC_MAX_BYTES: usize = 256;
 
 const LANES: u32 = 1;
@@ -41,7 +47,7 @@ const _: () = assert!(MEMORY_MIN_KIB >= Params::MIN_M_COST && ITERATIONS_MIN >= 
 const _: () = assert!(MEMORY_MAX_KIB as u64 <= WORK_MAX_KIB);
 const _: () = assert!(OUTPUT_MIN_BYTES <= OUTPUT_BYTES && OUTPUT_BYTES <= OUTPUT_MAX_BYTES);
 
-/// What a hash costs. Can only hold what this room's bounds allow.
+/// The cost of a hash, always within the bounds above.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HashParams {
     memory_kib: u32,
@@ -49,7 +55,7 @@ pub struct HashParams {
 }
 
 impl HashParams {
-    /// `None`: beyond the bounds above, in one of the two or in their product.
+    /// Returns `None` if one of the numbers or their product is beyond the bounds.
     pub const fn new(memory_kib: u32, iterations: u32) -> Option<HashParams> {
         if memory_kib < MEMORY_MIN_KIB
             || memory_kib > MEMORY_MAX_KIB
@@ -62,15 +68,18 @@ impl HashParams {
         Some(HashParams { memory_kib, iterations })
     }
 
+    /// Memory in KiB.
     pub fn memory_kib(self) -> u32 {
         self.memory_kib
     }
 
+    /// Passes over the memory.
     pub fn iterations(self) -> u32 {
         self.iterations
     }
 
-    /// Weaker than the least that is recommended for argon2id (7 MiB with 5 passes, or more memory and fewer passes).
+    /// Whether this is weaker than the minimum recommended for argon2id: 7 MiB with 5 passes, or more memory with fewer
+    /// passes.
     pub fn is_weak(self) -> bool {
         const LEAST_MEMORY_KIB: u32 = 7168;
         const LEAST_WORK_KIB: u64 = 5 * LEAST_MEMORY_KIB as u64;
@@ -90,7 +99,7 @@ impl Default for HashParams {
     }
 }
 
-/// The costs of all hashes in use: the current one, and older ones that stored hashes still have.
+/// The costs in use: the current one, and older ones that stored hashes still have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Costs {
     current: HashParams,
@@ -98,10 +107,10 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Those of `stored` PHC strings as well; of more than [`OLDER_COSTS_MAX`] the most frequent ones.
+    /// Takes the older costs from the `stored` PHC strings: the [`OLDER_COSTS_MAX`] most frequent ones.
     pub fn new<'a>(current: HashParams, stored: impl IntoIterator<Item = &'a str>) -> Costs {
         let mut found: Vec<(HashParams, usize)> = Vec::new();
-        for params in stored.into_iter().filter_map(Stored::parse).map(|stored| stored.params) {
+        for params in stored.into_iter().filter_map(StoredHash::parse).map(|stored| stored.params) {
             let room = found.len() < COSTS_COUNTED_MAX;
             match found.iter_mut().find(|(known, _)| *known == params) {
                 Some((_, times)) => *times += 1,
@@ -114,42 +123,45 @@ impl Costs {
         Costs { current, older }
     }
 
+    /// The cost of new hashes.
     pub fn current(&self) -> HashParams {
         self.current
     }
 
-    /// From now on new hashes cost `current`; those of before are still there.
-    pub fn change(&mut self, current: HashParams) {
+    /// Makes `current` the cost of new hashes. The one before becomes the first of the older costs.
+    pub fn set_current(&mut self, current: HashParams) {
         let before = std::mem::replace(&mut self.current, current);
         self.older.insert(0, before);
         self.older.retain(|older| *older != current);
         self.older.truncate(OLDER_COSTS_MAX);
     }
 
-    fn each(&self) -> impl Iterator<Item = HashParams> {
+    /// The current cost, then the older ones.
+    fn all(&self) -> impl Iterator<Item = HashParams> {
         std::iter::once(self.current).chain(self.older.iter().copied())
     }
 
-    fn dearest_kib(&self) -> usize {
-        self.each().filter_map(|params| usize::try_from(params.memory_kib).ok()).max().unwrap_or(0)
+    /// The most memory that a hash of these costs takes, in KiB.
+    fn max_memory_kib(&self) -> usize {
+        self.all().filter_map(|params| usize::try_from(params.memory_kib).ok()).max().unwrap_or(0)
     }
 }
 
 impl From<HashParams> for Costs {
-    /// No hash of another cost is stored.
+    /// Assumes that no hash of another cost is stored.
     fn from(current: HashParams) -> Costs {
         Costs { current, older: Vec::new() }
     }
 }
 
-/// Why there is no hash or no verdict.
+/// Why a password could not be hashed or verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AuthError {
-    /// The stored hash is none that this room makes: damaged, or of parameters beyond the bounds.
+    /// The stored hash is damaged, of another kind, or has parameters beyond the bounds.
     Unusable,
-    /// The memory for a hash could not be had.
+    /// The memory for a hash could not be allocated.
     Memory,
-    /// The kernel gave no randomness.
+    /// The kernel supplied no random bytes.
     Randomness,
 }
 
@@ -167,17 +179,17 @@ impl std::error::Error for AuthError {}
 
 /// The outcome of a verification.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// The password is right; `rehash`: the stored hash has another cost than the current one and wants replacing.
-    Match {
-        rehash: bool,
-    },
+pub enum VerifyOutcome {
+    /// The password is right. With `rehash`, the stored hash should be replaced by a new one, see [`needs_rehash`].
+    Match { rehash: bool },
+    /// The password is wrong.
     Mismatch,
 }
 
-/// Computes hashes in memory that it keeps: the pages of a login were touched by the one before it.
+/// Computes hashes. It keeps its memory between them, because fresh pages would have to be faulted in for each login.
 pub struct Hasher {
     costs: Costs,
+    /// Blocks of 1 KiB each.
     memory: Vec<Block>,
 }
 
@@ -188,29 +200,31 @@ impl fmt::Debug for Hasher {
 }
 
 impl Hasher {
-    /// Allocates nothing yet.
+    /// Creates a hasher. It allocates memory only for its first hash.
     pub fn new(costs: impl Into<Costs>) -> Hasher {
         Hasher { costs: costs.into(), memory: Vec::new() }
     }
 
-    /// From now on new hashes cost the current one of `costs`, and failures all of them.
+    /// Replaces the costs: of new hashes, and of failed verifications.
     pub fn set_costs(&mut self, costs: Costs) {
         self.costs = costs;
         self.shrink();
     }
 
-    /// Gives the memory back until the next hash.
+    /// Frees the memory until the next hash.
     pub fn release(&mut self) {
         self.memory = Vec::new();
     }
 
-    /// Bytes held for the next hash.
+    /// The size of the memory that is kept for the next hash, in bytes.
     pub fn held_bytes(&self) -> usize {
         self.memory.capacity() * Block::SIZE
     }
 
-    /// A new PHC string for `password`, with a fresh salt and the current cost. Errors: [`AuthError::Memory`],
-    /// [`AuthError::Randomness`].
+    /// Returns a PHC string for `password`, with a fresh salt and the current cost.
+    ///
+    /// # Errors
+    /// [`AuthError::Memory`], [`AuthError::Randomness`].
     pub fn hash(&mut self, password: &Password) -> Result<String, AuthError> {
         let mut salt = [0; SALT_BYTES];
         getrandom::fill(&mut salt).map_err(|_| AuthError::Randomness)?;
@@ -219,45 +233,51 @@ impl Hasher {
         phc_string(self.costs.current, &salt, &output)
     }
 
-    /// Whether `password` is the one that `stored` was made from. Errors: [`AuthError::Unusable`], in which case the work
-    /// of a [`Hasher::dummy`] was done; [`AuthError::Memory`].
-    pub fn verify(&mut self, password: &Password, stored: &str) -> Result<Verdict, AuthError> {
-        let Some(stored) = Stored::parse(stored) else {
+    /// Verifies `password` against the PHC string `stored`.
+    ///
+    /// # Errors
+    /// [`AuthError::Unusable`], for which the same work is done as by [`Hasher::dummy`]; [`AuthError::Memory`].
+    pub fn verify(&mut self, password: &Password, stored: &str) -> Result<VerifyOutcome, AuthError> {
+        let Some(stored) = StoredHash::parse(stored) else {
             self.dummy(password)?;
             return Err(AuthError::Unusable);
         };
         let mut bytes = [0; OUTPUT_MAX_BYTES];
         let output = bytes.get_mut(..stored.output.len()).ok_or(AuthError::Unusable)?;
         self.compute(stored.params, password, stored.salt.as_ref(), output)?;
-        // Output compares in constant time.
+        // `Output` compares in constant time.
         let verdict = if Output::new(output).is_ok_and(|computed| computed == stored.output) {
-            Verdict::Match { rehash: stored.needs_rehash(self.costs.current) }
+            VerifyOutcome::Match { rehash: stored.needs_rehash(self.costs.current) }
         } else {
-            self.work(password, Some(stored.params))?;
-            Verdict::Mismatch
+            self.hash_each_cost(password, Some(stored.params))?;
+            VerifyOutcome::Mismatch
         };
         self.shrink();
         Ok(verdict)
     }
 
-    /// The work of a verification that fails, for an unknown, locked or throttled user. Error: [`AuthError::Memory`].
+    /// Does the same work as a verification that fails. For a user who is unknown, locked or throttled.
+    ///
+    /// # Errors
+    /// [`AuthError::Memory`].
     pub fn dummy(&mut self, password: &Password) -> Result<(), AuthError> {
-        self.work(password, None)
+        self.hash_each_cost(password, None)
     }
 
-    /// A hash of each cost in use, but for what was `done`.
-    fn work(&mut self, password: &Password, done: Option<HashParams>) -> Result<(), AuthError> {
-        let costs: Vec<HashParams> = self.costs.each().filter(|params| Some(*params) != done).collect();
+    /// Computes a dummy hash of each cost in use, except for the one that was `done` already.
+    fn hash_each_cost(&mut self, password: &Password, done: Option<HashParams>) -> Result<(), AuthError> {
+        let costs: Vec<HashParams> = self.costs.all().filter(|params| Some(*params) != done).collect();
         for params in costs {
             let mut output = [0; OUTPUT_BYTES];
             self.compute(params, password, &[0; SALT_BYTES], &mut output)?;
-            // The comparison belongs to the work; nobody knows a password that hashes to zeros.
+            // A real verification compares as well. The result is not used.
             let zeros = Output::new(&[0; OUTPUT_BYTES]);
             std::hint::black_box(Output::new(&output).ok() == zeros.ok());
         }
         Ok(())
     }
 
+    /// Computes the hash of `password` into `output`, and allocates more memory if needed.
     fn compute(
         &mut self,
         params: HashParams,
@@ -277,9 +297,9 @@ impl Hasher {
         computed.map_err(|_| AuthError::Unusable)
     }
 
-    /// Keeps no more memory than the costs in use ask for, after a dearer hash.
+    /// Frees the memory beyond what the costs in use need, after a stored hash that needed more.
     fn shrink(&mut self) {
-        let wanted = self.costs.dearest_kib();
+        let wanted = self.costs.max_memory_kib();
         if self.memory.len() > wanted {
             self.memory.truncate(wanted);
             self.memory.shrink_to_fit();
@@ -287,22 +307,22 @@ impl Hasher {
     }
 }
 
-/// Whether a login should replace the PHC string `stored` by one of the cost `current`. `false` for what cannot be
-/// verified at all.
+/// Whether a successful login should replace the PHC string `stored` by a new one of the cost `current`: its cost is
+/// another one, its output has another length, or its salt is too short. `false` if it cannot be verified at all.
 pub fn needs_rehash(stored: &str, current: HashParams) -> bool {
-    Stored::parse(stored).is_some_and(|stored| stored.needs_rehash(current))
+    StoredHash::parse(stored).is_some_and(|stored| stored.needs_rehash(current))
 }
 
-/// A stored hash that is safe to compute.
-struct Stored {
+/// A parsed hash whose parameters are within the bounds.
+struct StoredHash {
     params: HashParams,
     salt: Salt,
     output: Output,
 }
 
-impl Stored {
-    /// `None`: not a hash of argon2id version 19 with one lane, or beyond the bounds.
-    fn parse(text: &str) -> Option<Stored> {
+impl StoredHash {
+    /// Returns `None` if `text` is not a hash of argon2id version 19 with one lane, or is beyond the bounds.
+    fn parse(text: &str) -> Option<StoredHash> {
         if text.len() > PHC_MAX_BYTES {
             return None;
         }
@@ -317,7 +337,7 @@ impl Stored {
         let (salt, output) = (phc.salt?, phc.hash?);
         let lengths =
             salt.len() >= argon2::MIN_SALT_LEN && (OUTPUT_MIN_BYTES..=OUTPUT_MAX_BYTES).contains(&output.len());
-        lengths.then_some(Stored { params, salt, output })
+        lengths.then_some(StoredHash { params, salt, output })
     }
 
     fn needs_rehash(&self, current: HashParams) -> bool {
@@ -361,8 +381,8 @@ mod tests {
         let stored = hasher.hash(&password("secret")).unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{stored}");
         assert!(stored.len() <= PHC_MAX_BYTES);
-        assert_eq!(hasher.verify(&password("secret"), &stored), Ok(Verdict::Match { rehash: false }));
-        assert_eq!(hasher.verify(&password("Secret"), &stored), Ok(Verdict::Mismatch));
+        assert_eq!(hasher.verify(&password("secret"), &stored), Ok(VerifyOutcome::Match { rehash: false }));
+        assert_eq!(hasher.verify(&password("Secret"), &stored), Ok(VerifyOutcome::Mismatch));
         assert_ne!(hasher.hash(&password("secret")).unwrap(), stored, "each hash has a salt of its own");
     }
 
@@ -371,8 +391,8 @@ mod tests {
         // echo -n password | argon2 somesalt -id -t 2 -m 16 -p 1
         let stored = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         let mut hasher = Hasher::new(cheap());
-        assert_eq!(hasher.verify(&password("password"), stored), Ok(Verdict::Match { rehash: true }));
-        assert_eq!(hasher.verify(&password("passwore"), stored), Ok(Verdict::Mismatch));
+        assert_eq!(hasher.verify(&password("password"), stored), Ok(VerifyOutcome::Match { rehash: true }));
+        assert_eq!(hasher.verify(&password("passwore"), stored), Ok(VerifyOutcome::Mismatch));
         assert!(hasher.held_bytes() <= 64 * 1024, "a dear old hash keeps no memory");
     }
 
@@ -381,7 +401,7 @@ mod tests {
         let stored = Hasher::new(cheap()).hash(&password("secret")).unwrap();
         let dearer = HashParams::new(128, 2).unwrap();
         let mut hasher = Hasher::new(dearer);
-        assert_eq!(hasher.verify(&password("secret"), &stored), Ok(Verdict::Match { rehash: true }));
+        assert_eq!(hasher.verify(&password("secret"), &stored), Ok(VerifyOutcome::Match { rehash: true }));
         assert!(needs_rehash(&stored, dearer) && !needs_rehash(&stored, cheap()));
         let renewed = hasher.hash(&password("secret")).unwrap();
         assert!(!needs_rehash(&renewed, dearer));
@@ -397,7 +417,7 @@ mod tests {
         let costs = Costs::new(params(128), stored.iter().map(String::as_str).chain(["junk"]));
         assert_eq!(costs.older, [params(64), params(256)], "the most frequent first");
         let mut hasher = Hasher::new(costs);
-        // What was computed is seen in the memory that it took: the dearest cost's.
+        // The memory that is held afterwards shows the highest cost that was computed.
         let held = |hasher: &mut Hasher, work: &dyn Fn(&mut Hasher)| {
             hasher.release();
             work(hasher);
@@ -406,29 +426,30 @@ mod tests {
         assert_eq!(held(&mut hasher, &|h| h.dummy(&password("x")).unwrap()), 256);
         for stored in &stored {
             assert_eq!(
-                held(&mut hasher, &|h| assert_eq!(h.verify(&password("x"), stored), Ok(Verdict::Mismatch))),
+                held(&mut hasher, &|h| assert_eq!(h.verify(&password("x"), stored), Ok(VerifyOutcome::Mismatch))),
                 256
             );
         }
-        let right =
-            |h: &mut Hasher| assert_eq!(h.verify(&password("secret"), &stored[0]), Ok(Verdict::Match { rehash: true }));
+        let right = |h: &mut Hasher| {
+            assert_eq!(h.verify(&password("secret"), &stored[0]), Ok(VerifyOutcome::Match { rehash: true }))
+        };
         assert_eq!(held(&mut hasher, &right), 64, "who gets in does not wait for it");
         hasher.set_costs(params(128).into());
         assert_eq!(held(&mut hasher, &|h| h.dummy(&password("x")).unwrap()), 128);
     }
 
     #[test]
-    fn costs_of_before_stay_in_use_and_are_bounded() {
+    fn earlier_costs_stay_in_use_and_are_bounded() {
         let params = |memory| HashParams::new(memory, 1).unwrap();
         let mut costs = Costs::from(params(8));
         for memory in 9..=20 {
-            costs.change(params(memory));
+            costs.set_current(params(memory));
         }
         assert_eq!(costs.current(), params(20));
         assert_eq!(costs.older, [19, 18, 17, 16].map(params));
-        costs.change(params(18));
+        costs.set_current(params(18));
         assert_eq!((costs.current(), costs.older.as_slice()), (params(18), [20, 19, 17, 16].map(params).as_slice()));
-        costs.change(params(18));
+        costs.set_current(params(18));
         assert_eq!(costs.older, [20, 19, 17, 16].map(params), "nothing has changed");
     }
 

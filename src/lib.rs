@@ -1,4 +1,5 @@
-//! cpd: a daemon for CP, the Chat Protocol (docs/protocol.md), and cpctl, its admin tool.
+//! The library behind three programs: cpd(8), a daemon for CP, the Chat Protocol (docs/protocol.md), cpctl(8), its
+//! admin tool, and `cpd-failed`, the stand-in for a cpd that cannot start.
 #![deny(unsafe_code)]
 
 pub mod auth;

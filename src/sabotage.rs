@@ -1,41 +1,42 @@
-//! Faults that a test of the tests orders, one at a time, by the environment variable `CPD_SABOTAGE`. With the feature
-//! `sabotage` alone, which no package has; without it [`is`] is `false` at compile time and nothing of this is left.
-//! Whatever checks cpd has to find each of them: a check that does not is worth nothing.
+//! Fault injection: a test can order one fault at a time by the environment variable `CPD_SABOTAGE`, to show
+//! that a check of cpd notices it. This needs the feature `sabotage`, which no package enables; without it,
+//! [`is_ordered`] is `false` at compile time and no fault is compiled in.
 
-/// A promise of docs/protocol.md that is broken on purpose.
+/// A promise of cpd that is broken on purpose; most are those of docs/protocol.md section 7.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// 240 leaves before the commit is on the disk.
+    /// The 240 is sent before the message is on stable storage.
     EarlyReply,
     /// The store is opened with `synchronous=NORMAL`.
     WeakSync,
-    /// A message leaves the queue when it is sent, not at its 250.
+    /// Messages are deleted from the store once they are read for a download, not at their 250.
     EarlyDelete,
-    /// What a lost connection had not acknowledged is not given back.
+    /// When a connection closes during a download, the oldest message of that queue is deleted.
     ForgottenLease,
-    /// Timers run out before their time.
+    /// Timers fire before their deadlines.
     EarlyTimer,
-    /// An unknown user's 565 has another text.
+    /// After the 565 for an unknown user, another reply follows.
     LeakyReply,
-    /// No work is done for an unknown user's password.
+    /// The dummy verification, as for an unknown user's password, does no work.
     LeakyTime,
-    /// Messages are read without a look at their checksums.
+    /// Messages are read without checking their checksums.
     TrustedRows,
-    /// That the store's folder could not be synced is overlooked.
+    /// A failure to sync the store's folder is ignored.
     DeafFolder,
-    /// That the store's files are no longer the own ones is overlooked.
+    /// Changes that others make to the store's files go unnoticed.
     BlindStore,
-    /// Logins are verified in the order in which they came.
+    /// All addresses take turns as if they were of one network, and known ones have no lane of their own.
     OneQueue,
-    /// A name at an address that it has logged in from counts, and waits, by itself alone.
+    /// An attempt on a name from an address that it has logged in from counts, and waits, in the pair's bucket alone.
     OwnBucket,
-    /// The limit of core files is left as it is.
+    /// The limit on the size of core files is left as it is.
     CoreAllowed,
-    /// The event loop stands still once the store has done something.
+    /// The event loop hangs once the store has done something.
     StuckLoop,
 }
 
 impl Fault {
+    /// Every fault.
     pub const ALL: [Fault; 14] = [
         Fault::EarlyReply,
         Fault::WeakSync,
@@ -53,7 +54,7 @@ impl Fault {
         Fault::StuckLoop,
     ];
 
-    /// As `CPD_SABOTAGE` has it.
+    /// The name that `CPD_SABOTAGE` takes.
     pub const fn name(self) -> &'static str {
         match self {
             Fault::EarlyReply => "early-reply",
@@ -77,14 +78,15 @@ impl Fault {
 /// Whether this fault was ordered.
 #[cfg(not(feature = "sabotage"))]
 #[inline]
-pub const fn is(_: Fault) -> bool {
+pub const fn is_ordered(_: Fault) -> bool {
     false
 }
 
-/// Whether this fault was ordered. A name that is none ends the process: no test may believe that it ordered something.
+/// Whether this fault was ordered. An unknown name ends the process: no test may believe that it has ordered a fault
+/// when it has not.
 #[cfg(feature = "sabotage")]
 #[inline]
-pub fn is(fault: Fault) -> bool {
+pub fn is_ordered(fault: Fault) -> bool {
     *ORDERED == Some(fault)
 }
 

@@ -1,15 +1,16 @@
 //! A hierarchical timer wheel: insert, cancel, re-arm and expire in O(1), whatever the number of timers.
 //!
-//! Time is counted in ticks, and a tick is read as a number in base 64. A timer hangs in the level of the highest digit
-//! in which its tick differs from the wheel's, in the slot of that digit. When the wheel's tick reaches the start of a
-//! slot, that slot's timers differ in a lower digit only and move down, at last into the list of those that are due.
-//! From this follows what the rest relies on: every timer of a level expires before any of the level above, slots need
-//! no wrapping round, and a timer's list can be computed, so that no entry stores it. The levels cover every tick a
-//! `u64` of milliseconds can name: nothing lies beyond a horizon, and they cost less than 3 KiB.
+//! Time is counted in ticks, and a tick is read as a number in base 64. A timer is kept in the level of the highest
+//! digit in which its tick differs from the wheel's, in the slot of that digit. When the wheel's tick reaches the start
+//! of a slot, that slot's timers differ in a lower digit only and move down, at last into the list of those that are
+//! due. It follows that every timer of a level expires before any of the level above, that slots need not wrap around,
+//! and that a timer's list can be computed, so that no entry stores it. The levels cover every tick that a `u64` of
+//! milliseconds can express, so there is no horizon, and they take less than 3 KiB.
 //!
-//! Timers are rings over one slab, 24 bytes each with a `u32` for payload. Never early, at most one tick late; in the
-//! order of their ticks and, within one tick, in the order in which they were set. A jump of the clock costs as much as
-//! there are timers to move, not as there are ticks in it. The wheel reads no clock: the caller says what time it is.
+//! The lists are rings of entries in one slab, 24 bytes each with a `u32` for payload. Timers never fire early and are
+//! at most one tick late; they fire in the order of their ticks and, within one tick, in the order in which they were
+//! set. The cost of a jump of the clock depends on the number of timers that move, not on the number of ticks. The
+//! wheel reads no clock: the caller passes the time in.
 
 use std::num::NonZeroU32;
 
@@ -24,17 +25,17 @@ const SLOTS: usize = 1 << DIGIT_BITS;
 const LEVELS: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
 /// The list of timers that are due, numbered behind the slots of all levels.
 const DUE: usize = LEVELS * SLOTS;
-/// No entry: the end of the free list, the head of an empty list.
+/// No entry: the end of the free list, or the head of an empty list.
 const NIL: u32 = u32::MAX;
-/// The generation at which a place in the slab is given up, so that no key is ever made twice.
-const WORN_OUT: u32 = u32::MAX - 1;
+/// The generation at which an entry of the slab is no longer reused, so that no key is ever made twice.
+const GENERATION_LIMIT: u32 = u32::MAX - 1;
 
 const _: () = assert!(size_of::<Entry<u32>>() == 24 && size_of::<Entry<u64>>() == 32);
-const _: () = assert!(size_of::<Option<Key>>() == 8);
+const _: () = assert!(size_of::<Option<TimerKey>>() == 8);
 
-/// Names one timer from `insert` until it fires or is cancelled; afterwards it names nothing, for ever.
+/// Identifies one timer from `insert` until it fires or is cancelled, and no other timer afterwards.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Key {
+pub struct TimerKey {
     index: u32,
     generation: NonZeroU32,
 }
@@ -49,10 +50,10 @@ pub struct Wheel<T> {
     /// The first entry of each list.
     heads: [u32; DUE + 1],
     entries: Vec<Entry<T>>,
-    free: u32,
+    first_free: u32,
 }
 
-/// A timer, or a free place (then `next` is the next free one). The generation is odd while the place is in use.
+/// A timer, or a free entry, whose `next` is the next free one. The generation is odd while the entry is in use.
 #[derive(Debug)]
 struct Entry<T> {
     when: u64,
@@ -65,26 +66,32 @@ struct Entry<T> {
 impl<T: Copy> Wheel<T> {
     /// A wheel without timers, which takes the time to be `now`.
     pub fn new(now: Millis) -> Wheel<T> {
-        Wheel { tick: now / TICK_MS, occupied: [0; LEVELS + 1], heads: [NIL; DUE + 1], entries: Vec::new(), free: NIL }
+        Wheel {
+            tick: now / TICK_MS,
+            occupied: [0; LEVELS + 1],
+            heads: [NIL; DUE + 1],
+            entries: Vec::new(),
+            first_free: NIL,
+        }
     }
 
-    /// Sets a timer. A deadline that has passed already expires with the next tick, not before: a handler that sets
-    /// such a one cannot keep [`Wheel::expire`] busy for ever.
-    pub fn insert(&mut self, deadline: Millis, payload: T) -> Key {
+    /// Sets a timer. A deadline that has already passed expires with the next tick, not before, so that a handler that
+    /// sets one cannot keep [`Wheel::expire`] busy without end.
+    pub fn insert(&mut self, deadline: Millis, payload: T) -> TimerKey {
         let when = self.tick_of(deadline);
-        let index = self.take_place(when, payload);
+        let index = self.allocate(when, payload);
         self.link(index);
-        Key { index, generation: self.entries[index as usize].generation }
+        TimerKey { index, generation: self.entries[index as usize].generation }
     }
 
-    /// Removes a timer and returns its payload; `None` when it has fired or was cancelled before.
-    pub fn cancel(&mut self, key: Key) -> Option<T> {
+    /// Removes a timer and returns its payload. `None`: it has fired or was cancelled before.
+    pub fn cancel(&mut self, key: TimerKey) -> Option<T> {
         let index = self.find(key)?;
         Some(self.remove(index))
     }
 
-    /// Gives a timer another deadline, under the same key. `false` when it has fired or was cancelled before.
-    pub fn rearm(&mut self, key: Key, deadline: Millis) -> bool {
+    /// Gives a timer another deadline, under the same key. `false`: it has fired or was cancelled before.
+    pub fn rearm(&mut self, key: TimerKey, deadline: Millis) -> bool {
         let Some(index) = self.find(key) else { return false };
         self.unlink(index);
         self.entries[index as usize].when = self.tick_of(deadline);
@@ -92,44 +99,46 @@ impl<T: Copy> Wheel<T> {
         true
     }
 
-    /// Takes one timer out that is due at `now`, `None` when no more are. Between two calls timers may be set, re-armed
-    /// and cancelled, also those that are due themselves. A `now` before an earlier one counts as that.
+    /// Removes one timer that is due at `now` and returns its payload. `None`: no more are due. Between two calls
+    /// timers may be set, re-armed and cancelled, including those that are due. Time never runs backwards here: if an
+    /// earlier call had a later `now`, that one counts.
     pub fn expire(&mut self, now: Millis) -> Option<T> {
-        self.turn_to(now / TICK_MS);
+        self.advance_to(now / TICK_MS);
         match self.heads[DUE] {
             NIL => None,
             index => Some(self.remove(index)),
         }
     }
 
-    /// Takes every timer out that is due at `now`.
+    /// Removes every timer that is due at `now`, and passes its payload to `fire`.
     pub fn advance(&mut self, now: Millis, mut fire: impl FnMut(T)) {
         while let Some(payload) = self.expire(now) {
             fire(payload);
         }
     }
 
-    /// When [`Wheel::expire`] should be called again; `None` without timers. At most a tick after the earliest deadline.
-    /// It may lie before it, where timers have to move down a level: each of them at most once for each level.
+    /// When [`Wheel::expire`] should be called again: at most a tick after the earliest deadline. `None`: there are no
+    /// timers. It can be before that deadline, when timers have to move down a level; this happens at most once for
+    /// each level.
     pub fn next_expiry(&self) -> Option<Millis> {
         let tick = if self.heads[DUE] != NIL { self.tick } else { self.first_slot()?.1 };
         Some(tick.saturating_mul(TICK_MS))
     }
 
-    /// The first tick that is not before `deadline` and still to come.
+    /// The first tick that is not before `deadline` and is still to come.
     fn tick_of(&self, deadline: Millis) -> u64 {
         let first = self.tick + 1;
         let tick = deadline.div_ceil(TICK_MS).max(first);
-        if sabotage::is(Fault::EarlyTimer) { tick.midpoint(first) } else { tick }
+        if sabotage::is_ordered(Fault::EarlyTimer) { tick.midpoint(first) } else { tick }
     }
 
-    fn find(&self, key: Key) -> Option<u32> {
+    fn find(&self, key: TimerKey) -> Option<u32> {
         let entry = self.entries.get(key.index as usize)?;
         (entry.generation == key.generation).then_some(key.index)
     }
 
     /// Moves every timer up to and including `target` into the due list.
-    fn turn_to(&mut self, target: u64) {
+    fn advance_to(&mut self, target: u64) {
         while let Some((list, start)) = self.first_slot()
             && start <= target
         {
@@ -148,8 +157,8 @@ impl<T: Copy> Wheel<T> {
         Some((level * SLOTS + slot as usize, above | u64::from(slot) << shift))
     }
 
-    /// Hangs the timers of a slot, whose start is the wheel's tick, where they belong now. Front to back, so that equal
-    /// ticks stay in order: the slots they go to were empty.
+    /// Moves the timers of a slot, whose start is the wheel's tick, into the lists where they belong now. They move
+    /// front to back into slots that were empty, so that equal ticks stay in order.
     fn move_down(&mut self, list: usize) {
         let first = self.heads[list];
         self.set_head(list, NIL);
@@ -164,7 +173,7 @@ impl<T: Copy> Wheel<T> {
         }
     }
 
-    /// The list in which a timer for `when` hangs.
+    /// The list to which a timer for the tick `when` belongs.
     fn list_of(&self, when: u64) -> usize {
         if when <= self.tick {
             return DUE;
@@ -207,32 +216,32 @@ impl<T: Copy> Wheel<T> {
         self.entries[next as usize].prev = prev;
     }
 
-    /// A place in the slab for a timer that is in no list yet.
-    fn take_place(&mut self, when: u64, payload: T) -> u32 {
-        if self.free == NIL {
-            // Places are counted by connections, which end far below NIL.
+    /// Puts a timer that is in no list yet into a free or a new entry of the slab, and returns its index.
+    fn allocate(&mut self, when: u64, payload: T) -> u32 {
+        if self.first_free == NIL {
+            // There are about as many entries as connections, whose number stays far below NIL.
             let index = self.entries.len() as u32;
             debug_assert!(index < NIL);
             self.entries.push(Entry { when, payload, prev: index, next: index, generation: NonZeroU32::MIN });
             return index;
         }
-        let index = self.free;
+        let index = self.first_free;
         let entry = &mut self.entries[index as usize];
-        self.free = entry.next;
+        self.first_free = entry.next;
         entry.when = when;
         entry.payload = payload;
         entry.generation = entry.generation.saturating_add(1);
         index
     }
 
-    /// Unlinks the entry and frees its place.
+    /// Unlinks the entry and frees it.
     fn remove(&mut self, index: u32) -> T {
         self.unlink(index);
         let entry = &mut self.entries[index as usize];
         entry.generation = entry.generation.saturating_add(1);
-        if entry.generation.get() != WORN_OUT {
-            entry.next = self.free;
-            self.free = index;
+        if entry.generation.get() != GENERATION_LIMIT {
+            entry.next = self.first_free;
+            self.first_free = index;
         }
         entry.payload
     }
@@ -261,24 +270,24 @@ mod tests {
             self.next() % bound
         }
 
-        /// A length of time from nothing to many days, every order of magnitude equally often.
+        /// A length of time from zero to many days, every order of magnitude equally often.
         fn span(&mut self) -> Millis {
             let bits = self.below(33);
             self.below(1 << bits)
         }
     }
 
-    /// What the wheel promises, kept the slow way: live timers by the tick in which they have to fire and the order in
+    /// A slow and simple model of the wheel: the live timers by the tick in which they have to fire and the order in
     /// which they were set.
     struct Model {
         wheel: Wheel<u32>,
         now: Millis,
         order: u64,
-        keys: Vec<(u32, Key)>,
+        keys: Vec<(u32, TimerKey)>,
         places: HashMap<u32, usize>,
         due: BTreeMap<(u64, u64), (u32, Millis)>,
         set: HashMap<u32, (u64, u64)>,
-        dead: Vec<Key>,
+        dead: Vec<TimerKey>,
         names: u32,
     }
 
@@ -342,7 +351,7 @@ mod tests {
             self.note(name, deadline);
         }
 
-        /// Advances and returns how many fired. `handle` may set timers between two of them.
+        /// Advances, and returns the number of timers that fired. `handle` may set timers between two of them.
         fn advance(&mut self, now: Millis, mut handle: impl FnMut(&mut Model)) -> usize {
             self.now = now;
             let mut fired = 0;
@@ -372,7 +381,7 @@ mod tests {
             }
         }
 
-        /// Lives by `next_expiry` alone: something must fire after at most one waking a level.
+        /// Advances by `next_expiry` alone: something must fire after at most one wake-up for each level.
         fn follow_next(&mut self) {
             for _ in 0..=LEVELS {
                 let Some(next) = self.wheel.next_expiry() else { return };
@@ -492,7 +501,7 @@ mod tests {
     #[test]
     fn a_timer_that_is_due_can_still_be_cancelled_and_moved() {
         let mut wheel = Wheel::new(0);
-        let keys: Vec<Key> = (1..=4u64).map(|n| wheel.insert(n * TICK_MS, n)).collect();
+        let keys: Vec<TimerKey> = (1..=4u64).map(|n| wheel.insert(n * TICK_MS, n)).collect();
         assert_eq!(wheel.expire(DAY), Some(1));
         assert_eq!(wheel.next_expiry(), Some(DAY), "the rest is due now");
         assert_eq!(wheel.cancel(keys[1]), Some(2));
@@ -523,11 +532,11 @@ mod tests {
     }
 
     #[test]
-    fn a_worn_out_place_is_given_up_and_no_key_comes_twice() {
+    fn an_exhausted_entry_is_retired_and_no_key_is_reused() {
         let mut wheel = Wheel::new(0);
         let first = wheel.insert(10, 1u32);
         wheel.entries[0].generation = NonZeroU32::new(u32::MAX - 2).expect("not zero");
-        let last = Key { generation: wheel.entries[0].generation, ..first };
+        let last = TimerKey { generation: wheel.entries[0].generation, ..first };
         assert_eq!(wheel.cancel(last), Some(1));
         let fresh = wheel.insert(10, 2);
         assert_ne!(fresh.index, last.index);

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use cpd::daemon::control_conn::{ACCEPT_PAUSE_MS, Hub, HubEvent, TOKENS};
+use cpd::daemon::control_hub::{ACCEPT_PAUSE_MS, Hub, HubEvent, TOKENS};
 use mio::net::UnixListener;
 use mio::{Events, Poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -24,7 +24,7 @@ fn without_descriptors_accepting_pauses_and_goes_on_later() {
     setrlimit(Resource::RLIMIT_NOFILE, 3, hard).expect("a lower limit");
 
     poll.poll(&mut events, Some(Duration::ZERO)).expect("a poll");
-    events.iter().for_each(|event| hub.ready(event, poll.registry(), 0));
+    events.iter().for_each(|event| hub.handle_event(event, poll.registry(), 0));
     assert!(matches!(hub.next_event(), Some(HubEvent::AcceptFailed(_))));
     assert_eq!(hub.next_deadline(), ACCEPT_PAUSE_MS, "no spinning");
     hub.expire(poll.registry(), ACCEPT_PAUSE_MS - 1);
@@ -37,7 +37,7 @@ fn without_descriptors_accepting_pauses_and_goes_on_later() {
     client.write_all(b"{\"v\":1,\"cmd\":\"status\"}\n").expect("room in the socket");
     hub.expire(poll.registry(), 2 * ACCEPT_PAUSE_MS);
     poll.poll(&mut events, Some(Duration::ZERO)).expect("a poll");
-    events.iter().for_each(|event| hub.ready(event, poll.registry(), 2 * ACCEPT_PAUSE_MS));
+    events.iter().for_each(|event| hub.handle_event(event, poll.registry(), 2 * ACCEPT_PAUSE_MS));
     let incoming = hub.next_request().expect("the request of who waited");
     hub.answer(incoming.id, b"{\"ok\":true}\n".to_vec(), 2 * ACCEPT_PAUSE_MS);
     let mut heard = [0; 64];

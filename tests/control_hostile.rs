@@ -28,8 +28,8 @@ const FLOOD_MIB: u64 = 1024;
 const CROWD: usize = 2000;
 /// Bytes of the longest request.
 const REQUEST_MAX: usize = 64 * 1024;
-/// Of one user (cpd::daemon::control_conn).
-const PER_UID: usize = cpd::daemon::control_conn::CONNECTIONS_PER_UID_MAX;
+/// Of one user (cpd::daemon::control_hub).
+const PER_UID: usize = cpd::daemon::control_hub::CONNECTIONS_PER_UID_MAX;
 const STATUS: &str = r#"{"v":1,"cmd":"status"}"#;
 
 fn number(name: &str) -> Option<u64> {
@@ -345,7 +345,7 @@ fn a_crowd_is_bounded_and_administrators_are_served() {
     let add = format!("{}\n", r#"{"v":1,"cmd":"user.add","name":"evil","password":"hunter2"}"#);
     let each = count / users as usize;
     crowds.extend((0..users).map(|user| hostile(user, || crowd(&socket, each, add.as_bytes()))));
-    let (per_user, all) = (PER_UID, cpd::daemon::control_conn::CONNECTIONS_MAX);
+    let (per_user, all) = (PER_UID, cpd::daemon::control_hub::CONNECTIONS_MAX);
     let held: usize = crowds.iter().map(|crowd| crowd.held.len()).sum();
     let now = descriptors(pid);
     assert!(now <= open + all && held >= per_user.min(all), "{now} descriptors, {held} held");

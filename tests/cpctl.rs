@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use cpd::control::answer::*;
 use cpd::control::{ErrorCode, REQUEST_MAX_BYTES, Request, encode_error, encode_ok};
-use cpd::ctl::table::{COMMANDS, Kind};
+use cpd::ctl::table::{COMMANDS, ValueKind};
 use fake_daemon::{FakeDaemon, run, small, told};
 use serde_json::Value;
 
@@ -111,8 +111,8 @@ fn example(words: &[&'static str], file: &str) -> Vec<String> {
     let command = COMMANDS.iter().find(|command| command.words == words).expect("in the table");
     let mut line: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     line.extend(command.arguments.iter().map(|argument| match argument.kind {
-        Kind::File => file.to_owned(),
-        Kind::Session => "7".to_owned(),
+        ValueKind::File => file.to_owned(),
+        ValueKind::SessionId => "7".to_owned(),
         _ => "bob".to_owned(),
     }));
     let wanted = ["yes", "generate", "body", "all"];
@@ -442,7 +442,7 @@ fn lists_are_collected_page_by_page() {
         }
         Request::StoreCheck { after, .. } => {
             let damaged = if *after == 10 { vec!["message 11".to_owned()] } else { Vec::new() };
-            encode_ok(&Checked { rows: 10, damaged, next: (*after < 20).then_some(after + 10) })
+            encode_ok(&CheckPage { rows: 10, damaged, next: (*after < 20).then_some(after + 10) })
         }
         // Pages that turn in a circle.
         Request::QueueShow { .. } => encode_ok(&IdPage::<MessageInfo> { rows: Vec::new(), next: Some(3) }),

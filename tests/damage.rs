@@ -22,7 +22,7 @@ use std::sync::mpsc;
 use chance::Chance;
 use cpd::engine::port::{AdminOp, Answer, Batch, FromStore, MessageId, Op, RequestId, SessionId, StoredMessage};
 use cpd::proto::types::Username;
-use cpd::sabotage::{Fault, is};
+use cpd::sabotage::{Fault, is_ordered};
 use cpd::store::{OpenErrorKind, Store};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
@@ -73,7 +73,7 @@ impl Tally {
     fn conclude(&self, what: &str) {
         let Tally { cases, refused, whole, partly, wrong } = self;
         let fate = format!("{cases} cases, {refused} refused, {whole} served whole, {partly} in part");
-        if is(Fault::TrustedRows) {
+        if is_ordered(Fault::TrustedRows) {
             println!("proof: damage, {what}: {fate}; twin trusted-rows: {} wrong, {:?}", wrong.len(), wrong.first());
             assert!(!wrong.is_empty(), "the twin was not caught");
         } else {
@@ -325,7 +325,7 @@ fn every_frame_of_a_log_is_damaged() {
         tally.count(&what, fate);
     }
     let figures = format!("{frames} frames of the log");
-    match is(Fault::TrustedRows) {
+    match is_ordered(Fault::TrustedRows) {
         // SQLite's own checksums hold the log; there are no rows to trust.
         true => println!("proof: damage, {figures}: {tally:?}"),
         false => tally.conclude(&figures),

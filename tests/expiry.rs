@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use cpd::engine::Engine;
-use cpd::engine::events::Event;
+use cpd::engine::events::LogEvent;
 use cpd::engine::port::{AddressKey, MessageId, Op, StoredMessage};
 use cpd::engine::settings::{Limits, Settings};
 use cpd::proto::types::Username;
@@ -28,7 +28,7 @@ fn forgotten(engine: &mut Engine, now: u64) -> Vec<u64> {
     let mut ids = Vec::new();
     while let Some(batch) = engine.next_batch(now) {
         ids.extend(batch.ops.iter().filter_map(|op| match op {
-            Op::Forget { id } => Some(id.0),
+            Op::DeleteExpired { id } => Some(id.0),
             _ => None,
         }));
     }
@@ -42,7 +42,7 @@ fn what_is_too_old_goes_and_is_told() {
     let due = engine.next_deadline();
     engine.expire(due);
     assert_eq!(engine.queued_messages(), 2);
-    assert_eq!(engine.next_event(), Some(Event::Expired { messages: 2 }));
+    assert_eq!(engine.next_event(), Some(LogEvent::Expired { messages: 2 }));
     assert_eq!(forgotten(&mut engine, due + 1000), [1, 2]);
 
     engine.set_wall_clock(NOW + AGE + 1);

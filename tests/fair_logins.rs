@@ -122,7 +122,7 @@ impl World {
             let login = guess(self.flooding[&id]);
             self.engine.receive(id, login.as_bytes(), self.now);
         }
-        if matches!(self.engine.closing(id), Closing::Now | Closing::Flush) {
+        if matches!(self.engine.next_close_step(id), Closing::Now | Closing::Flush) {
             if let Some(attacker) = self.flooding.remove(&id) {
                 self.connected[attacker as usize] = false;
             }

@@ -6,7 +6,7 @@ mod memory_store;
 
 use std::net::IpAddr;
 
-use cpd::daemon::succession::{parse_records, write_records};
+use cpd::daemon::fd_store::{parse_records, write_records};
 use cpd::engine::Engine;
 use cpd::engine::port::{AddressKey, Origin, SessionId};
 use cpd::engine::settings::Settings;
@@ -85,7 +85,7 @@ fn taken_up(house: &mut House) -> Vec<SessionId> {
         let id = house.engine.thaw(record, origin("127.0.0.1"), NOW);
         taken[place] = Some(id.unwrap_or_else(|| panic!("session {place} is refused")));
     }
-    house.engine.succeeded(NOW);
+    house.engine.finish_handover(NOW);
     taken.into_iter().flatten().collect()
 }
 

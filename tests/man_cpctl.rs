@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use cpd::control::{NAME_RULE, PASSWORD_RULE};
-use cpd::ctl::exit::EXITS;
+use cpd::ctl::exit::EXIT_CODES;
 use cpd::ctl::table::COMMANDS;
 use cpd::ctl::{GROUP_DEFAULT, SOCKET_DEFAULT, SOCKET_VARIABLE, arguments};
 
@@ -109,10 +109,10 @@ fn json_fields_are_the_tables() {
 fn exit_codes_are_the_programs_and_the_helps() {
     let described: Vec<String> =
         section("EXIT STATUS").iter().filter_map(|line| line.strip_prefix(".It ").map(str::to_owned)).collect();
-    let known: Vec<String> = EXITS.iter().map(|(code, _)| code.to_string()).collect();
+    let known: Vec<String> = EXIT_CODES.iter().map(|(code, _)| code.to_string()).collect();
     assert_eq!(described, known);
     let help = arguments::cpctl().render_long_help().to_string();
-    for (code, _) in EXITS {
+    for (code, _) in EXIT_CODES {
         assert!(help.contains(&format!("{code} ")), "{code} is not in the help");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use cpd::daemon::config::{self, Config, KEYS, Kind, SOCKET_PATH_MAX_BYTES, show_duration};
+use cpd::daemon::config::{self, Config, KEYS, SOCKET_PATH_MAX_BYTES, ValueKind, show_duration};
 use cpd::daemon::exit::ExitCode;
 use cpd::proto::limits;
 use cpd::proto::reply;
@@ -131,25 +131,25 @@ fn described_keys() -> Vec<(String, String, String, String)> {
 }
 
 /// The range of a key as the page words it, or what says it for the whole section.
-fn range_in_words(kind: &Kind) -> Vec<String> {
+fn range_in_words(kind: &ValueKind) -> Vec<String> {
     let spaced = |millis: u64| {
         let text = show_duration(millis);
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         format!("{} {}", &text[..digits], &text[digits..])
     };
     match kind {
-        Kind::Addresses { .. } => vec!["At most 64".to_owned()],
-        Kind::Path { socket: true, .. } => vec![format!("absolute path of at most {SOCKET_PATH_MAX_BYTES} bytes")],
-        Kind::Path { .. } => vec!["an absolute path".to_owned()],
-        Kind::Group { .. } => vec!["At most 32 bytes, or empty for no group".to_owned()],
-        Kind::Number { range: (low, high), .. } => vec![format!("from {low} to {high}")],
-        Kind::Bytes { .. } => vec![format!("from 0 to {}", i64::MAX)],
-        Kind::Duration { range: (low, high), .. } => {
+        ValueKind::Addresses { .. } => vec!["At most 64".to_owned()],
+        ValueKind::Path { socket: true, .. } => vec![format!("absolute path of at most {SOCKET_PATH_MAX_BYTES} bytes")],
+        ValueKind::Path { .. } => vec!["an absolute path".to_owned()],
+        ValueKind::Group { .. } => vec!["At most 32 bytes, or empty for no group".to_owned()],
+        ValueKind::Number { range: (low, high), .. } => vec![format!("from {low} to {high}")],
+        ValueKind::Bytes { .. } => vec![format!("from 0 to {}", i64::MAX)],
+        ValueKind::Duration { range: (low, high), .. } => {
             vec![format!("duration from {} to {}", spaced(*low), spaced(*high))]
         }
-        Kind::Flag { .. } => vec!["true".to_owned()],
-        Kind::Target { .. } => ["journal", "syslog", "stderr", "auto"].map(str::to_owned).to_vec(),
-        Kind::Level { .. } => ["error", "warn", "info", "debug"].map(str::to_owned).to_vec(),
+        ValueKind::Flag { .. } => vec!["true".to_owned()],
+        ValueKind::Target { .. } => ["journal", "syslog", "stderr", "auto"].map(str::to_owned).to_vec(),
+        ValueKind::Level { .. } => ["error", "warn", "info", "debug"].map(str::to_owned).to_vec(),
     }
 }
 
@@ -170,7 +170,7 @@ fn ranges_and_restarts_are_the_programs() {
         for part in range_in_words(&key.kind) {
             assert!(text.contains(&part) || head.contains(&part), "{}: no {part:?} in: {text}", key.name());
         }
-        assert_eq!(text.contains("restart"), key.restart, "{}: {text}", key.name());
+        assert_eq!(text.contains("restart"), key.needs_restart, "{}: {text}", key.name());
     }
 }
 

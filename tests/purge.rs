@@ -66,7 +66,7 @@ fn a_purge_that_the_store_refuses_takes_nothing() {
 fn a_purge_that_is_stored_takes_what_was_meant() {
     let mut engine = engine();
     let result = purge(&mut engine, AdminAnswer::Done);
-    assert!(matches!(result, AdminResult::Gone { messages: 2, .. }), "{result:?}");
+    assert!(matches!(result, AdminResult::Removed { messages: 2, .. }), "{result:?}");
     assert_eq!(shown(&mut engine), [2]);
     assert_eq!((summary(&mut engine), engine.queued_messages()), ((1, 7), 1));
 }
@@ -85,7 +85,7 @@ fn a_message_that_does_not_meet_every_condition_is_there_and_stays() {
     };
     assert!(matches!(purge(11, 4), AdminResult::NoSuchMessage));
     // It is ann's.
-    assert!(matches!(purge(12, 2), AdminResult::Gone { messages: 0, .. }));
-    assert!(matches!(purge(13, 3), AdminResult::Gone { messages: 1, .. }));
+    assert!(matches!(purge(12, 2), AdminResult::Removed { messages: 0, .. }));
+    assert!(matches!(purge(13, 3), AdminResult::Removed { messages: 1, .. }));
     assert_eq!(shown(&mut engine), [1, 2]);
 }

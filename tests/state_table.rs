@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use cpd::proto::dfa::{Dialect, Say, State};
+use cpd::proto::dfa::{Dialect, Response, State};
 use cpd::proto::reply::Reply;
-use cpd::proto::table::{Cell, KINDS, Kind, SITUATIONS, Situation, contract_rows, dot, matrix, reachable};
+use cpd::proto::table::{Cell, EVENT_KINDS, EventKind, SITUATIONS, Situation, contract_rows, dot, matrix, reachable};
 
 const STATES: [&str; 7] = [
     "Idle",
@@ -51,9 +51,9 @@ fn every_state_has_an_entry_for_every_event() {
     assert_eq!(states, BTreeSet::from(STATES));
     for dialect in DIALECTS {
         let cells = matrix(dialect);
-        assert_eq!(cells.len(), SITUATIONS.len() * KINDS.len());
+        assert_eq!(cells.len(), SITUATIONS.len() * EVENT_KINDS.len());
         for situation in SITUATIONS {
-            for kind in KINDS {
+            for kind in EVENT_KINDS {
                 let found = cells.iter().filter(|cell| cell.situation == situation && cell.kind == kind).count();
                 assert_eq!(found, 1, "{situation:?} {kind:?}");
             }
@@ -74,15 +74,15 @@ fn variants(file: &str, name: &str) -> BTreeSet<String> {
 fn no_kind_of_event_is_forgotten() {
     let head = |text: String| text.split('(').next().unwrap_or_default().to_owned();
     let inner = |of: &str| -> BTreeSet<String> {
-        let all = KINDS.iter().map(|kind| format!("{kind:?}"));
+        let all = EVENT_KINDS.iter().map(|kind| format!("{kind:?}"));
         all.filter_map(|text| Some(text.strip_prefix(of)?.strip_prefix('(')?.trim_end_matches(')').to_owned()))
             .collect()
     };
-    let kinds: BTreeSet<String> = KINDS.iter().map(|kind| head(format!("{kind:?}"))).collect();
+    let kinds: BTreeSet<String> = EVENT_KINDS.iter().map(|kind| head(format!("{kind:?}"))).collect();
     assert_eq!(kinds, variants("src/proto/dfa.rs", "Event"));
-    assert_eq!(inner("Bad"), variants("src/proto/command.rs", "Fault"));
+    assert_eq!(inner("Bad"), variants("src/proto/command.rs", "PduFault"));
     assert_eq!(inner("BadSend"), variants("src/proto/command.rs", "SendFault"));
-    assert_eq!(inner("Late"), variants("src/proto/command.rs", "Verb"));
+    assert_eq!(inner("TimedOut"), variants("src/proto/command.rs", "Verb"));
     assert_eq!(inner("Refused"), variants("src/proto/dfa.rs", "Refusal"));
     assert_eq!(inner("Verified"), BTreeSet::from(["false".to_owned(), "true".to_owned()]));
     assert_eq!(State::Idle.name(), STATES[0]);
@@ -95,20 +95,20 @@ fn nothing_happens_that_is_not_in_the_table() {
     for cell in matrix(Dialect::Cp) {
         let receiving = cell.situation.state_name() == "Receiving Message";
         // The messages of an RMSG that was taken before.
-        let goes_on = receiving && cell.next == "Receiving Message" && cell.say == Say::Messages;
-        let waits = cell.say == Say::Later && !cell.situation.answers();
+        let goes_on = receiving && cell.next == "Receiving Message" && cell.response == Response::Messages;
+        let waits = cell.response == Response::Deferred && !cell.situation.answers_pdus();
         // TERM where PDUs wait is the end that a timer brings.
-        let is_end = cell.closes && !cell.situation.answers();
-        let explained = in_table(&cell) || cell.is_silent() || goes_on || waits || is_end || cell.is_help();
+        let is_end = cell.closes && !cell.situation.answers_pdus();
+        let explained = in_table(&cell) || cell.is_ignored() || goes_on || waits || is_end || cell.is_help();
         assert!(explained, "not in the contract: {cell:?}");
     }
 }
 
 #[test]
 fn help_is_answered_where_pdus_are_and_changes_nothing() {
-    for cell in matrix(Dialect::Cp).iter().filter(|cell| cell.kind == Kind::Help) {
-        let waits = cell.say == Say::Later && cell.next == cell.situation.state_name();
-        assert!(if cell.situation.answers() { cell.is_help() } else { waits }, "{cell:?}");
+    for cell in matrix(Dialect::Cp).iter().filter(|cell| cell.kind == EventKind::Help) {
+        let waits = cell.response == Response::Deferred && cell.next == cell.situation.state_name();
+        assert!(if cell.situation.answers_pdus() { cell.is_help() } else { waits }, "{cell:?}");
     }
     let text = fs::read_to_string("docs/protocol.md").expect("the contract");
     assert!(text.contains("HELP changes no state"));
@@ -120,7 +120,7 @@ fn acknowledgements_are_ignored_from_process_command_on() {
         let ignores = [Situation::ProcessCommand, Situation::Waiting, Situation::ErrorProcessing];
         assert!(ignores.contains(&cell.situation), "{cell:?}");
     }
-    let code = [Kind::Acknowledge, Kind::Reject];
+    let code = [EventKind::Acknowledge, EventKind::Reject];
     let waiting = |cell: &&Cell| cell.situation == Situation::Waiting && code.contains(&cell.kind);
     let cells = matrix(Dialect::Cp);
     assert!(cells.iter().filter(waiting).all(Cell::is_ignored_acknowledgement), "while WMSG waits");
@@ -128,8 +128,8 @@ fn acknowledgements_are_ignored_from_process_command_on() {
 
 #[test]
 fn what_is_printed_tells_everything_apart() {
-    let names: BTreeSet<String> = KINDS.iter().map(|kind| kind.name()).collect();
-    assert_eq!(names.len(), KINDS.len());
+    let names: BTreeSet<String> = EVENT_KINDS.iter().map(|kind| kind.name()).collect();
+    assert_eq!(names.len(), EVENT_KINDS.len());
     let situations: BTreeSet<_> = SITUATIONS.iter().map(|s| (s.state_name(), s.detail())).collect();
     assert_eq!(situations.len(), SITUATIONS.len());
     for situation in SITUATIONS {
@@ -165,12 +165,14 @@ fn the_picture_shows_every_state_and_every_edge() {
         for cell in matrix(dialect).iter().filter(|cell| reachable.contains(&cell.situation.state_name())) {
             let from = cell.situation.state_name();
             let edge = format!("  \"{from}\" -> \"{}\" [", cell.next);
-            let said =
-                !matches!(cell.say, Say::Nothing | Say::Later | Say::Reply(Reply::BadCommand(..) | Reply::Help(_)));
+            let said = !matches!(
+                cell.response,
+                Response::Nothing | Response::Deferred | Response::Reply(Reply::BadCommand(..) | Reply::Help(_))
+            );
             if cell.next != from || said {
                 let line = picture.lines().find(|line| line.starts_with(&edge));
                 let line = line.unwrap_or_else(|| panic!("no edge for {cell:?}\n{picture}"));
-                assert!(line.contains(&cell.kind.name()) && line.contains(&cell.drawn()), "{cell:?}\n{line}");
+                assert!(line.contains(&cell.kind.name()) && line.contains(&cell.edge_label()), "{cell:?}\n{line}");
             }
         }
         let logs_out = picture.lines().find(|line| line.starts_with("  \"Process Command\" -> \"Idle\""));

@@ -386,7 +386,7 @@ fn an_administrators_link_is_followed() {
             let scene = Scene::new(user);
             scene.makes_store("elsewhere/real.db", user);
             scene.makes_link("data/cpd.db", owner, &scene.at("elsewhere/real.db"));
-            let place = cpd::store::probe(&scene.store(), false);
+            let place = cpd::store::preflight(&scene.store(), false);
             place.expect("a start would take it");
             let ended = scene.runs(&scene.store(), &["--check"]);
             assert_eq!(ended.code(), 0, "{ended:?}");

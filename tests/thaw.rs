@@ -110,7 +110,7 @@ proptest! {
         damaged[place] = to;
         let mut engine = engine();
         if let Some(id) = engine.thaw(&damaged, from(), 0) {
-            engine.succeeded(0);
+            engine.finish_handover(0);
             engine.receive(id, b"x\r\nTERM\r\n250\r\nRMSG\r\n", 0);
             engine.arm(id);
             engine.expire(later);
@@ -153,11 +153,11 @@ fn a_download_is_taken_up_before_an_rmsg_that_was_not_read_yet() {
 
     let mut new = Engine::new(Settings::default(), 4, 20);
     store.load(&mut new);
-    let order = old.succession();
+    let order = old.handover_order();
     let records = order.iter().map(|id| old.freeze(*id, 20).expect("nothing is under way"));
     let taken: Vec<_> = records.map(|record| new.thaw(&record, from(), 20)).collect();
     assert!(taken.iter().all(Option::is_some), "{taken:?} of {order:?}");
-    new.succeeded(20);
+    new.finish_handover(20);
     let taken_up = |id| taken[order.iter().position(|old| *old == id).expect("it was there")].expect("it is there");
     assert!(new.output(taken_up(first)).ends_with(b"256 no new messages\r\n"));
     let (second, before) = (taken_up(second), new.output(taken_up(second)).len());

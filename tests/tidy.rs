@@ -1,5 +1,5 @@
 //! The house rules, held by a test: who may call whom, how long things get, what is not left lying about. The rooms and
-//! the reasons are in the README. Every rule has a sample below that breaks it: a check that cannot fail is none.
+//! the reasons are in CONTRIBUTING.md. Every rule has a sample below that breaks it: a check that cannot fail is none.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use cpd::auth::Hasher;
-use cpd::daemon::config::{Arguments, Auth, Config};
+use cpd::daemon::config::{Arguments, AuthConfig, Config};
 use cpd::daemon::logging::{Level, LogTarget, Logger};
 use cpd::daemon::port::StorePort;
-use cpd::daemon::{Served, WAKER, listeners, serve as run_loop};
+use cpd::daemon::{ServerParts, WAKER, listeners, serve as run_loop};
 use cpd::engine::Engine;
 use cpd::engine::port::{Batch, FromStore};
 use cpd::engine::settings::{Limits, Settings};
@@ -71,7 +71,7 @@ pub fn serve(announce: impl FnOnce(u16)) -> Result<(), String> {
         cp: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
         control_socket: folder.path().join("control.sock"),
         control_group: String::new(),
-        auth: Auth { memory_kib: 8, iterations: 1, threads: 0 },
+        auth: AuthConfig { memory_kib: 8, iterations: 1, threads: 0 },
         settings,
         ..Config::default()
     };
@@ -84,16 +84,16 @@ pub fn serve(announce: impl FnOnce(u16)) -> Result<(), String> {
     let listeners = listeners::open(&config, Vec::new()).map_err(|e| e.message)?;
     announce(listeners.streams.first().map_or(0, |stream| stream.address.port()));
     let port = Box::new(MemoryPort { store, results: VecDeque::new(), waker: Arc::clone(&waker) });
-    let costs = config.auth.params().into();
-    let (connections_max, verifiers, heritage) = (CONNECTIONS, config.auth.worker_threads(), Ok(None));
-    let served = Served { engine, costs, port, poll, waker, signals, connections_max, verifiers, heritage };
+    let costs = config.auth.hash_params().into();
+    let (connections_max, verifiers, handover_fds) = (CONNECTIONS, config.auth.worker_threads(), Ok(None));
+    let served = ServerParts { engine, costs, port, poll, waker, signals, connections_max, verifiers, handover_fds };
     run_loop(Arguments::default(), config, listeners, served, &logger).map_err(|e| e.message)
 }
 
 fn filled(settings: Settings, config: &Config) -> Result<(Engine, MemoryStore), String> {
     let (mut engine, mut store) = (Engine::new(settings, 1, 0), MemoryStore::default());
     let password = Password::parse(PASSWORD.as_bytes()).ok_or("no password")?;
-    let hash = Hasher::new(config.auth.params()).hash(&password).map_err(|e| e.to_string())?;
+    let hash = Hasher::new(config.auth.hash_params()).hash(&password).map_err(|e| e.to_string())?;
     for n in 0..USERS {
         let name = Username::parse(user_name(n).as_bytes()).ok_or("no name")?;
         engine.load_user(name);

@@ -45,18 +45,20 @@ fn accepted(text: &str, config: &Config) -> Result<(), String> {
     let mut shown = Config::parse(Path::new(FILE), &again).map_err(|fatal| format!("{}\nof {again}", fatal.message))?;
     // Warnings name lines, and these are other lines; and what was left out is named now.
     shown.warnings.clone_from(&config.warnings);
-    shown.named.clone_from(&config.named);
+    shown.explicit_keys.clone_from(&config.explicit_keys);
     if shown != *config {
         return Err(format!("shown as {again} it is another: {shown:?}"));
     }
     if HashParams::new(config.auth.memory_kib, config.auth.iterations).is_none() || config.auth.worker_threads() == 0 {
         return Err(format!("no hash can be made with {:?}", config.auth));
     }
-    if !config.needs_restart(&shown).is_empty() {
+    if !config.keys_needing_restart(&shown).is_empty() {
         return Err("the same needs a restart".into());
     }
     let (kept, changed) = Config::default().reloaded(config.clone());
-    if !kept.needs_restart(&Config::default()).is_empty() || changed != Config::default().needs_restart(config) {
+    if !kept.keys_needing_restart(&Config::default()).is_empty()
+        || changed != Config::default().keys_needing_restart(config)
+    {
         return Err(format!("a reload changes {changed:?}"));
     }
     if config.warnings.iter().any(|warning| !warning.starts_with(FILE) || warning.contains('\n')) {

@@ -24,7 +24,7 @@ pub fn check(data: &[u8], twin: Twin) -> Result<(), String> {
             let taken = framer.push(rest);
             rest = rest.get(taken..).ok_or("more was taken than there is")?;
             let mut none = taken == 0;
-            while let Some(line) = framer.take() {
+            while let Some(line) = framer.next_line() {
                 none = false;
                 let line = match line {
                     Ok(line) => Some(line.as_bytes().to_vec()),

@@ -135,11 +135,11 @@ pub fn check(segments: &[&[u8]], twin: Twin) -> Result<(), String> {
                 Found::Line(Line::Overlong(verb), token) => (Piece::Overlong(verb), Some(token)),
                 Found::Refuse(bytes) => (Piece::Refusal(bytes), None),
                 Found::AreYouThere => (Piece::AreYouThere, None),
-                Found::More | Found::End => break,
+                Found::NeedInput | Found::End => break,
                 Found::Flood => return Err("a flood where there is none".into()),
             };
             if let Some(token) = token {
-                decoder.take(token, &mut rest);
+                decoder.take_line(token, &mut rest);
             }
             if !(twin == Twin::SkippedLine && piece == Piece::Line(Vec::new())) {
                 found.push(piece);

@@ -3,12 +3,12 @@
 
 use std::net::IpAddr;
 
-use cpd::daemon::succession::{parse_records, write_records};
+use cpd::daemon::fd_store::{parse_records, write_records};
 use cpd::engine::Engine;
-use cpd::engine::VERSION;
+use cpd::engine::RECORD_VERSION;
 use cpd::engine::port::{AddressKey, MessageId, SessionId, StoredMessage};
 use cpd::engine::settings::Settings;
-use cpd::proto::codec::{Form, Reader, Writer};
+use cpd::proto::record::{RecordFormat, RecordReader, RecordWriter};
 use cpd::proto::session::Session;
 use cpd::proto::types::{Millis, Username};
 
@@ -54,15 +54,16 @@ fn session(record: &[u8], twin: Twin) -> Result<(), String> {
     let Some(id) = engine.thaw(taken(record, twin), from(), NOW) else { return Ok(()) };
     // The engine's own part comes first: a version, an age, the end of a download.
     let (head, body) = record.split_at_checked(2 + 8 + 8).ok_or("a record without a head was taken")?;
-    let mut reader = Reader::new(body);
-    let form = if head.starts_with(&VERSION.to_le_bytes()) { Form::Now } else { Form::Old };
+    let mut reader = RecordReader::new(body);
+    let form =
+        if head.starts_with(&RECORD_VERSION.to_le_bytes()) { RecordFormat::Current } else { RecordFormat::Previous };
     let thawed = Session::thaw(&mut reader, form, NOW).ok_or("the session in it cannot be thawed")?;
-    reader.end().ok_or("a record with something behind it was taken")?;
-    let mut writer = Writer::default();
+    reader.expect_end().ok_or("a record with something behind it was taken")?;
+    let mut writer = RecordWriter::default();
     thawed.freeze(NOW, &mut writer).ok_or("what was thawed cannot be frozen")?;
-    let again = writer.finish();
+    let again = writer.into_bytes();
     // What 0.1.0 wrote is written anew in this version's form.
-    if form == Form::Now && again != body {
+    if form == RecordFormat::Current && again != body {
         return Err(format!("frozen again it is another:\n{}\n{}", shown(body), shown(&again)));
     }
     if !matches!(thawed.unfinished_download(), Some((_, false, _))) && head[10..] != [0; 8] {
@@ -74,7 +75,7 @@ fn session(record: &[u8], twin: Twin) -> Result<(), String> {
 /// The engine serves the session, whatever its record said, and is rid of it at the end.
 fn goes_on(engine: &mut Engine, id: SessionId) -> Result<(), String> {
     let mut store = MemoryStore::default();
-    engine.succeeded(NOW);
+    engine.finish_handover(NOW);
     let mut now = NOW;
     for bytes in [&b"x\r\nUSERbob\r\n250\r\n"[..], b"\xff\xf0RMSG9\r\n250\r\n201\r\nSMSGalice:hm\r\n", b"TERM\r\n"] {
         if engine.wants_input(id) {

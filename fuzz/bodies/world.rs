@@ -8,7 +8,7 @@ use cpd::engine::events::{AdminRequest, PurgeFilter};
 use cpd::engine::port::{AddressKey, Batch, FromStore, Op, Outcome, RequestId, SessionId};
 use cpd::engine::{Engine, Verification};
 use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, PDU_MAX_BYTES};
-use cpd::proto::reply::{Reply, Stage, Why};
+use cpd::proto::reply::{BadCommandCause, Reply, ReplyStage};
 use cpd::proto::session::{Closing, NEVER};
 use cpd::proto::types::{Millis, Username};
 
@@ -232,7 +232,7 @@ impl<'p> World<'p> {
             Ok(id) => (life.id, life.session) = (Some(id), Some(id)),
             Err(_) => {
                 (life.closed, life.refused) = (true, true);
-                Reply::BadCommand(Stage::Idle, Why::Crowded).write(false, &mut life.output);
+                Reply::BadCommand(ReplyStage::Idle, BadCommandCause::TooManyConnections).write(false, &mut life.output);
             }
         }
         self.lives.push(life);
@@ -345,7 +345,7 @@ impl<'p> World<'p> {
         while !self.lives[life].deaf && !self.engine.output(id).is_empty() {
             self.take(life, usize::MAX);
         }
-        match self.engine.closing(id) {
+        match self.engine.next_close_step(id) {
             closing @ (Closing::Now | Closing::Flush) => {
                 self.lives[life].closed = true;
                 self.lives[life].ended = closing == Closing::Flush;
@@ -387,7 +387,7 @@ impl<'p> World<'p> {
         let lives: HashMap<SessionId, usize> =
             self.lives.iter().enumerate().filter_map(|(at, life)| Some((life.id?, at))).collect();
         self.lives.iter_mut().for_each(|life| life.session = None);
-        for id in self.engine.succession() {
+        for id in self.engine.handover_order() {
             let life = *lives.get(&id).ok_or("a session of no connection")?;
             let record = self.engine.freeze(id, self.now).ok_or(format!("connection {life} could not be frozen"))?;
             if record.len() > RECORD_MAX_BYTES {
@@ -400,7 +400,7 @@ impl<'p> World<'p> {
         }
         let common = self.engine.freeze_common(self.now);
         next.thaw_common(&common, self.now).ok_or("what is not any connection's could not be thawed")?;
-        next.succeeded(self.now);
+        next.finish_handover(self.now);
         self.engine = next;
         self.pump()
     }

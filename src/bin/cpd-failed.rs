@@ -1,4 +1,4 @@
-//! Stands in for a cpd that cannot start, cpd(8).
+//! The stand-in for a cpd that cannot start; see cpd(8).
 
 fn main() -> std::process::ExitCode {
     cpd::daemon::stand_in::main()

@@ -1,5 +1,5 @@
-//! What the daemon answers. Field names are stable; cpctl(8) documents them, since cpctl's `--json` shows the same.
-//! Times are RFC 3339 in UTC, as [`rfc3339`] writes them.
+//! The daemon's answers. The field names are stable; cpctl(8) documents them, because `cpctl --json` uses the same
+//! ones. Times are in the format of [`rfc3339`]: RFC 3339 in UTC.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,15 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ErrorCode;
 
-/// The line, with its newline, that says yes. `body` must be a struct; its fields stand beside `ok`.
+/// The answer to a request that succeeded: one line with its newline. `body` must be a struct; its fields are put next
+/// to `ok`.
 pub fn encode_ok(body: &impl Serialize) -> Vec<u8> {
     #[derive(Serialize)]
-    struct Yes<'a, T: Serialize> {
+    struct Success<'a, T: Serialize> {
         ok: bool,
         #[serde(flatten)]
         body: &'a T,
     }
-    match serde_json::to_vec(&Yes { ok: true, body }) {
+    match serde_json::to_vec(&Success { ok: true, body }) {
         Ok(mut line) => {
             line.push(b'\n');
             line
@@ -24,246 +25,259 @@ pub fn encode_ok(body: &impl Serialize) -> Vec<u8> {
     }
 }
 
-/// The line, with its newline, that says no.
+/// The answer to a request that was refused: one line with its newline.
 pub fn encode_error(code: ErrorCode, message: &str) -> Vec<u8> {
-    let refusal = Refusal { code: code.as_str().to_owned(), message: message.to_owned() };
-    let verdict = Verdict { ok: false, error: Some(refusal) };
-    // Text and a boolean always encode; an empty line would still be a refusal to whoever reads it.
-    let mut line = serde_json::to_vec(&verdict).unwrap_or_default();
+    let refusal = ErrorBody { code: code.as_str().to_owned(), message: message.to_owned() };
+    let envelope = Envelope { ok: false, error: Some(refusal) };
+    // Encoding text and a boolean cannot fail. If it did, the client would not take the empty line for a success.
+    let mut line = serde_json::to_vec(&envelope).unwrap_or_default();
     line.push(b'\n');
     line
 }
 
-/// `seconds` since 1970 as RFC 3339 in UTC: `2026-01-31T12:00:00Z`. What lies beyond year 9999 is its end.
+/// Formats `seconds` since 1970 as RFC 3339 in UTC: `2026-01-31T12:00:00Z`. A time after the year 9999 becomes the last
+/// time that can be represented.
 pub fn rfc3339(seconds: u64) -> String {
     let second = i64::try_from(seconds).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
-/// The part of an answer that says whether it is one. The rest is read by the type of the command asked.
+/// The part that all answers share: whether the request succeeded, and the error if it did not. The other fields depend
+/// on the command and have a type of their own.
 #[derive(Serialize, Deserialize, Debug)]
-pub struct Verdict {
+pub struct Envelope {
     pub ok: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<Refusal>,
+    pub error: Option<ErrorBody>,
 }
 
-/// Why not. `code` is text here, so that a code which is newer than the reader still reaches people.
+/// The reason for a refusal. `code` is text, not an [`ErrorCode`], so that a client can also read codes that are newer
+/// than itself.
 #[derive(Serialize, Deserialize, Debug)]
-pub struct Refusal {
+pub struct ErrorBody {
     pub code: String,
     pub message: String,
 }
 
-/// It is done, and there is nothing to say about it.
+/// The request succeeded; there is nothing to add.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct Done {}
 
-/// It is done, and ended so many sessions.
+/// The request succeeded and ended this many sessions.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct SessionsEnded {
     pub sessions: u64,
 }
 
-/// A user is gone, with so many messages and sessions.
+/// A user was removed. The messages in its queue were deleted and its sessions ended; these are their numbers.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct Removed {
     pub messages: u64,
     pub sessions: u64,
 }
 
-/// So many messages were deleted.
+/// The number of messages that were deleted.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct Purged {
     pub messages: u64,
 }
 
-/// A page in the order of names. `next` is the `after` of the next page, `null` on the last.
+/// One page of a list in the order of names. `next` is the `after` of the next page, or `null` on the last page.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct NamePage<T> {
     pub rows: Vec<T>,
     pub next: Option<String>,
 }
 
-/// A page in the order of ids. `next` is the `after` of the next page, `null` on the last.
+/// One page of a list in the order of ids. `next` is the `after` of the next page, or `null` on the last page.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct IdPage<T> {
     pub rows: Vec<T>,
     pub next: Option<u64>,
 }
 
+/// A user.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
 pub struct UserInfo {
     pub name: String,
     pub locked: bool,
     pub created: String,
+    /// `null` if the user has never logged in.
     pub last_login: Option<String>,
-    /// Messages that wait for this user.
+    /// The number of messages in the user's queue.
     pub queued: u64,
-    /// Until when logins from where this user has not logged in before are refused, as too many have failed; `null`: they
-    /// are not. Versions before 0.3.0 do not know.
+    /// The time until which logins from addresses that are not known addresses of this user are refused, because too
+    /// many have failed; `null` if they are not refused. Versions before 0.3.0 omit this field.
     #[serde(default)]
     pub throttled: Option<String>,
 }
 
+/// A queue that is not empty.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
 pub struct QueueInfo {
     pub user: String,
     pub messages: u64,
-    /// Of their bodies.
+    /// The total size of the bodies.
     pub bytes: u64,
-    /// When the first of them was queued.
+    /// The time at which the first of the messages was queued.
     pub oldest: String,
 }
 
+/// A message in a queue.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
 pub struct MessageInfo {
     pub id: u64,
     pub sender: String,
     pub queued_at: String,
-    /// Of its body.
+    /// The size of the body.
     pub bytes: u64,
-    /// Only when it was asked for.
+    /// Present only if the request asked for bodies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
 }
 
+/// A session of a client.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
 pub struct SessionInfo {
     pub id: u64,
-    /// Who is logged in; `null` before that.
+    /// The user who is logged in; `null` before the login.
     pub user: Option<String>,
-    /// Address and port of the peer, or what stands for them on a local socket.
+    /// The address and port of the peer.
     pub address: String,
-    /// `cp`, `classic`, `tls` or `unix`.
+    /// The kind of listener that accepted the connection: `cp` or `classic`.
     pub listener: String,
-    /// One of the names of [`SessionStates`]' fields.
+    /// The name of one of the fields of [`SessionStates`].
     pub state: String,
-    /// When it connected.
+    /// The time at which the client connected.
     pub since: String,
-    /// Since its last complete PDU.
+    /// The time since the last complete PDU.
     pub idle_seconds: u64,
 }
 
-/// The throttles in force that last longest.
+/// The throttles in force, beginning with those that last longest.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct Throttles {
     pub throttles: Vec<ThrottleInfo>,
-    /// Whether there are more than were asked for.
+    /// Whether there are more throttles than the request's limit.
     pub more: bool,
 }
 
-/// Failed logins that keep others out: from `address` whoever they say they are; for `user` from wherever that user has not
-/// logged in before; where both are named, for that user from there.
+/// A throttle in force: logins are refused because too many have failed. If only `address` is set, it applies to all
+/// logins from there. If only `user` is set, it applies to logins of that user from addresses that are not known
+/// addresses of the user. If both are set, it applies to logins of that user from that address.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
 pub struct ThrottleInfo {
     pub user: Option<String>,
-    /// An IPv4 address, an IPv6 /64 or a local user's id.
+    /// An IPv4 address, an IPv6 /64, or `uid` and the id of a local user.
     pub address: Option<String>,
     pub failures: u64,
-    /// How many addresses they came from; 16 stands for more, too.
+    /// The number of addresses that the failures came from; 16 means 16 or more.
     pub addresses: u64,
-    /// When the next login is tried, if none fails before.
+    /// The time from which on logins are tried again, unless another one fails before.
     pub until: String,
 }
 
-/// What was counted of failed logins is forgotten: so many buckets of an address, a user, or a user at an address.
+/// Failed logins were forgotten. `forgotten` is the number of counters deleted: one for each address, each user, and
+/// each pair of a user and an address that was counted.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
-pub struct Forgotten {
+pub struct ThrottlesCleared {
     pub forgotten: u64,
 }
 
-/// A held copy of the store and its whole length.
+/// A copy of the store that the daemon holds for downloading: its number, and its length in bytes.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct Backup {
     pub backup: u64,
     pub bytes: u64,
 }
 
-/// A piece of a backup in base64.
+/// A piece of a backup, encoded in base64.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct BackupChunk {
     pub data: String,
 }
 
 impl BackupChunk {
+    /// Encodes `bytes`.
     pub fn new(bytes: &[u8]) -> BackupChunk {
         BackupChunk { data: STANDARD.encode(bytes) }
     }
 
-    /// The bytes, or `None` when it is not base64.
+    /// Decodes the bytes, or returns `None` if `data` is not valid base64.
     pub fn bytes(&self) -> Option<Vec<u8>> {
         STANDARD.decode(&self.data).ok()
     }
 }
 
-/// What one page of a check found. `damaged` names rows for people, at most [`super::DAMAGED_MAX`].
+/// The result of checking one page of rows. `damaged` describes the damaged rows, at most [`super::DAMAGED_ROWS_MAX`].
+/// `next` is the `after` of the next page, or `null` on the last page.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckPage {
     pub rows: u64,
     pub damaged: Vec<String>,
     pub next: Option<u64>,
 }
 
-/// What a store has of the disk, before it was shrunk and after.
+/// The disk space that the store used before and after it was shrunk.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct Shrunk {
     pub before_bytes: u64,
     pub after_bytes: u64,
 }
 
-/// Here I am.
+/// The answer to a ping: the version of the daemon.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 pub struct Pong {
     pub version: String,
 }
 
+/// The state of the daemon.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone, Default)]
 pub struct Status {
     pub version: String,
     pub uptime_seconds: u64,
-    /// Open connections of clients, logged in or not.
+    /// The number of open client connections, logged in or not.
     pub connections: u64,
     pub sessions: SessionStates,
     pub queued_messages: u64,
-    /// The sizes of the store's files.
+    /// The total size of the store's files.
     pub store_bytes: u64,
     pub counters: Counters,
-    /// Only where details were asked for.
+    /// Present only if the request asked for details.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listeners: Option<Vec<ListenerInfo>>,
-    /// Only where details were asked for.
+    /// Present only if the request asked for details.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<ConfigurationInfo>,
 }
 
-/// Where clients and administrators come in.
+/// A socket on which the daemon listens for clients or operators.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone)]
 pub struct ListenerInfo {
-    /// As in [`SessionInfo`], or `control`.
+    /// The same values as in [`SessionInfo`], or `control`.
     pub listener: String,
-    /// Address and port, or a path.
+    /// An address and port, or a path.
     pub address: String,
-    /// `systemd` or `cpd`.
+    /// The program that opened the socket: `systemd` or `cpd`.
     pub opened_by: String,
 }
 
-/// Which configuration is in force.
+/// The configuration in force.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone, Default)]
 pub struct ConfigurationInfo {
-    /// `null`: there is none, or none was read; the defaults hold.
+    /// `null` if no file was read and the defaults apply.
     pub file: Option<String>,
-    /// When what is in force was read.
+    /// The time at which the configuration in force was read.
     pub read_at: String,
-    /// Why the file as it was at the last reload is not in force; `null` where it is.
+    /// The reason why the file, as it was at the last reload, is not in force; `null` if it is in force.
     pub problem: Option<String>,
-    /// When that was found out.
+    /// The time at which the problem was first found.
     pub problem_since: Option<String>,
-    /// Keys whose new value waits for a restart.
+    /// The keys whose new values take effect only after a restart.
     pub needs_restart: Vec<String>,
 }
 
-/// How many sessions are in each state of docs/protocol.md section 5.
+/// The number of sessions in each state of docs/protocol.md section 5.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone, Copy, Default)]
 #[serde(default)]
 pub struct SessionStates {
@@ -276,38 +290,41 @@ pub struct SessionStates {
     pub error_processing: u64,
 }
 
-/// What happened since the daemon started.
+/// The number of events of each kind since the daemon started.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone, Copy, Default)]
 #[serde(default)]
 pub struct Counters {
     pub connections_accepted: u64,
-    /// Over a limit.
+    /// Connections refused or closed because of a limit.
     pub connections_refused: u64,
     pub logins: u64,
     pub login_failures: u64,
-    /// Of those failures, the ones that a throttle decided.
+    /// The part of `login_failures` that was refused by a throttle.
     pub logins_throttled: u64,
-    /// Answered by 240.
+    /// Messages answered with 240.
     pub messages_accepted: u64,
-    /// Answered by 540, 545 or 546.
+    /// Messages answered with 540, 545 or 546.
     pub messages_refused: u64,
-    /// Acknowledged by 250.
+    /// Messages acknowledged with 250.
     pub messages_delivered: u64,
-    /// Older than `message_age`.
+    /// Messages deleted because they were older than `limits.message_age`.
     pub messages_expired: u64,
-    /// Deleted by an administrator.
+    /// Messages deleted by `queue.purge`.
     pub messages_purged: u64,
-    /// Gone with their recipient. Only where details were asked for.
+    /// Messages deleted with their recipient by `user.remove`. Present only if the request asked for details.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_removed: Option<u64>,
-    /// Queued when the daemon started. Only where details were asked for.
+    /// Messages in the queues when the daemon started. Present only if the request asked for details.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_at_start: Option<u64>,
-    /// Answered by 500.
+    /// PDUs answered with 500.
     pub bad_commands: u64,
+    /// Timers of sessions that ran out, including the end of a WMSG and the silence that ends a PDU in the classic
+    /// dialect.
     pub timeouts: u64,
-    /// Commits: each makes durable what came together.
+    /// The batches that the store has answered, whether they succeeded or failed.
     pub store_batches: u64,
+    /// The part of `store_batches` of which something failed.
     pub store_failures: u64,
 }
 
@@ -316,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_piece_of_a_backup_is_what_it_was_made_of() {
+    fn a_backup_chunk_decodes_to_the_bytes_that_were_encoded() {
         let bytes: Vec<u8> = (0..=255).collect();
         assert_eq!(BackupChunk::new(&bytes).bytes(), Some(bytes));
         assert_eq!(BackupChunk { data: "no base64!".to_owned() }.bytes(), None);

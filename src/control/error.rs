@@ -1,25 +1,25 @@
-//! Why a request was refused: a code for programs, a sentence for people.
+//! The reason why a request was refused: a code for programs and a message for users.
 
 use std::fmt;
 
 macro_rules! codes {
     ($($variant:ident $name:literal $meaning:literal,)*) => {
-        /// The complete list of codes. Names are stable; new ones may be added.
+        /// The reason for a refusal as a code. The names are stable; new ones may be added.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         pub enum ErrorCode {
             $(#[doc = $meaning] $variant,)*
         }
 
         impl ErrorCode {
-            /// Every code there is.
+            /// Every code.
             pub const ALL: &[ErrorCode] = &[$(ErrorCode::$variant,)*];
 
-            /// The code as it stands in an answer.
+            /// The code as it appears in an answer.
             pub fn as_str(self) -> &'static str {
                 match self { $(ErrorCode::$variant => $name,)* }
             }
 
-            /// What it means, in a few words.
+            /// The meaning of the code in a few words.
             pub fn meaning(self) -> &'static str {
                 match self { $(ErrorCode::$variant => $meaning,)* }
             }
@@ -55,7 +55,7 @@ codes! {
 }
 
 impl ErrorCode {
-    /// The code called `name`, or `None` for one that this version does not know.
+    /// The code with this name, or `None` if this version does not know it.
     pub fn parse(name: &str) -> Option<ErrorCode> {
         ErrorCode::ALL.iter().copied().find(|code| code.as_str() == name)
     }
@@ -67,7 +67,7 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// A refusal. Its message never holds a password or other value of the request, but for names.
+/// A refusal. Its message may quote names from the request, but never a password or another value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ControlError {
     pub code: ErrorCode,
@@ -75,11 +75,12 @@ pub struct ControlError {
 }
 
 impl ControlError {
+    /// A refusal with this code and this message.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> ControlError {
         ControlError { code, message: message.into() }
     }
 
-    /// The answer to send, one line with its newline.
+    /// The answer to send: one line with its newline.
     pub fn encode(&self) -> Vec<u8> {
         super::encode_error(self.code, &self.message)
     }

@@ -1,5 +1,5 @@
-//! A line of JSON as a flat set of fields. Every error is ours and named: serde's own would quote the request, and a
-//! request may hold a password.
+//! Parses a line of JSON into a flat set of fields. All errors are made here: serde's own errors quote the request,
+//! which may contain a password.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,45 +8,47 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 use super::error::{ControlError, ErrorCode};
 use super::frame::wipe;
-use super::password::new_password;
-use super::{DEPTH_MAX, FIELDS_MAX, NAME_RULE};
+use super::password::parse_new_password;
+use super::{FIELDS_MAX, JSON_DEPTH_MAX, NAME_RULE};
 use crate::proto::types::{Password, Username};
 
-/// The fields of a request that were not taken yet.
+/// The fields of a request that have not been read yet.
 #[derive(Default)]
 pub(super) struct Fields {
     fields: Vec<(String, Scalar)>,
-    problem: Option<ControlError>,
+    first_error: Option<ControlError>,
 }
 
-/// A field's value. Nested values are recognised, never kept: no command takes one.
+/// The value of a field. Nested values are recognised but not kept, because no command takes one.
 enum Scalar {
-    Text(Wiped),
+    Text(SecretText),
     Number(u64),
     Bool(bool),
+    /// Anything else: a null, an array, an object, or a number that does not fit into 64 bits without a sign.
     Other,
 }
 
-/// Text that may be a password; overwritten when dropped.
-struct Wiped(String);
+/// Text that may be a password. It is overwritten when it is dropped.
+struct SecretText(String);
 
-impl Drop for Wiped {
+impl Drop for SecretText {
     fn drop(&mut self) {
         wipe(&mut std::mem::take(&mut self.0).into_bytes());
     }
 }
 
 impl Fields {
-    /// The fields of the one JSON object in `line`.
+    /// Parses `line`, which must be exactly one JSON object.
     ///
-    /// Errors: [`ErrorCode::NotUtf8`], [`ErrorCode::TooDeep`], [`ErrorCode::BadJson`], [`ErrorCode::DuplicateField`],
-    /// [`ErrorCode::UnknownField`] when there are more than any command has.
+    /// # Errors
+    /// [`ErrorCode::NotUtf8`], [`ErrorCode::TooDeep`], [`ErrorCode::BadJson`], [`ErrorCode::DuplicateField`], or
+    /// [`ErrorCode::UnknownField`] when there are more than [`FIELDS_MAX`] fields.
     pub fn parse(line: &[u8]) -> Result<Fields, ControlError> {
         let text = std::str::from_utf8(line).map_err(|e| {
             ControlError::new(ErrorCode::NotUtf8, format!("not UTF-8 from byte {} on", e.valid_up_to() + 1))
         })?;
-        if depth(line) > DEPTH_MAX {
-            let message = format!("nested more than {DEPTH_MAX} levels deep");
+        if nesting_depth(line) > JSON_DEPTH_MAX {
+            let message = format!("nested more than {JSON_DEPTH_MAX} levels deep");
             return Err(ControlError::new(ErrorCode::TooDeep, message));
         }
         let mut fields: Fields = serde_json::from_str(text).map_err(|e| {
@@ -57,24 +59,30 @@ impl Fields {
             };
             ControlError::new(ErrorCode::BadJson, what)
         })?;
-        match fields.problem.take() {
-            Some(problem) => Err(problem),
+        match fields.first_error.take() {
+            Some(first_error) => Err(first_error),
             None => Ok(fields),
         }
     }
 
-    /// Refuses the first field that is not among `known`.
-    pub fn only(&self, known: &[&str], command: &str) -> Result<(), ControlError> {
+    /// Refuses the request if it has a field that is not in `known`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownField`], naming the first such field and the command.
+    pub fn refuse_unknown(&self, known: &[&str], command: &str) -> Result<(), ControlError> {
         match self.fields.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(()),
             Some((name, _)) => {
-                let message = format!("{command} has no field '{}'", shown(name));
+                let message = format!("{command} has no field '{}'", printable_name(name));
                 Err(ControlError::new(ErrorCode::UnknownField, message))
             }
         }
     }
 
-    /// A number within `range`, if the field is there.
+    /// Takes a number, or `None` if the field is missing.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadValue`] for anything but a whole number within `range`.
     pub fn number(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> Result<Option<u64>, ControlError> {
         match self.take(name) {
             None => Ok(None),
@@ -86,14 +94,21 @@ impl Fields {
         }
     }
 
-    /// A number of 32 bits within `range`, if the field is there.
-    pub fn number32(&mut self, name: &str, range: std::ops::RangeInclusive<u32>) -> Result<Option<u32>, ControlError> {
+    /// The same as [`Fields::number`] for a range of 32-bit numbers.
+    pub fn number_u32(
+        &mut self,
+        name: &str,
+        range: std::ops::RangeInclusive<u32>,
+    ) -> Result<Option<u32>, ControlError> {
         let wide = u64::from(*range.start())..=u64::from(*range.end());
         Ok(self.number(name, wide)?.and_then(|n| u32::try_from(n).ok()))
     }
 
-    /// Whether a switch is on; off when it is not there.
-    pub fn switch(&mut self, name: &str) -> Result<bool, ControlError> {
+    /// Takes a boolean; a missing field is `false`.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadValue`] for any other kind of value.
+    pub fn boolean(&mut self, name: &str) -> Result<bool, ControlError> {
         match self.take(name) {
             None => Ok(false),
             Some(Scalar::Bool(on)) => Ok(on),
@@ -101,43 +116,56 @@ impl Fields {
         }
     }
 
-    /// A user name, if the field is there.
+    /// Takes a user name, or `None` if the field is missing.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadName`] for text that is not a valid name, [`ErrorCode::BadValue`] for anything but text.
     pub fn username(&mut self, name: &str) -> Result<Option<Username>, ControlError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        let Scalar::Text(text) = value else { return Err(not_text(name)) };
+        let Scalar::Text(text) = value else { return Err(not_a_string(name)) };
         match Username::parse(text.0.as_bytes()) {
             Some(username) => Ok(Some(username)),
             None => Err(ControlError::new(ErrorCode::BadName, format!("'{name}': {NAME_RULE}"))),
         }
     }
 
-    /// An address, or a network as a throttle names it, if the field is there.
+    /// Takes an IP address, or an IPv6 /64 as `throttle.list` shows it, or `None` if the field is missing.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadValue`] for anything else.
     pub fn address(&mut self, name: &str) -> Result<Option<IpAddr>, ControlError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        match address(&text) {
+        match parse_address(&text) {
             Some(address) => Ok(Some(address)),
             None => Err(ControlError::new(ErrorCode::BadValue, format!("'{name}' is an IP address"))),
         }
     }
 
-    /// The password to set, which must be there.
+    /// Takes a new password. The field is required.
+    ///
+    /// # Errors
+    /// [`ErrorCode::MissingField`], [`ErrorCode::BadPassword`], or [`ErrorCode::BadValue`] for anything but text.
     pub fn password(&mut self, name: &str) -> Result<Password, ControlError> {
-        let Some(value) = self.take(name) else { return Err(missing(name)) };
-        let Scalar::Text(text) = value else { return Err(not_text(name)) };
-        new_password(text.0.as_bytes())
+        let Some(value) = self.take(name) else { return Err(missing_field(name)) };
+        let Scalar::Text(text) = value else { return Err(not_a_string(name)) };
+        parse_new_password(text.0.as_bytes())
             .map_err(|fault| ControlError::new(ErrorCode::BadPassword, format!("'{name}': {fault}")))
     }
 
-    /// Short text such as a command's name, if the field is there.
+    /// Takes text that is not secret, such as the name of a command, or `None` if the field is missing. The copy that
+    /// is returned is not overwritten when it is dropped.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadValue`] for any other kind of value.
     pub fn text(&mut self, name: &str) -> Result<Option<String>, ControlError> {
         match self.take(name) {
             None => Ok(None),
             Some(Scalar::Text(text)) => Ok(Some(text.0.clone())),
-            Some(_) => Err(not_text(name)),
+            Some(_) => Err(not_a_string(name)),
         }
     }
 
-    /// The value of `v`, whatever its kind: `None` when it is not there, `Some(None)` when it is no number.
+    /// Takes the version `v`: `None` if the field is missing, `Some(None)` if it is not a whole number.
     pub fn version(&mut self) -> Option<Option<u64>> {
         match self.take("v")? {
             Scalar::Number(n) => Some(Some(n)),
@@ -151,35 +179,36 @@ impl Fields {
     }
 
     fn insert(&mut self, name: String, value: Scalar) {
-        if self.problem.is_some() {
+        if self.first_error.is_some() {
             return;
         }
         if self.fields.iter().any(|(n, _)| *n == name) {
-            let message = format!("the field '{}' is there twice", shown(&name));
-            self.problem = Some(ControlError::new(ErrorCode::DuplicateField, message));
+            let message = format!("the field '{}' is there twice", printable_name(&name));
+            self.first_error = Some(ControlError::new(ErrorCode::DuplicateField, message));
         } else if self.fields.len() == FIELDS_MAX {
-            let message = format!("'{}' is one field too many: no command has {FIELDS_MAX}", shown(&name));
-            self.problem = Some(ControlError::new(ErrorCode::UnknownField, message));
+            let message = format!("'{}' is one field too many: no command has {FIELDS_MAX}", printable_name(&name));
+            self.first_error = Some(ControlError::new(ErrorCode::UnknownField, message));
         } else {
             self.fields.push((name, value));
         }
     }
 }
 
-/// An IPv4 or IPv6 address; or one that stands for its /64, which is what is throttled.
-pub fn address(text: &str) -> Option<IpAddr> {
+/// Parses an IPv4 or IPv6 address. An IPv6 address may end in `/64`, because throttles count a whole /64 as one
+/// address.
+pub fn parse_address(text: &str) -> Option<IpAddr> {
     let (address, v6_only) = text.strip_suffix("/64").map_or((text, false), |address| (address, true));
     address.parse().ok().filter(|address: &IpAddr| address.is_ipv6() || !v6_only)
 }
 
-/// What is missing, by name.
-pub(super) fn missing(name: &str) -> ControlError {
+/// The error for a required field that is missing.
+pub(super) fn missing_field(name: &str) -> ControlError {
     ControlError::new(ErrorCode::MissingField, format!("the field '{name}' is missing"))
 }
 
-/// A name as an error may show it: cut, so that an answer stays small, and without what a terminal would obey. JSON
-/// escapes C0 alone, not DEL and C1.
-pub(super) fn shown(name: &str) -> String {
+/// Makes a name from the request safe to show in an error: it is shortened, so that the answer stays small, and its
+/// control characters are replaced. JSON escapes only C0 control characters, not DEL and C1.
+pub(super) fn printable_name(name: &str) -> String {
     const SHOWN_MAX_CHARS: usize = 40;
     let mut chars = name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
     let mut shown: String = chars.by_ref().take(SHOWN_MAX_CHARS).collect();
@@ -189,12 +218,13 @@ pub(super) fn shown(name: &str) -> String {
     shown
 }
 
-fn not_text(name: &str) -> ControlError {
+fn not_a_string(name: &str) -> ControlError {
     ControlError::new(ErrorCode::BadValue, format!("'{name}' is text"))
 }
 
-/// How deep brackets nest outside strings. Right for valid JSON; for anything else the parser has its say afterwards.
-fn depth(line: &[u8]) -> usize {
+/// The nesting depth of brackets outside strings. It is exact for valid JSON only; the parser then refuses everything
+/// else.
+fn nesting_depth(line: &[u8]) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0usize, false, false);
     for byte in line {
         match byte {
@@ -264,7 +294,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Scalar, E> {
-        Ok(Scalar::Text(Wiped(value.to_owned())))
+        Ok(Scalar::Text(SecretText(value.to_owned())))
     }
 
     fn visit_unit<E>(self) -> Result<Scalar, E> {

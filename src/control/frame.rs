@@ -1,78 +1,86 @@
-//! Lines out of a byte stream, bounded. A line may carry a password, so that what held one is overwritten when freed.
+//! Splits a byte stream into lines of bounded length. A line may contain a password, so memory that held one is
+//! overwritten before it is freed.
 
 use std::fmt;
 
 use super::error::{ControlError, ErrorCode};
 use super::{REQUEST_MAX_BYTES, Request};
 
-/// Overwrites `bytes`, and keeps the compiler from leaving that out.
+/// Overwrites `bytes` with zeros in a way that the compiler does not optimise away.
 pub fn wipe(bytes: &mut [u8]) {
     bytes.fill(0);
     std::hint::black_box(bytes);
 }
 
-/// The bytes of one line. Never printed; overwritten when dropped.
-pub struct Line(Vec<u8>);
+/// The bytes of one line, which may contain a password. `Debug` shows only their number, and they are overwritten when
+/// the line is dropped.
+pub struct RequestLine(Vec<u8>);
 
-impl Line {
-    pub(super) fn new(bytes: Vec<u8>) -> Line {
-        Line(bytes)
+impl RequestLine {
+    pub(super) fn new(bytes: Vec<u8>) -> RequestLine {
+        RequestLine(bytes)
     }
 
+    /// The bytes of the line.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The request in this line, as [`Request::parse`].
+    /// Parses the request in this line.
+    ///
+    /// # Errors
+    /// The errors of [`Request::parse`].
     pub fn request(&self) -> Result<Request, ControlError> {
         Request::parse(&self.0)
     }
 }
 
-impl Drop for Line {
+impl Drop for RequestLine {
     fn drop(&mut self) {
         wipe(&mut self.0);
     }
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for RequestLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Line({} bytes)", self.0.len())
+        write!(f, "RequestLine({} bytes)", self.0.len())
     }
 }
 
-/// Takes requests apart at their newlines. Holds at most [`REQUEST_MAX_BYTES`] and one byte, and no memory at all while
-/// nothing is unfinished.
+/// Splits the input into requests at newlines. It buffers at most [`REQUEST_MAX_BYTES`] and one byte, and its buffer is
+/// freed whenever it is empty.
 ///
-/// The caller pushes what it read and takes lines until there is none. A caller that answers one request before it takes
-/// the next reads no more than [`Framer::room`] meanwhile.
+/// The caller pushes the bytes that it has read, then calls [`Framer::next_line`] until that returns `None`. A caller
+/// that answers one request before it takes the next must not read more than [`Framer::free_bytes`] in the meantime.
 #[derive(Default)]
 pub struct Framer {
-    held: Vec<u8>,
-    /// Where the next line begins in `held`; what is before it was taken.
+    buffer: Vec<u8>,
+    /// The offset of the next line in `buffer`; everything before it has been returned.
     start: usize,
-    /// Up to here, from `start`, there is no newline.
-    searched: usize,
-    /// An over-long line was reported, and the rest of it is thrown away.
+    /// The number of bytes from `start` on that are known to contain no newline.
+    scanned_bytes: usize,
+    /// Whether an over-long line was reported and the rest of it is being discarded.
     discarding: bool,
 }
 
 impl Framer {
+    /// An empty framer.
     pub fn new() -> Framer {
         Framer::default()
     }
 
-    /// How many bytes the next [`Framer::push`] takes at most. 0 only while a whole or over-long line waits to be taken.
-    pub fn room(&self) -> usize {
-        (REQUEST_MAX_BYTES + 1).saturating_sub(self.held.len() - self.start)
+    /// The number of bytes that the next [`Framer::push`] can buffer. It is 0 only while a complete or over-long line
+    /// is ready for [`Framer::next_line`].
+    pub fn free_bytes(&self) -> usize {
+        (REQUEST_MAX_BYTES + 1).saturating_sub(self.buffer.len() - self.start)
     }
 
-    /// Whether nothing is held: no line waits, and none is unfinished.
+    /// Whether there is neither a complete line nor the beginning of one, and nothing is being discarded.
     pub fn is_empty(&self) -> bool {
-        self.held.len() == self.start && !self.discarding
+        self.buffer.len() == self.start && !self.discarding
     }
 
-    /// Takes bytes from the front of `bytes` and says how many: all of them, or what there is room for.
+    /// Consumes bytes from the front of `bytes` and returns how many: all of them, or as many as can be buffered.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         if self.discarding {
@@ -81,76 +89,77 @@ impl Framer {
             self.discarding = false;
         }
         let skipped = bytes.len() - rest.len();
-        let taken = rest.len().min(self.room());
+        let taken = rest.len().min(self.free_bytes());
         self.append(rest.get(..taken).unwrap_or_default());
         skipped + taken
     }
 
-    /// The next whole line without its LF or CRLF; `None` when there is none yet. An over-long line is
-    /// [`ErrorCode::TooLong`], once; what follows up to its newline is thrown away as it comes.
-    pub fn take(&mut self) -> Option<Result<Line, ControlError>> {
-        let unseen = self.held.get(self.start + self.searched..).unwrap_or_default();
+    /// Takes the next complete line, without its LF or CRLF, or `None` if there is none yet. An over-long line is
+    /// reported once, as [`ErrorCode::TooLong`]; the rest of it, up to its newline, is discarded as it arrives.
+    pub fn next_line(&mut self) -> Option<Result<RequestLine, ControlError>> {
+        let unseen = self.buffer.get(self.start + self.scanned_bytes..).unwrap_or_default();
         if let Some(found) = unseen.iter().position(|b| *b == b'\n') {
-            let end = self.start + self.searched + found;
-            let line = self.held.get(self.start..end).unwrap_or_default();
-            let line = Line(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
+            let end = self.start + self.scanned_bytes + found;
+            let line = self.buffer.get(self.start..end).unwrap_or_default();
+            let line = RequestLine(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
             self.start = end + 1;
-            self.searched = 0;
-            if self.start == self.held.len() {
-                self.release();
+            self.scanned_bytes = 0;
+            if self.start == self.buffer.len() {
+                self.free_buffer();
             }
             return Some(Ok(line));
         }
-        self.searched = self.held.len() - self.start;
-        if self.searched <= REQUEST_MAX_BYTES {
+        self.scanned_bytes = self.buffer.len() - self.start;
+        if self.scanned_bytes <= REQUEST_MAX_BYTES {
             return None;
         }
-        self.release();
+        self.free_buffer();
         self.discarding = true;
         let message = format!("a request is one line of at most {REQUEST_MAX_BYTES} bytes");
         Some(Err(ControlError::new(ErrorCode::TooLong, message)))
     }
 
-    /// Appends without leaving an unwiped copy behind, as a growing `Vec` would.
+    /// Appends `bytes`. A `Vec` that grows by itself would leave a copy of its content in freed memory.
     fn append(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        let unfinished = self.held.len() - self.start;
-        if self.held.len() + bytes.len() > self.held.capacity() {
+        let unfinished = self.buffer.len() - self.start;
+        if self.buffer.len() + bytes.len() > self.buffer.capacity() {
             let capacity = (unfinished + bytes.len()).next_power_of_two().min(REQUEST_MAX_BYTES + 1);
             let mut larger = Vec::with_capacity(capacity.max(unfinished + bytes.len()));
-            larger.extend_from_slice(self.held.get(self.start..).unwrap_or_default());
-            wipe(&mut self.held);
-            self.held = larger;
+            larger.extend_from_slice(self.buffer.get(self.start..).unwrap_or_default());
+            wipe(&mut self.buffer);
+            self.buffer = larger;
             self.start = 0;
         }
-        self.held.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(bytes);
     }
 
-    fn release(&mut self) {
-        wipe(&mut self.held);
-        self.held = Vec::new();
+    /// Overwrites and frees the buffer.
+    fn free_buffer(&mut self) {
+        wipe(&mut self.buffer);
+        self.buffer = Vec::new();
         self.start = 0;
-        self.searched = 0;
+        self.scanned_bytes = 0;
     }
 
-    /// Bytes of memory in use, for the tests' bound.
+    /// The bytes of memory in use, for tests of the bound.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
-        self.held.capacity()
+        self.buffer.capacity()
     }
 }
 
 impl Drop for Framer {
     fn drop(&mut self) {
-        wipe(&mut self.held);
+        wipe(&mut self.buffer);
     }
 }
 
 impl fmt::Debug for Framer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Framer({} bytes held, discarding: {})", self.held.len() - self.start, self.discarding)
+        write!(f, "Framer({} bytes held, discarding: {})", self.buffer.len() - self.start, self.discarding)
     }
 }
 
@@ -160,22 +169,22 @@ mod tests {
 
     use super::*;
 
-    fn text(taken: Option<Result<Line, ControlError>>) -> String {
+    fn text(taken: Option<Result<RequestLine, ControlError>>) -> String {
         String::from_utf8(taken.expect("a line").expect("not too long").as_bytes().to_vec()).expect("text")
     }
 
     #[test]
-    fn lines_come_whole_and_memory_goes_with_the_last() {
+    fn lines_are_complete_and_an_empty_buffer_is_freed() {
         let mut framer = Framer::new();
         assert_eq!(framer.push(b"{\"a"), 3);
-        assert!(framer.take().is_none());
+        assert!(framer.next_line().is_none());
         assert_eq!(framer.push(b"\":1}\r\n\nnext"), 11);
-        assert_eq!(text(framer.take()), "{\"a\":1}");
-        assert_eq!(text(framer.take()), "");
-        assert!(framer.take().is_none());
+        assert_eq!(text(framer.next_line()), "{\"a\":1}");
+        assert_eq!(text(framer.next_line()), "");
+        assert!(framer.next_line().is_none());
         assert!(!framer.is_empty());
         framer.push(b"\n");
-        assert_eq!(text(framer.take()), "next");
+        assert_eq!(text(framer.next_line()), "next");
         assert!(framer.is_empty());
         assert_eq!(framer.memory(), 0);
     }
@@ -186,15 +195,15 @@ mod tests {
         let mut line = vec![b'x'; REQUEST_MAX_BYTES];
         line.push(b'\n');
         assert_eq!(framer.push(&line), line.len());
-        assert_eq!(framer.room(), 0);
-        assert_eq!(text(framer.take()).len(), REQUEST_MAX_BYTES);
+        assert_eq!(framer.free_bytes(), 0);
+        assert_eq!(text(framer.next_line()).len(), REQUEST_MAX_BYTES);
         line.insert(0, b'x');
         assert_eq!(framer.push(&line), REQUEST_MAX_BYTES + 1);
-        let error = framer.take().expect("reported").expect_err("too long");
+        let error = framer.next_line().expect("reported").expect_err("too long");
         assert_eq!(error.code, ErrorCode::TooLong);
-        assert!(framer.take().is_none(), "reported once");
+        assert!(framer.next_line().is_none(), "reported once");
         assert_eq!(framer.push(b"\nnext\n"), 6);
-        assert_eq!(text(framer.take()), "next");
+        assert_eq!(text(framer.next_line()), "next");
     }
 
     #[test]
@@ -207,7 +216,7 @@ mod tests {
             while !rest.is_empty() {
                 let taken = framer.push(rest);
                 rest = &rest[taken..];
-                errors += usize::from(matches!(framer.take(), Some(Err(_))));
+                errors += usize::from(matches!(framer.next_line(), Some(Err(_))));
                 assert!(framer.memory() <= REQUEST_MAX_BYTES + 1);
             }
         }
@@ -215,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_held_is_shown() {
+    fn debug_does_not_show_the_buffer() {
         let mut framer = Framer::new();
         framer.push(b"{\"password\":\"secret");
         assert_eq!(framer.push(b""), 0);
@@ -224,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_it_is_cut_the_lines_are_the_same(
+        fn lines_do_not_depend_on_how_the_input_is_split(
             lines in prop::collection::vec("[a-z]{0,40}", 0..20),
             cuts in prop::collection::vec(1usize..50, 1..40),
         ) {
@@ -234,7 +243,7 @@ mod tests {
                 if rest.is_empty() { break }
                 let taken = framer.push(&rest[..rest.len().min(*cut)]);
                 rest = &rest[taken..];
-                while let Some(line) = framer.take() {
+                while let Some(line) = framer.next_line() {
                     got.push(String::from_utf8(line.expect("short").as_bytes().to_vec()).expect("text"));
                 }
             }

@@ -1,5 +1,5 @@
-//! What an administrator can ask of the daemon. One table, [`COMMANDS`], says which commands there are and which fields
-//! each takes; parsing goes by it, and so do the documents' tests.
+//! The requests that an operator can send to the daemon. One table, [`COMMANDS`], lists the commands and the fields
+//! that each takes; the parser uses it, and so do tests.
 
 use std::net::IpAddr;
 
@@ -7,65 +7,72 @@ use serde::Serializer;
 use serde::ser::SerializeMap;
 
 use super::error::{ControlError, ErrorCode};
-use super::fields::{Fields, missing, shown};
-use super::frame::Line;
-use super::{ROWS_DEFAULT, ROWS_MAX, VERSION};
+use super::fields::{Fields, missing_field, printable_name};
+use super::frame::RequestLine;
+use super::{PROTOCOL_VERSION, ROWS_DEFAULT, ROWS_MAX};
 use crate::proto::types::{Password, Username};
 
-/// One request. `Debug` shows no password.
+/// A request. `Debug` does not show passwords.
 ///
-/// In lists `after` is the last row of the page before (`next` of its answer) and `limit` the most rows wanted, from 1
-/// to [`ROWS_MAX`]. Message and session ids begin at 1, so that `after: 0` is the beginning.
+/// For lists, `after` is the last row of the previous page (the `next` of its answer), and `limit` is the most rows
+/// wanted, from 1 to [`ROWS_MAX`]. Message and session ids begin at 1, so `after: 0` asks for the first page.
 #[derive(Debug)]
 pub enum Request {
-    /// Answered by [`super::answer::Done`].
+    /// Adds a user. Answered by [`super::answer::Done`].
     UserAdd { name: Username, password: Password },
-    /// Answered by [`super::answer::Ended`]. Ends the user's sessions unless `keep_sessions`.
+    /// Sets a user's password and, unless `keep_sessions` is set, ends the user's sessions. Answered by
+    /// [`super::answer::SessionsEnded`].
     UserPasswd { name: Username, password: Password, keep_sessions: bool },
-    /// In the order of names. Answered by [`super::answer::NamePage`] of [`super::answer::UserInfo`].
+    /// Lists all users in the order of their names. Answered by [`super::answer::NamePage`] of
+    /// [`super::answer::UserInfo`].
     UserList { after: Option<Username>, limit: u32 },
-    /// Answered by [`super::answer::UserInfo`].
+    /// Shows one user. Answered by [`super::answer::UserInfo`].
     UserShow { name: Username },
-    /// Answered by [`super::answer::Ended`].
+    /// Locks a user and ends its sessions. Answered by [`super::answer::SessionsEnded`].
     UserLock { name: Username },
-    /// Answered by [`super::answer::Done`].
+    /// Lets a locked user log in again. Answered by [`super::answer::Done`].
     UserUnlock { name: Username },
-    /// Answered by [`super::answer::Removed`].
+    /// Removes a user, its queue and its sessions. Answered by [`super::answer::Removed`].
     UserRemove { name: Username },
-    /// The queues that are not empty, in the order of their users' names. Answered by [`super::answer::NamePage`] of
-    /// [`super::answer::QueueInfo`].
+    /// Lists the queues that are not empty, in the order of their users' names. Answered by [`super::answer::NamePage`]
+    /// of [`super::answer::QueueInfo`].
     QueueList { after: Option<Username>, limit: u32 },
-    /// In the order of queueing. Answered by [`super::answer::IdPage`] of [`super::answer::MessageInfo`].
+    /// Lists the messages of a queue in the order in which they were queued; `body` asks for their bodies, too.
+    /// Answered by [`super::answer::IdPage`] of [`super::answer::MessageInfo`].
     QueueShow { user: Username, after: u64, limit: u32, body: bool },
-    /// Answered by [`super::answer::Purged`], however many there are: the daemon goes through them in pages.
+    /// Deletes messages from a queue. Answered by [`super::answer::Purged`].
     QueuePurge { user: Username, which: PurgeFilter },
-    /// Makes a copy and holds it until `store.backup.end` or the connection's end. Answered by
+    /// Makes a copy of the store and holds it until `store.backup.end` or until the connection is closed. Answered by
     /// [`super::answer::Backup`].
     StoreBackup,
-    /// Answered by [`super::answer::BackupChunk`] of at most [`super::BACKUP_CHUNK_BYTES`], empty only at the end.
+    /// Reads a piece of the copy from `offset` on. Answered by [`super::answer::BackupChunk`] of at most
+    /// [`super::BACKUP_CHUNK_BYTES`]; only at the end of the copy is it empty.
     StoreBackupRead { backup: u64, offset: u64 },
-    /// Answered by [`super::answer::Done`].
+    /// Discards the copy. Answered by [`super::answer::Done`].
     StoreBackupEnd { backup: u64 },
-    /// Answered by [`super::answer::Checked`].
+    /// Verifies the checksums of one page of rows. Answered by [`super::answer::CheckPage`].
     StoreCheck { after: u64, limit: u32 },
-    /// Answered by [`super::answer::Shrunk`].
+    /// Returns unused space of the store to the file system. Answered by [`super::answer::Shrunk`].
     StoreShrink,
-    /// In the order of ids. Answered by [`super::answer::IdPage`] of [`super::answer::SessionInfo`].
+    /// Lists the sessions in the order of their ids. Answered by [`super::answer::IdPage`] of
+    /// [`super::answer::SessionInfo`].
     SessionList { after: u64, limit: u32 },
-    /// Answered by [`super::answer::Done`].
+    /// Closes a session. Answered by [`super::answer::Done`].
     SessionClose { id: u64 },
-    /// Those that last longest. Answered by [`super::answer::Throttles`].
+    /// Lists the throttles in force, those that last longest first. Answered by [`super::answer::Throttles`].
     ThrottleList { limit: u32 },
-    /// Forgets the failed logins of a user, of an address, or, without either, all. Answered by [`super::answer::Forgotten`].
+    /// Forgets the failed logins of a user and those from an address, or all failed logins if neither is set. Answered
+    /// by [`super::answer::ThrottlesCleared`].
     ThrottleClear { user: Option<Username>, address: Option<IpAddr> },
-    /// Whether anybody is there. Answered by [`super::answer::Pong`].
+    /// Asks whether the daemon answers. Answered by [`super::answer::Pong`].
     Ping,
-    /// Answered by [`super::answer::Status`]; `details`: with where the daemon listens and by which configuration, which
-    /// versions before 0.2.0 do not know.
+    /// Asks for the state of the daemon. Answered by [`super::answer::Status`]. With `details`, the answer includes the
+    /// listeners, the configuration and two more counters; versions before 0.2.0 refuse this field.
     Status { details: bool },
 }
 
-/// Which messages of a queue to delete: those that meet every condition given; all of them when none is.
+/// Selects the messages of a queue to delete: those that meet all conditions that are set, or all messages if none is
+/// set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PurgeFilter {
     pub id: Option<u64>,
@@ -88,105 +95,108 @@ impl PurgeFilter {
     }
 }
 
-/// A command of the control protocol.
-pub struct CommandShape {
-    /// As in `cmd`.
+/// The description of a command of the control protocol.
+pub struct CommandSpec {
+    /// The value of `cmd`.
     pub name: &'static str,
-    /// The fields it takes, beside `v` and `cmd`.
+    /// The fields that the command takes besides `v` and `cmd`.
     pub fields: &'static [&'static str],
-    /// Whether it changes anything, and so is logged with the peer's credentials.
+    /// Whether the command is logged with the peer's credentials: it changes something, or copies the whole store.
     pub changes: bool,
     parse: fn(&mut Fields) -> Result<Request, ControlError>,
 }
 
-const fn shape(
+const fn spec(
     name: &'static str,
     fields: &'static [&'static str],
     changes: bool,
     parse: fn(&mut Fields) -> Result<Request, ControlError>,
-) -> CommandShape {
-    CommandShape { name, fields, changes, parse }
+) -> CommandSpec {
+    CommandSpec { name, fields, changes, parse }
 }
 
-/// Every command there is.
-pub const COMMANDS: &[CommandShape] = &[
-    shape("user.add", &["name", "password"], true, |f| {
-        Ok(Request::UserAdd { name: name(f, "name")?, password: f.password("password")? })
+/// Every command.
+pub const COMMANDS: &[CommandSpec] = &[
+    spec("user.add", &["name", "password"], true, |f| {
+        Ok(Request::UserAdd { name: required_username(f, "name")?, password: f.password("password")? })
     }),
-    shape("user.passwd", &["name", "password", "keep_sessions"], true, |f| {
-        let (name, keep_sessions) = (name(f, "name")?, f.switch("keep_sessions")?);
+    spec("user.passwd", &["name", "password", "keep_sessions"], true, |f| {
+        let (name, keep_sessions) = (required_username(f, "name")?, f.boolean("keep_sessions")?);
         Ok(Request::UserPasswd { name, password: f.password("password")?, keep_sessions })
     }),
-    shape("user.list", &["after", "limit"], false, |f| {
-        Ok(Request::UserList { after: f.username("after")?, limit: limit(f)? })
+    spec("user.list", &["after", "limit"], false, |f| {
+        Ok(Request::UserList { after: f.username("after")?, limit: limit_or_default(f)? })
     }),
-    shape("user.show", &["name"], false, |f| Ok(Request::UserShow { name: name(f, "name")? })),
-    shape("user.lock", &["name"], true, |f| Ok(Request::UserLock { name: name(f, "name")? })),
-    shape("user.unlock", &["name"], true, |f| Ok(Request::UserUnlock { name: name(f, "name")? })),
-    shape("user.remove", &["name"], true, |f| Ok(Request::UserRemove { name: name(f, "name")? })),
-    shape("queue.list", &["after", "limit"], false, |f| {
-        Ok(Request::QueueList { after: f.username("after")?, limit: limit(f)? })
+    spec("user.show", &["name"], false, |f| Ok(Request::UserShow { name: required_username(f, "name")? })),
+    spec("user.lock", &["name"], true, |f| Ok(Request::UserLock { name: required_username(f, "name")? })),
+    spec("user.unlock", &["name"], true, |f| Ok(Request::UserUnlock { name: required_username(f, "name")? })),
+    spec("user.remove", &["name"], true, |f| Ok(Request::UserRemove { name: required_username(f, "name")? })),
+    spec("queue.list", &["after", "limit"], false, |f| {
+        Ok(Request::QueueList { after: f.username("after")?, limit: limit_or_default(f)? })
     }),
-    shape("queue.show", &["user", "after", "limit", "body"], false, |f| {
-        let (user, after) = (name(f, "user")?, f.number("after", 0..=u64::MAX)?.unwrap_or(0));
-        Ok(Request::QueueShow { user, after, limit: limit(f)?, body: f.switch("body")? })
+    spec("queue.show", &["user", "after", "limit", "body"], false, |f| {
+        let (user, after) = (required_username(f, "user")?, f.number("after", 0..=u64::MAX)?.unwrap_or(0));
+        Ok(Request::QueueShow { user, after, limit: limit_or_default(f)?, body: f.boolean("body")? })
     }),
-    shape("queue.purge", &["user", "id", "from", "older_than_seconds"], true, |f| {
-        let user = name(f, "user")?;
+    spec("queue.purge", &["user", "id", "from", "older_than_seconds"], true, |f| {
+        let user = required_username(f, "user")?;
         let (id, from) = (f.number("id", 1..=u64::MAX)?, f.username("from")?);
         let older_than_seconds = f.number("older_than_seconds", 1..=u64::MAX)?;
         Ok(Request::QueuePurge { user, which: PurgeFilter { id, from, older_than_seconds } })
     }),
-    shape("store.backup", &[], true, |_| Ok(Request::StoreBackup)),
-    shape("store.backup.read", &["backup", "offset"], false, |f| {
-        Ok(Request::StoreBackupRead { backup: number(f, "backup")?, offset: number(f, "offset")? })
+    spec("store.backup", &[], true, |_| Ok(Request::StoreBackup)),
+    spec("store.backup.read", &["backup", "offset"], false, |f| {
+        Ok(Request::StoreBackupRead { backup: required_number(f, "backup")?, offset: required_number(f, "offset")? })
     }),
-    shape("store.backup.end", &["backup"], false, |f| Ok(Request::StoreBackupEnd { backup: number(f, "backup")? })),
-    shape("store.check", &["after", "limit"], false, |f| {
+    spec("store.backup.end", &["backup"], false, |f| {
+        Ok(Request::StoreBackupEnd { backup: required_number(f, "backup")? })
+    }),
+    spec("store.check", &["after", "limit"], false, |f| {
         let after = f.number("after", 0..=u64::MAX)?.unwrap_or(0);
-        Ok(Request::StoreCheck { after, limit: limit(f)? })
+        Ok(Request::StoreCheck { after, limit: limit_or_default(f)? })
     }),
-    shape("store.shrink", &[], true, |_| Ok(Request::StoreShrink)),
-    shape("session.list", &["after", "limit"], false, |f| {
+    spec("store.shrink", &[], true, |_| Ok(Request::StoreShrink)),
+    spec("session.list", &["after", "limit"], false, |f| {
         let after = f.number("after", 0..=u64::MAX)?.unwrap_or(0);
-        Ok(Request::SessionList { after, limit: limit(f)? })
+        Ok(Request::SessionList { after, limit: limit_or_default(f)? })
     }),
-    shape("session.close", &["id"], true, |f| Ok(Request::SessionClose { id: number(f, "id")? })),
-    shape("throttle.list", &["limit"], false, |f| Ok(Request::ThrottleList { limit: limit(f)? })),
-    shape("throttle.clear", &["user", "address"], true, |f| {
+    spec("session.close", &["id"], true, |f| Ok(Request::SessionClose { id: required_number(f, "id")? })),
+    spec("throttle.list", &["limit"], false, |f| Ok(Request::ThrottleList { limit: limit_or_default(f)? })),
+    spec("throttle.clear", &["user", "address"], true, |f| {
         Ok(Request::ThrottleClear { user: f.username("user")?, address: f.address("address")? })
     }),
-    shape("ping", &[], false, |_| Ok(Request::Ping)),
-    shape("status", &["details"], false, |f| Ok(Request::Status { details: f.switch("details")? })),
+    spec("ping", &[], false, |_| Ok(Request::Ping)),
+    spec("status", &["details"], false, |f| Ok(Request::Status { details: f.boolean("details")? })),
 ];
 
 impl Request {
-    /// The request in one line, without its newline.
+    /// Parses the request in `line`, which has no newline.
     ///
-    /// Errors, each naming what is wrong: every code of [`ErrorCode`] from `bad_json` to `bad_password` but `too_long`,
-    /// which is the framer's.
+    /// # Errors
+    /// Any code of [`ErrorCode`] from `bad_json` to `bad_password` except `too_long`, which the framer reports. The
+    /// message names the field, command or version that is wrong.
     pub fn parse(line: &[u8]) -> Result<Request, ControlError> {
         let mut fields = Fields::parse(line)?;
         match fields.version() {
-            None => return Err(missing("v")),
-            Some(Some(VERSION)) => {}
+            None => return Err(missing_field("v")),
+            Some(Some(PROTOCOL_VERSION)) => {}
             Some(other) => {
                 let said = other.map_or_else(|| "this".to_owned(), |v| v.to_string());
-                let message = format!("version {said} is not spoken here; version {VERSION} is");
+                let message = format!("version {said} is not spoken here; version {PROTOCOL_VERSION} is");
                 return Err(ControlError::new(ErrorCode::UnknownVersion, message));
             }
         }
-        let command = fields.text("cmd")?.ok_or_else(|| missing("cmd"))?;
-        let Some(shape) = COMMANDS.iter().find(|shape| shape.name == command) else {
-            let message = format!("there is no command '{}'", shown(&command));
+        let command = fields.text("cmd")?.ok_or_else(|| missing_field("cmd"))?;
+        let Some(spec) = COMMANDS.iter().find(|spec| spec.name == command) else {
+            let message = format!("there is no command '{}'", printable_name(&command));
             return Err(ControlError::new(ErrorCode::UnknownCommand, message));
         };
-        // First, so that a misspelt field is called unknown and not its proper form missing.
-        fields.only(shape.fields, shape.name)?;
-        (shape.parse)(&mut fields)
+        // This check comes first, so that a misspelt field is reported as unknown, not its correct name as missing.
+        fields.refuse_unknown(spec.fields, spec.name)?;
+        (spec.parse)(&mut fields)
     }
 
-    /// The command's name, as in `cmd`.
+    /// The name of the command, the value of `cmd`.
     pub fn command(&self) -> &'static str {
         match self {
             Request::UserAdd { .. } => "user.add",
@@ -213,26 +223,26 @@ impl Request {
         }
     }
 
-    /// Whether it changes anything, and so is logged with the peer's credentials.
+    /// Whether the command is logged with the peer's credentials; see [`CommandSpec::changes`].
     pub fn changes(&self) -> bool {
-        COMMANDS.iter().any(|shape| shape.name == self.command() && shape.changes)
+        COMMANDS.iter().any(|spec| spec.name == self.command() && spec.changes)
     }
 
-    /// The request as one line with its newline.
-    pub fn encode(&self) -> Line {
-        // Larger than any request, so that no copy of a password stays behind in memory that the vector outgrew.
+    /// Encodes the request as one line with its newline.
+    pub fn encode(&self) -> RequestLine {
+        // This is larger than any request, so the vector never grows and leaves no copy of a password in freed memory.
         let mut bytes = Vec::with_capacity(1024);
         let mut serializer = serde_json::Serializer::new(&mut bytes);
-        // Writing to memory does not fail, and every key is text.
+        // This cannot fail: it writes to memory, and all keys are text.
         let written = self.serialize_into(&mut serializer);
         debug_assert!(written.is_ok());
         bytes.push(b'\n');
-        Line::new(bytes)
+        RequestLine::new(bytes)
     }
 
     fn serialize_into<S: Serializer>(&self, serializer: S) -> Result<(), S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("v", &VERSION)?;
+        map.serialize_entry("v", &PROTOCOL_VERSION)?;
         map.serialize_entry("cmd", self.command())?;
         match self {
             Request::UserAdd { name, password } => {
@@ -298,19 +308,19 @@ impl Request {
     }
 }
 
-/// A password is UTF-8 by its own rule.
+/// The password as text. `Password` guarantees that it is valid UTF-8.
 fn password_text(password: &Password) -> &str {
     std::str::from_utf8(password.as_bytes()).unwrap_or_default()
 }
 
-fn name(fields: &mut Fields, field: &str) -> Result<Username, ControlError> {
-    fields.username(field)?.ok_or_else(|| missing(field))
+fn required_username(fields: &mut Fields, field: &str) -> Result<Username, ControlError> {
+    fields.username(field)?.ok_or_else(|| missing_field(field))
 }
 
-fn number(fields: &mut Fields, field: &str) -> Result<u64, ControlError> {
-    fields.number(field, 0..=u64::MAX)?.ok_or_else(|| missing(field))
+fn required_number(fields: &mut Fields, field: &str) -> Result<u64, ControlError> {
+    fields.number(field, 0..=u64::MAX)?.ok_or_else(|| missing_field(field))
 }
 
-fn limit(fields: &mut Fields) -> Result<u32, ControlError> {
-    Ok(fields.number32("limit", 1..=ROWS_MAX)?.unwrap_or(ROWS_DEFAULT))
+fn limit_or_default(fields: &mut Fields) -> Result<u32, ControlError> {
+    Ok(fields.number_u32("limit", 1..=ROWS_MAX)?.unwrap_or(ROWS_DEFAULT))
 }

@@ -1,21 +1,21 @@
-//! The command line, built from the table.
+//! The parser of the command line, which is made from the table of commands.
 
 use std::path::PathBuf;
 
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 
-use super::table::{COMMANDS, Command, GROUPS, Kind};
+use super::table::{COMMANDS, Command, GROUPS, ValueKind};
 use super::target::parse_timeout;
-use super::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT, age};
+use super::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT, time_span};
 use crate::control::NAME_RULE;
-use crate::control::fields::address;
+use crate::control::fields::parse_address;
 use crate::proto::types::Username;
 
-/// Where the options of every command stand in its help: behind its own.
-const GLOBAL_ORDER: usize = 100;
+/// The position of the global options in the help of each command: after its own options.
+const GLOBAL_OPTIONS_ORDER: usize = 100;
 
-/// The parser of cpctl's command line; also what completions are made from.
+/// The parser of cpctl's command line. Shell completions are made from it, too.
 pub fn cpctl() -> clap::Command {
     let socket_help = format!("The daemon's control socket [default: {SOCKET_DEFAULT}, or ${SOCKET_VARIABLE}]");
     let mut cpctl = clap::Command::new("cpctl")
@@ -29,7 +29,7 @@ pub fn cpctl() -> clap::Command {
                 .value_name("PATH")
                 .value_parser(value_parser!(PathBuf))
                 .global(true)
-                .display_order(GLOBAL_ORDER)
+                .display_order(GLOBAL_OPTIONS_ORDER)
                 .help(socket_help),
         )
         .arg(
@@ -39,7 +39,7 @@ pub fn cpctl() -> clap::Command {
                 .value_parser(ValueParser::path_buf())
                 .conflicts_with("socket")
                 .global(true)
-                .display_order(GLOBAL_ORDER)
+                .display_order(GLOBAL_OPTIONS_ORDER)
                 .help(format!("The daemon that runs as 'cpd --data DIR': its socket is DIR/{DATA_SOCKET}")),
         )
         .arg(
@@ -48,7 +48,7 @@ pub fn cpctl() -> clap::Command {
                 .value_name("TIME")
                 .value_parser(parse_timeout)
                 .global(true)
-                .display_order(GLOBAL_ORDER)
+                .display_order(GLOBAL_OPTIONS_ORDER)
                 .help(format!("Give up when the daemon is silent this long [default: {}s]", TIMEOUT_DEFAULT.as_secs())),
         )
         .arg(
@@ -56,7 +56,7 @@ pub fn cpctl() -> clap::Command {
                 .long("json")
                 .action(ArgAction::SetTrue)
                 .global(true)
-                .display_order(GLOBAL_ORDER)
+                .display_order(GLOBAL_OPTIONS_ORDER)
                 .help("Print one JSON document instead of text for people"),
         );
     for (group, about) in GROUPS {
@@ -68,8 +68,8 @@ pub fn cpctl() -> clap::Command {
     cpctl.subcommands(COMMANDS.iter().filter(|command| command.words.len() == 1).map(subcommand))
 }
 
-/// The command that was typed, with its own arguments.
-pub(super) fn chosen(matches: &ArgMatches) -> Option<(&'static Command, &ArgMatches)> {
+/// The command that was typed, with its own arguments, or `None` if the table has no such command.
+pub(super) fn matched_command(matches: &ArgMatches) -> Option<(&'static Command, &ArgMatches)> {
     let (first, inner) = matches.subcommand()?;
     let found = |words: &[&str]| COMMANDS.iter().find(|command| command.words == words);
     match inner.subcommand() {
@@ -78,9 +78,10 @@ pub(super) fn chosen(matches: &ArgMatches) -> Option<(&'static Command, &ArgMatc
     }
 }
 
-/// The parser's complaint without its layout: `the following required arguments were not provided: <NAME>`.
-pub(super) fn one_line(complaint: &str) -> String {
-    let lines = complaint.lines().map(str::trim);
+/// Puts the parser's error into one line, such as `the following required arguments were not provided: <NAME>`, and
+/// adds its tip and a pointer to the help.
+pub(super) fn one_line_error(error_text: &str) -> String {
+    let lines = error_text.lines().map(str::trim);
     let what: Vec<&str> = lines.clone().take_while(|line| !line.is_empty()).collect();
     let what = what.join(" ");
     let mut line = what.strip_prefix("error: ").unwrap_or(&what).to_owned();
@@ -93,28 +94,30 @@ pub(super) fn one_line(complaint: &str) -> String {
 fn subcommand(command: &Command) -> clap::Command {
     let word = command.words.last().copied().unwrap_or_default();
     let arguments = command.arguments.iter().map(|argument| {
-        valued(Arg::new(argument.name).value_name(argument.name), argument.kind).required(true).help(argument.help)
+        with_value_parser(Arg::new(argument.name).value_name(argument.name), argument.kind)
+            .required(true)
+            .help(argument.help)
     });
     let flags = command.flags.iter().map(|flag| {
         let arg = Arg::new(flag.long).long(flag.long).help(flag.help).conflicts_with_all(flag.conflicts);
         match flag.value {
-            Some((name, kind)) => valued(arg.value_name(name), kind),
+            Some((name, kind)) => with_value_parser(arg.value_name(name), kind),
             None => arg.action(ArgAction::SetTrue),
         }
     });
     clap::Command::new(word).about(command.about).args(arguments).args(flags)
 }
 
-fn valued(arg: Arg, kind: Kind) -> Arg {
+fn with_value_parser(arg: Arg, kind: ValueKind) -> Arg {
     match kind {
-        Kind::Name => arg.value_parser(|text: &str| Username::parse(text.as_bytes()).ok_or(NAME_RULE)),
-        Kind::Message => arg.value_parser(value_parser!(u64).range(1..)),
-        Kind::Session => arg.value_parser(value_parser!(u64)),
-        Kind::Age => arg.value_parser(age::parse),
-        Kind::Address => {
-            arg.value_parser(|text: &str| address(text).ok_or("an IP address is needed, as 192.0.2.1 or 2001:db8::1"))
-        }
-        Kind::File => arg.value_parser(value_parser!(PathBuf)),
+        ValueKind::Name => arg.value_parser(|text: &str| Username::parse(text.as_bytes()).ok_or(NAME_RULE)),
+        ValueKind::MessageId => arg.value_parser(value_parser!(u64).range(1..)),
+        ValueKind::SessionId => arg.value_parser(value_parser!(u64)),
+        ValueKind::TimeSpan => arg.value_parser(time_span::parse),
+        ValueKind::Address => arg.value_parser(|text: &str| {
+            parse_address(text).ok_or("an IP address is needed, as 192.0.2.1 or 2001:db8::1")
+        }),
+        ValueKind::File => arg.value_parser(value_parser!(PathBuf)),
     }
 }
 
@@ -131,7 +134,7 @@ mod tests {
             line.extend(command.words.iter().map(|word| (*word).to_owned()));
             line.extend(command.arguments.iter().map(|_| "7".to_owned()));
             let matches = cpctl().try_get_matches_from(line).expect("complete");
-            assert_eq!(chosen(&matches).expect("found").0.words, command.words);
+            assert_eq!(matched_command(&matches).expect("found").0.words, command.words);
         }
     }
 
@@ -140,7 +143,7 @@ mod tests {
         let mut sent: Vec<&str> = COMMANDS.iter().flat_map(|command| command.sends.iter().copied()).collect();
         sent.sort_unstable();
         sent.dedup();
-        let mut known: Vec<&str> = request::COMMANDS.iter().map(|shape| shape.name).collect();
+        let mut known: Vec<&str> = request::COMMANDS.iter().map(|spec| spec.name).collect();
         known.sort_unstable();
         assert_eq!(sent, known);
         for command in COMMANDS {

@@ -1,9 +1,9 @@
-//! How cpctl ends.
+//! The errors and exit codes of cpctl.
 
 use crate::control::ErrorCode;
 
-/// The exit codes there are, with what they mean; cpctl(8) has the same list.
-pub const EXITS: &[(u8, &str)] = &[
+/// The exit codes and their meanings; cpctl(8) has the same list.
+pub const EXIT_CODES: &[(u8, &str)] = &[
     (0, "done"),
     (1, "refused, or not done"),
     (2, "usage"),
@@ -11,47 +11,52 @@ pub const EXITS: &[(u8, &str)] = &[
     (77, "not permitted"),
 ];
 
-/// Why it ends without having done what it was asked.
+/// The reason why cpctl fails. It determines the exit code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Exit {
-    /// The daemon, the person at the terminal or this machine's file system said no.
+pub(crate) enum ExitStatus {
+    /// The daemon refused, the user declined, or something on this machine failed, such as writing a file.
     Refused,
-    /// The command line, or a name or password in it, is not what it must be. Nothing was asked.
+    /// The command line, or the password that was entered, is invalid, or a required terminal is missing. The daemon
+    /// was not asked to change anything.
     Usage,
-    /// No daemon answers, or not in a way that can be understood.
+    /// No daemon answers, or its answer cannot be understood.
     Unreachable,
-    /// The socket is not for this user, or who listens at it is none to be told anything.
+    /// This user may not use the socket, or the program that listens on it cannot be trusted.
     NotPermitted,
 }
 
-impl Exit {
+impl ExitStatus {
+    /// The exit code; see [`EXIT_CODES`].
     pub fn code(self) -> u8 {
         match self {
-            Exit::Refused => 1,
-            Exit::Usage => 2,
-            Exit::Unreachable => 69,
-            Exit::NotPermitted => 77,
+            ExitStatus::Refused => 1,
+            ExitStatus::Usage => 2,
+            ExitStatus::Unreachable => 69,
+            ExitStatus::NotPermitted => 77,
         }
     }
 }
 
-/// An error as people see it, one line.
+/// An error of cpctl.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    pub exit: Exit,
+    pub exit: ExitStatus,
+    /// One line, which is printed on stderr.
     pub message: String,
-    /// For programs, which get it in a JSON document with `--json`.
-    pub code: Option<&'static str>,
-    /// As the daemon said it.
-    pub refusal: Option<ErrorCode>,
+    /// The code in the JSON document that is printed with `--json`; `None` if no document is printed.
+    pub json_code: Option<&'static str>,
+    /// The code of the daemon's refusal; `None` if the error is not a refusal or its code is not known.
+    pub daemon_code: Option<ErrorCode>,
 }
 
 impl Failure {
-    pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure { exit, message: message.into(), code: None, refusal: None }
+    /// A failure without codes.
+    pub fn new(exit: ExitStatus, message: impl Into<String>) -> Failure {
+        Failure { exit, message: message.into(), json_code: None, daemon_code: None }
     }
 
-    pub fn with_code(self, code: &'static str) -> Failure {
-        Failure { code: Some(code), ..self }
+    /// Adds the code for `--json`.
+    pub fn with_json_code(self, code: &'static str) -> Failure {
+        Failure { json_code: Some(code), ..self }
     }
 }

@@ -1,21 +1,24 @@
-//! Passwords that nobody has to think up.
+//! Generates passwords.
 
 use crate::control::frame::wipe;
-use crate::ctl::exit::{Exit, Failure};
+use crate::ctl::exit::{ExitStatus, Failure};
 use crate::proto::limits::PASSWORD_MAX_BYTES;
 
-/// Letters and digits that no font confuses: without 0, O, 1, l, I, i and o.
+/// Letters and digits that are not easily confused: without 0, O, 1, l, I, i and o.
 const ALPHABET: &[u8] = b"23456789abcdefghjkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ";
 
-/// A new password of the longest length there is, about 86 bits from the kernel's generator.
+/// Generates a password of the greatest length allowed, with about 86 bits from the kernel's random number generator.
+///
+/// # Errors
+/// [`ExitStatus::Refused`] if the kernel provides no random numbers.
 pub(crate) fn password() -> Result<String, Failure> {
-    // Bytes at or above this multiple would favour the alphabet's beginning.
+    // Bytes from this multiple of the alphabet's length on are rejected, as they would favour its first letters.
     let fair = u8::try_from(256 / ALPHABET.len() * ALPHABET.len()).unwrap_or(u8::MAX);
     let mut password = String::with_capacity(PASSWORD_MAX_BYTES);
     while password.len() < PASSWORD_MAX_BYTES {
         let mut random = [0u8; 2 * PASSWORD_MAX_BYTES];
         getrandom::fill(&mut random)
-            .map_err(|e| Failure::new(Exit::Refused, format!("the system has no random numbers: {e}")))?;
+            .map_err(|e| Failure::new(ExitStatus::Refused, format!("the system has no random numbers: {e}")))?;
         let fair = random.iter().filter(|byte| **byte < fair);
         let letters = fair.filter_map(|byte| ALPHABET.get(usize::from(*byte) % ALPHABET.len()));
         password.extend(letters.take(PASSWORD_MAX_BYTES - password.len()).map(|b| char::from(*b)));
@@ -30,7 +33,7 @@ mod tests {
     use crate::proto::types::Password;
 
     #[test]
-    fn generated_passwords_are_passwords_of_every_letter_alike() {
+    fn generated_passwords_are_valid_and_use_all_letters_equally() {
         let mut counts = [0u32; 256];
         for _ in 0..4000 {
             let password = password().expect("random numbers");
@@ -38,7 +41,8 @@ mod tests {
             assert!(Password::parse(password.as_bytes()).is_some());
             password.bytes().for_each(|b| counts[usize::from(b)] += 1);
         }
-        // 60,000 letters over 55: 1091 each, and a deviation of 33. Seven of them are never seen by chance.
+        // 60,000 letters over an alphabet of 55 are 1091 each, with a standard deviation of 33. The limits are seven of
+        // these away, which does not happen by chance.
         for letter in ALPHABET {
             let count = counts[usize::from(*letter)];
             assert!((860..1322).contains(&count), "{}: {count}", char::from(*letter));

@@ -1,26 +1,26 @@
-//! cpctl(8), the admin tool: asks the daemon over its control socket and shows what it says.
+//! cpctl(8), the admin tool: sends requests to the daemon over its control socket and shows the answers.
 //!
-//! [`table::COMMANDS`] is the one list of commands: parser, help, completion and the check of the man page come from it.
-//! The tool knows nothing that the daemon does not tell it, and never touches the store. Results go to stdout, errors to
-//! stderr, one line each; nothing that came from the daemon reaches a terminal with its control characters.
+//! [`table::COMMANDS`] is the single list of commands, from which the parser, the help, the completions and the check
+//! of the manual page are made. The tool never opens the store. Results go to stdout and errors to stderr, one line
+//! each. Control characters in data from the daemon are escaped before they are printed.
 
-pub mod age;
 pub mod arguments;
 mod backup;
 mod client;
+mod commands;
 pub mod exit;
 mod generate;
+mod line_editor;
 mod peer;
 mod prompt;
 mod render;
-mod run;
 mod service;
 mod signals;
 mod status;
 pub mod table;
 mod target;
 mod throttle;
-mod typed;
+pub mod time_span;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -30,35 +30,38 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 
-use exit::{Exit, Failure};
-use render::safe;
-use service::Manager;
-use target::{Origin, Target};
+use exit::{ExitStatus, Failure};
+use render::escape;
+use service::ServiceManager;
+use target::{SocketOrigin, Target};
 
-/// Where the daemon listens unless it was told otherwise.
+/// The control socket of a daemon whose configuration does not name another.
 pub const SOCKET_DEFAULT: &str = "/run/cpd/control.sock";
-/// The environment variable that stands for `--socket`.
+/// The environment variable that is used if `--socket` is missing.
 pub const SOCKET_VARIABLE: &str = "CPCTL_SOCKET";
-/// The control socket in the folder of a `cpd --data`.
+/// The file name of the control socket in the folder of `cpd --data`.
 pub const DATA_SOCKET: &str = "control.sock";
-/// The longest silence of the daemon, unless `--timeout` says otherwise.
+/// How long the daemon may be silent before cpctl gives up, unless `--timeout` is set.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
-/// The group whose members may use the control socket, unless cpd.toml names another.
+/// The group whose members may use the control socket unless cpd.toml names another.
 pub const GROUP_DEFAULT: &str = "cpd-admin";
 
-/// What every command is given.
+/// The global options, which every command gets.
 pub(crate) struct Context {
-    pub socket: Target,
+    pub target: Target,
     pub json: bool,
 }
 
-/// What a command has to show: a text for stdout, and a complaint when what it found is bad.
+/// The result of a command.
 #[derive(Default)]
 pub(crate) struct Output {
+    /// The text for stdout.
     pub text: String,
-    pub complaint: Option<Failure>,
-    /// What it means that nobody has read the text, where that is more than a list that was not looked at.
-    pub unread: Option<&'static str>,
+    /// The error to report after the text, if the command itself worked but found something bad.
+    pub failure: Option<Failure>,
+    /// A sentence to add to the error if the text cannot be written to stdout. With `None`, nothing is lost then, and a
+    /// closed pipe is not an error.
+    pub write_failure_note: Option<&'static str>,
 }
 
 impl From<String> for Output {
@@ -67,30 +70,31 @@ impl From<String> for Output {
     }
 }
 
-/// The whole program, with the arguments and the environment of the process.
+/// Runs cpctl with the arguments and the environment of the process.
 pub fn main() -> ExitCode {
     let socket = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
     let mut json = false;
-    let complaint = match carry_out(std::env::args_os(), socket, &mut json) {
-        Ok(output) => show(&output).err().or(output.complaint),
+    let failure = match run_command(std::env::args_os(), socket, &mut json) {
+        Ok(output) => write_output(&output).err().or(output.failure),
         Err(failure) => Some(failure),
     };
-    match complaint {
+    match failure {
         None => ExitCode::SUCCESS,
         Some(failure) => {
-            if let (true, Some(code)) = (json, failure.code) {
-                // Whoever reads no document has the exit code and the line below.
+            if let (true, Some(code)) = (json, failure.json_code) {
+                // If this fails, the exit code and the line below still report the error.
                 let _ = std::io::stdout().write_all(render::json_error(code, &failure.message).as_bytes());
             }
-            // Nobody is left to tell when stderr is closed too.
-            let _ = writeln!(std::io::stderr(), "cpctl: {}", safe(&failure.message));
+            // If stderr is closed too, only the exit code is left.
+            let _ = writeln!(std::io::stderr(), "cpctl: {}", escape(&failure.message));
             ExitCode::from(failure.exit.code())
         }
     }
 }
 
-/// `json` becomes whether the command line asks for JSON.
-fn carry_out(
+/// Parses the command line and runs the command. `json` is set if the command line asks for JSON, so that the caller
+/// knows it when the command fails.
+fn run_command(
     arguments: impl Iterator<Item = OsString>,
     socket: Option<OsString>,
     json: &mut bool,
@@ -100,29 +104,33 @@ fn carry_out(
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return Ok(error.to_string().into());
         }
-        Err(error) => return Err(Failure::new(Exit::Usage, arguments::one_line(&error.to_string()))),
+        Err(error) => return Err(Failure::new(ExitStatus::Usage, arguments::one_line_error(&error.to_string()))),
     };
-    let (command, arguments) = arguments::chosen(&matches)
-        .ok_or_else(|| Failure::new(Exit::Usage, "no such command; see cpctl --help".to_owned()))?;
+    let (command, arguments) = arguments::matched_command(&matches)
+        .ok_or_else(|| Failure::new(ExitStatus::Usage, "no such command; see cpctl --help".to_owned()))?;
     *json = matches.get_flag("json");
     let path = |name: &str| matches.get_one::<PathBuf>(name).cloned();
     let (socket, origin) = match (path("data"), path("socket").or(socket.map(PathBuf::from))) {
-        (Some(folder), _) => (folder.join(DATA_SOCKET), Origin::Data),
-        (None, Some(socket)) => (socket, Origin::Named),
-        (None, None) => (PathBuf::from(SOCKET_DEFAULT), Origin::Default),
+        (Some(folder), _) => (folder.join(DATA_SOCKET), SocketOrigin::Data),
+        (None, Some(socket)) => (socket, SocketOrigin::Named),
+        (None, None) => (PathBuf::from(SOCKET_DEFAULT), SocketOrigin::Default),
     };
     let timeout = matches.get_one("timeout").copied().unwrap_or(TIMEOUT_DEFAULT);
-    let target = Target { socket, origin, timeout, may_start: !command.asks(), manager: Manager::default() };
-    (command.run)(&Context { socket: target, json: *json }, arguments)
+    let target =
+        Target { socket, origin, timeout, may_start_service: !command.is_query(), manager: ServiceManager::default() };
+    (command.run)(&Context { target, json: *json }, arguments)
 }
 
-/// Writes to stdout. A reader that has gone away, as `head` does, is no error where nothing is lost by it.
-fn show(output: &Output) -> Result<(), Failure> {
+/// Writes the text to stdout. It is not an error that the reader has closed the pipe, as `head` does, unless the text
+/// is needed (see [`Output::write_failure_note`]).
+fn write_output(output: &Output) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    match (out.write_all(output.text.as_bytes()).and_then(|()| out.flush()), output.unread) {
-        (Err(error), Some(unread)) => Err(Failure::new(Exit::Refused, format!("standard output: {error}; {unread}"))),
+    match (out.write_all(output.text.as_bytes()).and_then(|()| out.flush()), output.write_failure_note) {
+        (Err(error), Some(write_failure_note)) => {
+            Err(Failure::new(ExitStatus::Refused, format!("standard output: {error}; {write_failure_note}")))
+        }
         (Err(error), None) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Refused, format!("standard output: {error}")))
+            Err(Failure::new(ExitStatus::Refused, format!("standard output: {error}")))
         }
         (Ok(()) | Err(_), _) => Ok(()),
     }

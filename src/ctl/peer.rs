@@ -1,5 +1,6 @@
-//! Who listens at a socket. Asked before a byte is sent to it, for what is sent may be a password: whoever has put a
-//! socket of their own in the daemon's place is told nothing.
+//! Decides whether the program that listens on a socket can be trusted. This is checked before anything is sent,
+//! because a request may contain a password, and another user may have put a socket of their own in place of the
+//! daemon's.
 
 use std::fs;
 use std::io;
@@ -10,12 +11,14 @@ use std::path::Path;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Uid, User, geteuid};
 
-/// Errors: who listens at the other end of `socket`, which was connected by `path`, cannot be trusted with anything; why,
-/// for people.
+/// Checks that the program at the other end of `socket`, which was connected through `path`, can be trusted.
 ///
-/// Root may listen, for whom systemd is, and whoever asks. Another user may where nobody but these, root and that user
-/// can have put the socket there: the daemon that makes its own.
-pub(super) fn check(socket: &impl AsFd, path: &Path) -> Result<(), String> {
+/// Root is trusted, because systemd listens as root, and so is the user who runs cpctl. Any other user may be the one
+/// of the daemon and is trusted if only root, that user and the user who runs cpctl can have put the socket there.
+///
+/// # Errors
+/// The reason why the program is not trusted.
+pub(super) fn check_trusted(socket: &impl AsFd, path: &Path) -> Result<(), String> {
     let uid = match getsockopt(socket, PeerCredentials) {
         Ok(peer) => peer.uid(),
         Err(errno) => return Err(format!("it cannot be told who listens there ({})", errno.desc())),
@@ -23,33 +26,40 @@ pub(super) fn check(socket: &impl AsFd, path: &Path) -> Result<(), String> {
     if uid == 0 || uid == geteuid().as_raw() {
         return Ok(());
     }
-    let place = whose(path, uid);
-    place.map_err(|why| format!("{} listens there, who is neither root nor you, and {why}", name_of(uid)))
+    let place = check_placement(path, uid);
+    place.map_err(|why| format!("{} listens there, who is neither root nor you, and {why}", describe_user(uid)))
 }
 
-/// Errors: somebody else than root, `uid` and whoever asks can have put something at `path`, or at what it leads to.
-fn whose(path: &Path, uid: u32) -> Result<(), String> {
+/// Checks that only root, `uid` and the user who runs cpctl can have put a socket at `path`, or at the place to which
+/// its links lead.
+///
+/// # Errors
+/// The folder whose owner or mode allows others to do that.
+fn check_placement(path: &Path, uid: u32) -> Result<(), String> {
     let cannot = |path: &Path, e: &io::Error| format!("{} cannot be looked at ({e})", path.display());
     let real = fs::canonicalize(path).map_err(|e| cannot(path, &e))?;
     for file in [path, &real] {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let found = fs::metadata(folder).map_err(|e| cannot(folder, &e))?;
         if ![0, uid, geteuid().as_raw()].contains(&found.uid()) {
-            return Err(format!("{} belongs to {}", folder.display(), name_of(found.uid())));
+            return Err(format!("{} belongs to {}", folder.display(), describe_user(found.uid())));
         }
         if found.mode() & 0o022 != 0 {
             let mode = found.mode() & 0o7777;
             return Err(format!("others can write in {} (mode {mode:04o})", folder.display()));
         }
         if ![0, geteuid().as_raw()].contains(&found.uid()) {
-            above(&real, uid)?;
+            check_ancestors(&real, uid)?;
         }
     }
     Ok(())
 }
 
-/// Errors: somebody else than root and `uid` can have made the folder, as in one where everybody may.
-fn above(real: &Path, uid: u32) -> Result<(), String> {
+/// Checks that only root and `uid` can have made the folder of `real`, by looking at all folders above it.
+///
+/// # Errors
+/// The folder in which others can create folders.
+fn check_ancestors(real: &Path, uid: u32) -> Result<(), String> {
     for folder in real.ancestors().skip(2) {
         let found = fs::metadata(folder).map_err(|e| format!("{} cannot be looked at ({e})", folder.display()))?;
         if ![0, uid].contains(&found.uid()) || found.mode() & 0o022 != 0 {
@@ -60,7 +70,7 @@ fn above(real: &Path, uid: u32) -> Result<(), String> {
     Ok(())
 }
 
-fn name_of(uid: u32) -> String {
+fn describe_user(uid: u32) -> String {
     let found = User::from_uid(Uid::from_raw(uid)).ok().flatten();
     found.map_or_else(|| format!("uid {uid}"), |user| format!("{} (uid {uid})", user.name))
 }
@@ -72,13 +82,13 @@ mod tests {
 
     use super::*;
 
-    /// Some user that is not this process's.
+    /// A user other than the one who runs the test.
     const NOBODY: u32 = 65_534;
 
     fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
         let become_and_run = || {
             let uid = rustix::process::Uid::from_raw(NOBODY);
-            // Of this thread alone: rustix asks the kernel, not the C library.
+            // This changes the user of this thread only, because rustix calls the kernel and not the C library.
             rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
             what()
         };
@@ -86,11 +96,11 @@ mod tests {
     }
 
     fn found(path: &Path) -> Result<(), String> {
-        check(&UnixStream::connect(path).unwrap(), path)
+        check_trusted(&UnixStream::connect(path).unwrap(), path)
     }
 
     #[test]
-    fn whoever_asks_may_listen_anywhere() {
+    fn the_own_user_is_trusted_in_any_folder() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let _listener = UnixListener::bind(&path).unwrap();
@@ -101,9 +111,9 @@ mod tests {
     }
 
     #[test]
-    fn others_may_where_nobody_else_can_have_put_the_socket() {
+    fn other_users_are_trusted_only_where_nobody_else_can_put_a_socket() {
         if !geteuid().is_root() {
-            // Only root can listen as somebody else.
+            // Only root can listen as another user.
             return;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -117,7 +127,7 @@ mod tests {
         for (owner, mode, why) in [
             (0, 0o755, None),
             (0, 0o700, None),
-            // In a folder where everybody may be the first to make one.
+            // Any user could have made this folder, because it is in one where everybody can create folders.
             (NOBODY, 0o755, Some("others can have made")),
             (0, 0o777, Some("others can write in")),
             (0, 0o1777, Some("others can write in")),
@@ -137,14 +147,14 @@ mod tests {
                 }
             }
         }
-        // Where nobody else can have made that user's folder.
+        // Only root can have made that user's folder here.
         let service = tempfile::tempdir_in("/run").unwrap();
         let own = service.path().join("s");
         chown(service.path(), Some(NOBODY), None).unwrap();
         fs::set_permissions(service.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let _served = as_nobody(|| UnixListener::bind(&own).unwrap());
         assert_eq!(found(&own), Ok(()));
-        // A link that anybody can have made, to where only that user can.
+        // First a link in a trusted folder; then the same link in a folder where anybody can have made it.
         chown(folder.path(), Some(0), None).unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(found(&link), Ok(()));

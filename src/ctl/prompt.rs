@@ -1,4 +1,4 @@
-//! What is asked of the person at the terminal, and what is read from standard input instead.
+//! Passwords and confirmations: prompts on the terminal, and a password from standard input.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
@@ -12,49 +12,58 @@ use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::control::PASSWORD_RULE;
-use crate::control::password::{PasswordFault, new_password};
-use crate::ctl::exit::{Exit, Failure};
-use crate::ctl::signals::Caught;
-use crate::ctl::typed::{Keys, Secret, Step, Typed};
+use crate::control::password::{PasswordFault, parse_new_password};
+use crate::ctl::exit::{ExitStatus, Failure};
+use crate::ctl::line_editor::{EditingKeys, KeyEffect, LineEditor, SecretBytes};
+use crate::ctl::signals::DeferredSignals;
 use crate::proto::types::Password;
 
-/// Longest answer to a yes-or-no question that is read, in bytes.
-const ANSWER_MAX_BYTES: u64 = 64;
-/// Bytes of a line of standard input that are kept, and read at most: what is longer is no password.
+/// The most bytes that are read of the answer to a yes-or-no question.
+const CONFIRMATION_MAX_BYTES: u64 = 64;
+/// The most bytes of a line of standard input that are kept. A longer line is not a password.
 const LINE_KEPT_BYTES: usize = 1024;
+/// The most bytes of a line of standard input that are read, to report its length.
 const LINE_READ_MAX_BYTES: usize = 1024 * 1024;
-/// Signals that end cpctl at a prompt, once the terminal is as it was.
-const ENDINGS: [i32; 5] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM];
+/// The signals that end cpctl at a prompt. The terminal is restored first.
+const ENDING_SIGNALS: [i32; 5] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM];
 
-/// Whether somebody sits there who could be asked.
-pub(crate) fn somebody_there() -> bool {
-    io::stdin().is_terminal() && terminal().is_ok()
+/// Whether there is a terminal, so that the user can be asked.
+pub(crate) fn is_interactive() -> bool {
+    io::stdin().is_terminal() && open_terminal().is_ok()
 }
 
 /// Asks for the new password of `name` twice, without echo.
-pub(crate) fn password_twice(name: &str) -> Result<Password, Failure> {
-    let caught = Caught::new(&ENDINGS);
-    let typed = Quiet::begin().map_err(|e| terminal_failed(&e)).and_then(|mut quiet| {
+///
+/// # Errors
+/// [`ExitStatus::Usage`] for an invalid password; [`ExitStatus::Refused`] if the two differ, none was typed or the
+/// terminal fails.
+pub(crate) fn ask_password_twice(name: &str) -> Result<Password, Failure> {
+    let deferred = DeferredSignals::new(&ENDING_SIGNALS);
+    let typed = EchoOff::begin().map_err(|e| terminal_failed(&e)).and_then(|mut quiet| {
         let (first, bytes) = quiet.ask(&format!("{}.\nNew password for {name}: ", capitalized(PASSWORD_RULE)))?;
-        let first = checked(&first, bytes, "your terminal is not in UTF-8")?;
+        let first = validate(&first, bytes, "your terminal is not in UTF-8")?;
         let (second, _) = quiet.ask("The same again: ")?;
         if first.as_bytes() != second.as_bytes() {
-            return Err(Failure::new(Exit::Refused, "the two are not the same; nothing was changed"));
+            return Err(Failure::new(ExitStatus::Refused, "the two are not the same; nothing was changed"));
         }
-        quiet.keep_what_follows();
+        quiet.keep_typeahead();
         Ok(first)
     });
-    // The terminal has its echo again by now.
-    caught.obey();
+    // The terminal was restored when `quiet` was dropped.
+    deferred.raise();
     typed
 }
 
-/// The password in the next line of standard input. Not a byte behind that line is read: it is for whoever comes next.
-pub(crate) fn password_from_stdin() -> Result<Password, Failure> {
-    let failed = |error: &io::Error| Failure::new(Exit::Refused, format!("standard input: {error}"));
-    // Not the library's stdin, which reads ahead.
+/// Reads the password from the next line of standard input. Nothing after that line is read, so that it is left for the
+/// next reader.
+///
+/// # Errors
+/// [`ExitStatus::Usage`] for an invalid password, [`ExitStatus::Refused`] if reading fails.
+pub(crate) fn read_password_from_stdin() -> Result<Password, Failure> {
+    let failed = |error: &io::Error| Failure::new(ExitStatus::Refused, format!("standard input: {error}"));
+    // `io::stdin` cannot be used, because it reads ahead.
     let mut input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(|e| failed(&e))?);
-    let mut line = Secret::with_room(LINE_KEPT_BYTES);
+    let mut line = SecretBytes::with_capacity(LINE_KEPT_BYTES);
     let mut length = 0usize;
     let mut byte = [0u8; 1];
     let complete = loop {
@@ -70,7 +79,7 @@ pub(crate) fn password_from_stdin() -> Result<Password, Failure> {
                 length += 1;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Somebody else who has the same pipe does not want to wait; here there is nothing else to do.
+            // Another process that shares this pipe has made it non-blocking, so wait here.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let _ = poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
             }
@@ -81,31 +90,35 @@ pub(crate) fn password_from_stdin() -> Result<Password, Failure> {
         line.pop();
         length -= 1;
     }
-    checked(&line, length, "standard input is not in UTF-8")
+    validate(&line, length, "standard input is not in UTF-8")
 }
 
-/// Whether the person at the terminal says yes.
-pub(crate) fn confirmed(question: &str) -> Result<bool, Failure> {
-    let mut tty = terminal().map_err(|e| terminal_failed(&e))?;
+/// Asks a yes-or-no question on the terminal and returns whether the answer is yes.
+pub(crate) fn ask_yes_or_no(question: &str) -> Result<bool, Failure> {
+    let mut tty = open_terminal().map_err(|e| terminal_failed(&e))?;
     let mut answer = Vec::new();
     write!(tty, "{question} [y/N] ")
-        .and_then(|()| BufReader::new(tty.take(ANSWER_MAX_BYTES)).read_until(b'\n', &mut answer))
+        .and_then(|()| BufReader::new(tty.take(CONFIRMATION_MAX_BYTES)).read_until(b'\n', &mut answer))
         .map_err(|e| terminal_failed(&e))?;
     Ok(answer.trim_ascii().eq_ignore_ascii_case(b"y") || answer.trim_ascii().eq_ignore_ascii_case(b"yes"))
 }
 
-/// The password that was typed, `bytes` being the length of all of it. `foreign`: what it means that it is not UTF-8.
-fn checked(typed: &Secret, bytes: usize, foreign: &str) -> Result<Password, Failure> {
-    let found = match new_password(typed.as_bytes()) {
-        // Of a line that was not kept whole, the part need not be UTF-8.
+/// Checks a new password. `bytes` is its whole length, which may be more than was kept.
+/// `not_utf8_message` begins the error message if it is not UTF-8.
+fn validate(typed: &SecretBytes, bytes: usize, not_utf8_message: &str) -> Result<Password, Failure> {
+    let found = match parse_new_password(typed.as_bytes()) {
+        // The kept part of a longer line may end in the middle of a character, so its length is reported instead.
         Ok(_) | Err(PasswordFault::NotUtf8) if bytes > typed.as_bytes().len() => Err(PasswordFault::TooLong { bytes }),
         Err(PasswordFault::TooLong { .. }) => Err(PasswordFault::TooLong { bytes }),
         found => found,
     };
     found.map_err(|fault| {
-        let said =
-            if fault == PasswordFault::NotUtf8 { format!("{foreign}: {PASSWORD_RULE}") } else { fault.to_string() };
-        Failure::new(Exit::Usage, format!("{said}; nothing was changed")).with_code("bad_password")
+        let said = if fault == PasswordFault::NotUtf8 {
+            format!("{not_utf8_message}: {PASSWORD_RULE}")
+        } else {
+            fault.to_string()
+        };
+        Failure::new(ExitStatus::Usage, format!("{said}; nothing was changed")).with_json_code("bad_password")
     })
 }
 
@@ -114,67 +127,80 @@ fn capitalized(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// The terminal without echo, from before the first prompt is shown, so that nothing typed at once is seen. Every byte
-/// comes as it was typed; only the keys that send signals are the terminal's. It is handed back as it was, also to
-/// whoever has it when a signal ends cpctl.
-struct Quiet {
+/// Turns the terminal's echo off while it exists. Echo is off before the first prompt is shown, so that early typing is
+/// not visible. Every byte is read as it was typed; the terminal handles only the keys that send signals. The terminal
+/// is restored when this value is dropped and also when a signal ends cpctl.
+struct EchoOff {
     tty: File,
-    before: Termios,
-    keys: Keys,
+    /// The settings to restore.
+    saved: Termios,
+    keys: EditingKeys,
     signals: Handle,
-    watch: Option<JoinHandle<()>>,
-    /// How the terminal is handed back: what is typed ahead is a password, and not to be seen or taken for a command.
-    back: SetArg,
+    /// The thread that waits for signals.
+    signal_thread: Option<JoinHandle<()>>,
+    /// How the terminal is restored. By default, input that was typed ahead is discarded, because it may be a password
+    /// and must neither be shown nor taken for a command.
+    restore_action: SetArg,
 }
 
-impl Quiet {
-    fn begin() -> io::Result<Quiet> {
-        let tty = terminal()?;
+impl EchoOff {
+    fn begin() -> io::Result<EchoOff> {
+        let tty = open_terminal()?;
         let before = tcgetattr(&tty)?;
-        let quiet = silenced(&before);
-        // A signal does not wake a read that the library takes up again, so it is another thread that waits for one.
-        let mut signals = Signals::new(ENDINGS.iter().chain(&[SIGCONT]))?;
-        let (handle, at_its_end, as_it_was, again) =
+        let quiet = without_echo(&before);
+        // A signal does not end the read from the terminal, which is retried, so another thread waits for signals.
+        let mut signals = Signals::new(ENDING_SIGNALS.iter().chain(&[SIGCONT]))?;
+        let (handle, signal_tty, saved_settings, quiet_settings) =
             (signals.handle(), tty.try_clone()?, before.clone(), quiet.clone());
-        let watch = std::thread::Builder::new().spawn(move || {
+        let signal_thread = std::thread::Builder::new().spawn(move || {
             for signal in &mut signals.forever() {
                 if signal == SIGCONT {
-                    // Whoever had the terminal while cpctl was stopped has put it in order for itself.
-                    let _ = tcsetattr(&at_its_end, SetArg::TCSANOW, &again);
+                    // Another program had the terminal while cpctl was stopped and may have turned its echo on.
+                    let _ = tcsetattr(&signal_tty, SetArg::TCSANOW, &quiet_settings);
                 } else {
-                    let _ = tcsetattr(&at_its_end, SetArg::TCSAFLUSH, &as_it_was);
+                    let _ = tcsetattr(&signal_tty, SetArg::TCSAFLUSH, &saved_settings);
                     let _ = emulate_default_handler(signal);
                 }
             }
         })?;
-        let keys = keys(&before);
-        let begun = Quiet { tty, before, keys, signals: handle, watch: Some(watch), back: SetArg::TCSAFLUSH };
+        let keys = editing_keys(&before);
+        let begun = EchoOff {
+            tty,
+            saved: before,
+            keys,
+            signals: handle,
+            signal_thread: Some(signal_thread),
+            restore_action: SetArg::TCSAFLUSH,
+        };
         tcsetattr(&begun.tty, SetArg::TCSAFLUSH, &quiet)?;
         Ok(begun)
     }
 
-    /// What is typed up to the next Enter, and its length where that is more than what is kept.
-    fn ask(&mut self, prompt: &str) -> Result<(Secret, usize), Failure> {
-        let mut typed = Typed::new(self.keys);
+    /// Shows a prompt and reads a line. Returns the bytes that were kept and the length of the whole line.
+    fn ask(&mut self, prompt: &str) -> Result<(SecretBytes, usize), Failure> {
+        let mut typed = LineEditor::new(self.keys);
         self.tty.write_all(prompt.as_bytes()).map_err(|e| terminal_failed(&e))?;
         let step = self.read_into(&mut typed);
-        // The Enter was not shown either.
+        // Enter was not echoed either.
         let _ = self.tty.write_all(b"\n");
         match step.map_err(|e| terminal_failed(&e))? {
-            Step::End => Err(Failure::new(Exit::Refused, "no password was typed; nothing was changed")),
-            Step::Complete | Step::More => Ok(typed.finish()),
+            KeyEffect::EndOfInput => {
+                Err(Failure::new(ExitStatus::Refused, "no password was typed; nothing was changed"))
+            }
+            KeyEffect::Complete | KeyEffect::Continue => Ok(typed.finish()),
         }
     }
 
-    fn read_into(&mut self, typed: &mut Typed) -> io::Result<Step> {
+    /// Reads until Enter or the end of input.
+    fn read_into(&mut self, typed: &mut LineEditor) -> io::Result<KeyEffect> {
         let mut byte = [0u8; 1];
         loop {
             match self.tty.read(&mut byte) {
                 Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "it was hung up")),
                 Ok(_) => {
                     let [key] = byte;
-                    match typed.key(key) {
-                        Step::More => {}
+                    match typed.press(key) {
+                        KeyEffect::Continue => {}
                         step => return Ok(step),
                     }
                 }
@@ -184,15 +210,16 @@ impl Quiet {
         }
     }
 
-    /// What is typed ahead of the end is meant for whoever has the terminal next.
-    fn keep_what_follows(&mut self) {
-        self.back = SetArg::TCSANOW;
+    /// Keeps input that was typed ahead when the terminal is restored, because it is meant for the next program.
+    fn keep_typeahead(&mut self) {
+        self.restore_action = SetArg::TCSANOW;
     }
 }
 
-/// `before` without echo, without editing and without anything that changes or keeps back a byte, but for the CR of the
-/// Enter key. The key that would stop cpctl with the terminal in this state is a byte like any other.
-fn silenced(before: &Termios) -> Termios {
+/// The settings `before` without echo, line editing and everything that changes or holds back bytes, except that the CR
+/// of the Enter key may still become LF. The key that suspends a program is disabled, because it would leave the
+/// terminal in this state.
+fn without_echo(before: &Termios) -> Termios {
     let mut quiet = before.clone();
     quiet.local_flags.remove(LocalFlags::ECHO | LocalFlags::ECHONL | LocalFlags::ICANON | LocalFlags::IEXTEN);
     let changing = [InputFlags::ISTRIP, InputFlags::IUCLC, InputFlags::INLCR, InputFlags::IGNCR, InputFlags::PARMRK];
@@ -210,35 +237,37 @@ fn silenced(before: &Termios) -> Termios {
     quiet
 }
 
-/// Stands where no key has a function: `_POSIX_VDISABLE` of Linux.
+/// The value for a function that no key has: `_POSIX_VDISABLE` on Linux.
 const DISABLED: u8 = 0;
 
-fn keys(terminal: &Termios) -> Keys {
+/// The editing keys in the settings of a terminal.
+fn editing_keys(terminal: &Termios) -> EditingKeys {
     let key = |index: SpecialCharacterIndices| {
         terminal.control_chars.get(index as usize).copied().filter(|key| *key != DISABLED)
     };
-    Keys {
+    EditingKeys {
         erase: key(SpecialCharacterIndices::VERASE),
         kill: key(SpecialCharacterIndices::VKILL),
-        end: key(SpecialCharacterIndices::VEOF),
+        end_of_input: key(SpecialCharacterIndices::VEOF),
         utf8: terminal.input_flags.contains(InputFlags::IUTF8),
     }
 }
 
-impl Drop for Quiet {
+impl Drop for EchoOff {
     fn drop(&mut self) {
-        let _ = tcsetattr(&self.tty, self.back, &self.before);
+        let _ = tcsetattr(&self.tty, self.restore_action, &self.saved);
         self.signals.close();
-        if let Some(watch) = self.watch.take() {
-            let _ = watch.join();
+        if let Some(signal_thread) = self.signal_thread.take() {
+            let _ = signal_thread.join();
         }
     }
 }
 
-fn terminal() -> io::Result<File> {
+/// Opens the terminal of this process, even if standard input and output are redirected.
+fn open_terminal() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/tty")
 }
 
 fn terminal_failed(error: &io::Error) -> Failure {
-    Failure::new(Exit::Refused, format!("the terminal: {error}; nothing was changed"))
+    Failure::new(ExitStatus::Refused, format!("the terminal: {error}; nothing was changed"))
 }

@@ -1,7 +1,8 @@
-//! What systemd says about cpd.service: asked before a question would start it, and for the reason when it is not there.
+//! The state of cpd.service as systemd knows it. It is looked up before connecting, so that a command that changes
+//! nothing does not start a stopped service, and after a failure, to report the cause.
 //!
-//! That the service runs is read from a link that the manager keeps for its journal, so that it costs nothing, and needs no
-//! bus and no right. Where there is none, systemctl(1) is asked, for a bounded time.
+//! Whether the service runs is read from a link that systemd keeps for its journal; that is cheap and needs neither a
+//! bus nor privileges. If there is no link, systemctl(1) is run, for a bounded time.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -12,42 +13,43 @@ use std::time::Duration;
 
 use super::SOCKET_DEFAULT;
 
-/// How long systemctl may take.
-const PATIENCE: Duration = Duration::from_millis(1500);
-/// Longest answer of systemctl that is looked at, in bytes.
-const ANSWER_MAX_BYTES: u64 = 64 * 1024;
+/// How long systemctl may take before it is killed.
+const SYSTEMCTL_TIMEOUT: Duration = Duration::from_millis(1500);
+/// The most bytes that are read of systemctl's output.
+const SYSTEMCTL_OUTPUT_MAX_BYTES: u64 = 64 * 1024;
 const SERVICE: &str = "cpd.service";
-/// Answers in the place of a service that has failed.
+/// The stand-in, which answers in place of a service that has failed.
 const STAND_IN: &str = "cpd-failed.service";
 const SOCKET_UNIT: &str = "cpd-control.socket";
 const PROPERTIES: &str = "--property=Id,ActiveState,SubState,Result,ExecMainStatus,StatusText";
 
-/// Where systemd is asked.
+/// How systemd is asked. Tests use other paths and another program.
 #[derive(Clone, Debug)]
-pub(crate) struct Manager {
-    /// The control socket that it holds open for the service.
+pub(crate) struct ServiceManager {
+    /// The control socket that systemd holds open for the service.
     pub socket: PathBuf,
-    /// The folder in which it keeps a link for each unit that is active.
+    /// The folder in which systemd keeps a link for each active unit.
     pub units: PathBuf,
-    /// systemctl(1), and words before its own.
-    pub program: Vec<OsString>,
+    /// The program systemctl(1), with arguments to put before all others.
+    pub systemctl: Vec<OsString>,
 }
 
-impl Default for Manager {
-    fn default() -> Manager {
-        Manager {
+impl Default for ServiceManager {
+    fn default() -> ServiceManager {
+        ServiceManager {
             socket: PathBuf::from(SOCKET_DEFAULT),
             units: PathBuf::from("/run/systemd/units"),
-            program: vec![OsString::from("systemctl")],
+            systemctl: vec![OsString::from("systemctl")],
         }
     }
 }
 
-/// The state of the service, as far as it can be said.
+/// The state of the service and of its control socket. Properties that systemctl does not report are empty.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct State {
-    /// As `ActiveState=` of the control socket, and of the service; empty where systemctl does not say.
+pub(crate) struct ServiceState {
+    /// `ActiveState` of the control socket.
     socket: String,
+    /// `ActiveState` of the service; the properties below are the service's, too.
     active: String,
     sub: String,
     result: String,
@@ -55,17 +57,19 @@ pub(crate) struct State {
     status_text: String,
 }
 
-impl Manager {
-    /// Whether systemd is there, and its service has no process. That is so between two starts as well.
-    pub fn lacks_the_service(&self) -> bool {
-        // A link without a target: its text is what matters to the manager.
+impl ServiceManager {
+    /// Whether systemd runs on this machine and neither the service nor its stand-in has a process. This is also true
+    /// between two starts of the service.
+    pub fn service_has_no_process(&self) -> bool {
+        // The link has no target, because its text is what systemd stores; so it must not be followed.
         let runs = |unit: &&str| self.units.join(format!("invocation:{unit}")).symlink_metadata().is_ok();
         self.units.is_dir() && ![SERVICE, STAND_IN].iter().any(runs)
     }
 
-    /// What systemctl says of the two units; nothing in it where it cannot be asked, or not in time.
-    pub fn state(&self) -> State {
-        let Some((program, words)) = self.program.split_first() else { return State::default() };
+    /// Asks systemctl for the state of the two units. The state is empty if it cannot be run or does not answer in
+    /// time.
+    pub fn state(&self) -> ServiceState {
+        let Some((program, words)) = self.systemctl.split_first() else { return ServiceState::default() };
         let asked = Command::new(program)
             .args(words)
             .args(["show", SOCKET_UNIT, SERVICE, "--no-pager", PROPERTIES])
@@ -73,28 +77,28 @@ impl Manager {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn();
-        let Ok(mut child) = asked else { return State::default() };
+        let Ok(mut child) = asked else { return ServiceState::default() };
         let (sender, read) = channel();
         if let Some(output) = child.stdout.take() {
             std::thread::spawn(move || {
                 let mut bytes = Vec::new();
-                if output.take(ANSWER_MAX_BYTES).read_to_end(&mut bytes).is_ok() {
-                    // Nobody listens any more when it took too long.
+                if output.take(SYSTEMCTL_OUTPUT_MAX_BYTES).read_to_end(&mut bytes).is_ok() {
+                    // This fails if the caller has already given up waiting.
                     let _ = sender.send(bytes);
                 }
             });
         }
-        let answer = read.recv_timeout(PATIENCE).unwrap_or_default();
-        // Where it has ended already this does nothing, and where it hangs it is not waited for.
+        let answer = read.recv_timeout(SYSTEMCTL_TIMEOUT).unwrap_or_default();
+        // This has no effect if the process has ended; a process that hangs is killed, so that waiting for it ends.
         let _ = child.kill();
         let _ = child.wait();
-        State::read(&String::from_utf8_lossy(&answer))
+        ServiceState::parse(&String::from_utf8_lossy(&answer))
     }
 }
 
-impl State {
-    /// A paragraph a unit, a line a property.
-    fn read(answer: &str) -> State {
+impl ServiceState {
+    /// Parses the output of `systemctl show`: one paragraph per unit and one line per property.
+    fn parse(answer: &str) -> ServiceState {
         let value = |unit: &str, key: &str| {
             let mut paragraphs = answer.split("\n\n");
             let paragraph = paragraphs.find(|text| text.lines().any(|line| line.strip_prefix("Id=") == Some(unit)))?;
@@ -102,7 +106,7 @@ impl State {
             paragraph.lines().find_map(of_key)
         };
         let of_service = |key: &str| value(SERVICE, key).unwrap_or_default();
-        State {
+        ServiceState {
             socket: value(SOCKET_UNIT, "ActiveState").unwrap_or_default(),
             active: of_service("ActiveState"),
             sub: of_service("SubState"),
@@ -112,24 +116,24 @@ impl State {
         }
     }
 
-    /// Whether a connection to the control socket would start the service, as far as can be told.
-    pub fn would_start(&self) -> bool {
-        !self.runs() && matches!(self.socket.as_str(), "active" | "")
+    /// Whether connecting to the control socket would start the service. If the state is not known, this is assumed.
+    pub fn would_activate(&self) -> bool {
+        !self.is_running() && matches!(self.socket.as_str(), "active" | "")
     }
 
-    /// Whether the service runs, or is being started: a connection starts nothing.
-    fn runs(&self) -> bool {
+    /// Whether the service runs or is being started, so that connecting does not start it.
+    fn is_running(&self) -> bool {
         matches!(self.active.as_str(), "active" | "reloading")
             || (self.active == "activating" && self.sub != "auto-restart")
     }
 
-    /// Whether it ended by itself: there is a cause to mend.
+    /// Whether the service has failed, or fails again and again, so that there is a cause to fix.
     pub fn has_failed(&self) -> bool {
         self.active == "failed" || (self.active == "activating" && self.sub == "auto-restart")
     }
 
-    /// Why the service is not there and what to type, one sentence.
-    pub fn sentence(&self) -> String {
+    /// A sentence that says why the service does not run and which command helps.
+    pub fn describe(&self) -> String {
         if self.has_failed() {
             let again = if self.active == "failed" { "has failed" } else { "fails and is started again and again" };
             return format!("{SERVICE} {again} ({}); mend that, then: systemctl restart cpd", self.cause());
@@ -149,7 +153,7 @@ impl State {
             status => format!("{}, status {status}", self.result),
         };
         match self.status_text.as_str() {
-            // Of a cpd that could not say why it ended it is a status of better days.
+            // A cpd that was killed could not report why; then the status text is from before and not the cause.
             text if self.result == "exit-code" && !text.is_empty() => format!("{number}: {text}"),
             _ => format!("{number}; journalctl -u cpd says why"),
         }
@@ -164,38 +168,39 @@ mod tests {
 
     use super::*;
     use crate::ctl::client::Client;
-    use crate::ctl::target::{Origin, Target};
+    use crate::ctl::target::{SocketOrigin, Target};
 
-    /// A manager whose systemctl is this script, which has links for these units, and whose socket is in its folder.
-    fn manager(script: &str, units: &[&str]) -> (tempfile::TempDir, Manager) {
+    /// A manager whose systemctl is `script`, with links for `units` and with its socket in a temporary folder.
+    fn manager(script: &str, units: &[&str]) -> (tempfile::TempDir, ServiceManager) {
         let dir = tempfile::tempdir().unwrap();
-        // Run by its interpreter: what has just been written cannot be run while another thread makes a process.
+        // The script is run through its interpreter, because a file that was just written cannot be executed while a
+        // child that another thread forked still holds it open.
         std::fs::write(dir.path().join("show"), format!("{script}\n")).unwrap();
         for unit in units {
             symlink("0123456789abcdef0123456789abcdef", dir.path().join(format!("invocation:{unit}"))).unwrap();
         }
-        let manager = Manager {
+        let manager = ServiceManager {
             socket: dir.path().join("control.sock"),
             units: dir.path().to_owned(),
-            program: vec!["sh".into(), dir.path().join("show").into()],
+            systemctl: vec!["sh".into(), dir.path().join("show").into()],
         };
         (dir, manager)
     }
 
-    /// As systemctl 252 and 257 answer.
-    fn said(socket: &str, service: &str) -> State {
-        State::read(&format!(
+    /// The state from output in the format of systemctl 252 and 257.
+    fn said(socket: &str, service: &str) -> ServiceState {
+        ServiceState::parse(&format!(
             "Id=cpd-control.socket\nActiveState={socket}\n\nLoadState=loaded\nId=cpd.service\n{service}\n"
         ))
     }
 
     #[test]
-    fn only_a_service_without_a_process_is_asked_about() {
-        assert!(manager("", &[]).1.lacks_the_service());
-        assert!(!manager("", &["cpd.service"]).1.lacks_the_service());
-        assert!(!manager("", &["cpd-failed.service"]).1.lacks_the_service(), "somebody answers, and says why");
-        let nowhere = Manager { units: PathBuf::from("/nonexistent"), ..Manager::default() };
-        assert!(!nowhere.lacks_the_service(), "without systemd there is nothing to start");
+    fn a_service_with_a_process_is_not_asked_about() {
+        assert!(manager("", &[]).1.service_has_no_process());
+        assert!(!manager("", &["cpd.service"]).1.service_has_no_process());
+        assert!(!manager("", &["cpd-failed.service"]).1.service_has_no_process(), "somebody answers, and says why");
+        let nowhere = ServiceManager { units: PathBuf::from("/nonexistent"), ..ServiceManager::default() };
+        assert!(!nowhere.service_has_no_process(), "without systemd there is nothing to start");
     }
 
     #[test]
@@ -208,14 +213,14 @@ mod tests {
             ("active", "ActiveState=active", false),
             ("inactive", "ActiveState=inactive", false),
         ] {
-            assert_eq!(said(socket, service).would_start(), would, "{socket} {service}");
+            assert_eq!(said(socket, service).would_activate(), would, "{socket} {service}");
         }
-        assert!(State::default().would_start(), "where nobody can tell, nothing is started");
+        assert!(ServiceState::default().would_activate(), "where nobody can tell, nothing is started");
     }
 
     #[test]
-    fn a_failure_is_told_with_its_cause() {
-        let told = |service: &str| said("active", service).sentence();
+    fn a_failure_is_described_with_its_cause() {
+        let told = |service: &str| said("active", service).describe();
         let failed = "ActiveState=failed\nSubState=failed\nResult=exit-code\nExecMainStatus=78\nStatusText=/etc/cpd/cpd.toml:3: unknown key\n";
         assert_eq!(
             told(failed),
@@ -228,27 +233,27 @@ mod tests {
         let stopped =
             "ActiveState=inactive\nSubState=dead\nResult=success\nExecMainStatus=0\nStatusText=connections: 0\n";
         assert_eq!(told(stopped), "cpd.service is stopped (systemctl start cpd)");
-        assert!(State::default().sentence().contains("systemctl start cpd"), "what to type is said in any case");
+        assert!(ServiceState::default().describe().contains("systemctl start cpd"), "what to type is said in any case");
     }
 
     #[test]
-    fn systemctl_is_asked_without_waiting_for_ever() {
+    fn systemctl_is_killed_when_it_hangs() {
         let (_dir, works) =
             manager("[ \"$3\" = cpd.service ] && printf 'Id=cpd.service\\nActiveState=inactive\\n'", &[]);
         assert_eq!(works.state().active, "inactive");
         for script in ["exit 1", "echo 'Failed to connect to bus' >&2; exit 1"] {
-            assert_eq!(manager(script, &[]).1.state(), State::default());
+            assert_eq!(manager(script, &[]).1.state(), ServiceState::default());
         }
         let (_dir, hangs) = manager("exec sleep 600", &[]);
         let begun = Instant::now();
-        assert_eq!(hangs.state(), State::default());
+        assert_eq!(hangs.state(), ServiceState::default());
         assert!(begun.elapsed() < Duration::from_secs(300));
-        let missing = Manager { program: vec!["/nonexistent/systemctl".into()], ..Manager::default() };
-        assert_eq!(missing.state(), State::default());
+        let missing = ServiceManager { systemctl: vec!["/nonexistent/systemctl".into()], ..ServiceManager::default() };
+        assert_eq!(missing.state(), ServiceState::default());
     }
 
     #[test]
-    fn a_question_does_not_knock_at_a_stopped_services_socket_and_a_change_does() {
+    fn queries_do_not_activate_a_stopped_service_and_changes_do() {
         let script = |service: &str| {
             format!("printf 'Id=cpd-control.socket\\nActiveState=active\\n\\nId=cpd.service\\n{service}\\n'")
         };
@@ -266,9 +271,9 @@ mod tests {
             listener.set_nonblocking(true).unwrap();
             let mut target = Target {
                 socket: manager.socket.clone(),
-                origin: Origin::Default,
+                origin: SocketOrigin::Default,
                 timeout: Duration::from_secs(60),
-                may_start: false,
+                may_start_service: false,
                 manager,
             };
             let asked = Client::connect(&target);
@@ -276,16 +281,16 @@ mod tests {
                 (None, Ok(_)) => assert!(listener.accept().is_ok(), "{script}"),
                 (Some(says), Err(failure)) => {
                     assert!(failure.message.contains(says), "{}", failure.message);
-                    assert_eq!((failure.exit.code(), failure.code.is_some()), (69, true));
+                    assert_eq!((failure.exit.code(), failure.json_code.is_some()), (69, true));
                     assert!(listener.accept().is_err(), "{script}: somebody knocked");
                 }
                 (says, asked) => panic!("{script}: {says:?}, {}", asked.is_ok()),
             }
-            target.may_start = true;
+            target.may_start_service = true;
             assert!(Client::connect(&target).is_ok() && listener.accept().is_ok(), "{script}: a change starts it");
-            // Another daemon's socket is nothing to systemd.
+            // systemd is not asked about a socket that is not the service's.
             target.manager.socket = PathBuf::from(SOCKET_DEFAULT);
-            target.may_start = false;
+            target.may_start_service = false;
             assert!(Client::connect(&target).is_ok());
         }
     }

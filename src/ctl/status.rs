@@ -1,19 +1,19 @@
-//! `cpctl status`: how the daemon is, where it listens, by which configuration, and what it did.
+//! `cpctl status`: the state of the daemon, its listeners, its configuration and its counters.
 
 use clap::ArgMatches;
 
 use super::client::Client;
+use super::commands::json_or_text;
 use super::exit::Failure;
-use super::render::pairs;
-use super::run::show;
-use super::target::{Origin, Target};
-use super::{Context, Output, age};
+use super::render::format_pairs;
+use super::target::{SocketOrigin, Target};
+use super::{Context, Output, time_span};
 use crate::control::answer::{ConfigurationInfo, ListenerInfo, Status};
 use crate::control::{ErrorCode, Request};
 
 pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<Output, Failure> {
-    let status = ask(context)?;
-    Ok(show(context, &status, || {
+    let status = fetch_status(context)?;
+    Ok(json_or_text(context, &status, || {
         let (states, counters) = (&status.sessions, &status.counters);
         let numbers = [
             ("connections", status.connections),
@@ -41,30 +41,30 @@ pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<Output, Failur
             ("store batches", counters.store_batches),
             ("store failures", counters.store_failures),
         ];
-        let later =
+        let newer_counters =
             [("messages removed", counters.messages_removed), ("messages at start", counters.messages_at_start)];
-        let mut lines = vec![("version", status.version.clone()), ("uptime", age::show(status.uptime_seconds))];
-        lines.extend(where_it_listens(&status, &context.socket));
-        lines.extend(status.configuration.iter().flat_map(configuration));
+        let mut lines = vec![("version", status.version.clone()), ("uptime", time_span::format(status.uptime_seconds))];
+        lines.extend(listener_lines(&status, &context.target));
+        lines.extend(status.configuration.iter().flat_map(configuration_lines));
         lines.extend(numbers.iter().map(|(name, number)| (*name, number.to_string())));
-        lines.extend(later.iter().filter_map(|(name, number)| Some((*name, (*number)?.to_string()))));
-        pairs(&lines)
+        lines.extend(newer_counters.iter().filter_map(|(name, number)| Some((*name, (*number)?.to_string()))));
+        format_pairs(&lines)
     }))
 }
 
-/// The whole status, or what an older daemon knows of it.
-fn ask(context: &Context) -> Result<Status, Failure> {
-    let mut client = Client::connect(&context.socket)?;
+/// Asks for the status with details, or without them if the daemon is too old to know that field.
+fn fetch_status(context: &Context) -> Result<Status, Failure> {
+    let mut client = Client::connect(&context.target)?;
     match client.ask(&Request::Status { details: true }) {
-        Err(failure) if failure.refusal == Some(ErrorCode::UnknownField) => {
+        Err(failure) if failure.daemon_code == Some(ErrorCode::UnknownField) => {
             client.ask(&Request::Status { details: false })
         }
         status => status,
     }
 }
 
-/// A line for each listener, and what to do where only this machine can connect.
-fn where_it_listens(status: &Status, target: &Target) -> Vec<(&'static str, String)> {
+/// One line for each listener and, if clients can connect from this machine only, a line that says how to change that.
+fn listener_lines(status: &Status, target: &Target) -> Vec<(&'static str, String)> {
     let listeners = status.listeners.as_deref().unwrap_or_default();
     let mut lines: Vec<(&str, String)> = listeners
         .iter()
@@ -78,18 +78,22 @@ fn where_it_listens(status: &Status, target: &Target) -> Vec<(&'static str, Stri
         })
         .collect();
     let clients: Vec<&ListenerInfo> = listeners.iter().filter(|one| one.listener != "control").collect();
-    if let Some(first) = clients.first().filter(|_| clients.iter().all(|one| is_local(&one.address))) {
-        lines.push(("", format!("only this machine can connect; for all: {}", how_to_open(first, status, target))));
+    if let Some(first) = clients.first().filter(|_| clients.iter().all(|one| is_loopback(&one.address))) {
+        lines.push((
+            "",
+            format!("only this machine can connect; for all: {}", how_to_listen_publicly(first, status, target)),
+        ));
     }
     lines
 }
 
-fn is_local(address: &str) -> bool {
+fn is_loopback(address: &str) -> bool {
     let parsed = address.parse::<std::net::SocketAddr>();
     parsed.is_ok_and(|address| address.ip().to_canonical().is_loopback())
 }
 
-fn how_to_open(first: &ListenerInfo, status: &Status, target: &Target) -> String {
+/// The command or setting with which other machines can connect.
+fn how_to_listen_publicly(first: &ListenerInfo, status: &Status, target: &Target) -> String {
     if first.opened_by == "systemd" {
         return "sudo cpd-listen all".to_owned();
     }
@@ -97,15 +101,15 @@ fn how_to_open(first: &ListenerInfo, status: &Status, target: &Target) -> String
     let port = first.address.rsplit(':').next().unwrap_or_default();
     match (file, target.origin) {
         (Some(file), _) => format!("listen.cp = [\"[::]:{port}\"] in {file}, then a restart"),
-        (None, Origin::Data) => {
+        (None, SocketOrigin::Data) => {
             let folder = target.socket.parent().unwrap_or(std::path::Path::new("."));
             format!("cpd --data {} --listen [::]:{port}", folder.display())
         }
-        (None, Origin::Default | Origin::Named) => format!("start it with --listen [::]:{port}"),
+        (None, SocketOrigin::Default | SocketOrigin::Named) => format!("start it with --listen [::]:{port}"),
     }
 }
 
-fn configuration(found: &ConfigurationInfo) -> Vec<(&'static str, String)> {
+fn configuration_lines(found: &ConfigurationInfo) -> Vec<(&'static str, String)> {
     let mut lines = vec![("configuration", found.file.clone().unwrap_or_else(|| "the defaults".to_owned()))];
     if let Some(problem) = &found.problem {
         let since = found.problem_since.as_deref().unwrap_or("the last reload");
@@ -123,19 +127,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::ctl::service::Manager;
+    use crate::ctl::service::ServiceManager;
 
-    fn target(origin: Origin) -> Target {
+    fn target(origin: SocketOrigin) -> Target {
         Target {
             socket: PathBuf::from("/home/try/control.sock"),
             origin,
             timeout: Duration::from_secs(5),
-            may_start: false,
-            manager: Manager::default(),
+            may_start_service: false,
+            manager: ServiceManager::default(),
         }
     }
 
-    fn told(listeners: &[(&str, &str, &str)], file: Option<&str>, origin: Origin) -> String {
+    fn rendered(listeners: &[(&str, &str, &str)], file: Option<&str>, origin: SocketOrigin) -> String {
         let listener = |(listener, address, opened_by): &(&str, &str, &str)| ListenerInfo {
             listener: (*listener).to_owned(),
             address: (*address).to_owned(),
@@ -146,38 +150,38 @@ mod tests {
             configuration: Some(ConfigurationInfo { file: file.map(str::to_owned), ..ConfigurationInfo::default() }),
             ..Status::default()
         };
-        let lines = where_it_listens(&status, &target(origin));
+        let lines = listener_lines(&status, &target(origin));
         lines.into_iter().map(|(name, text)| format!("{name}: {text}\n")).collect()
     }
 
     #[test]
-    fn the_step_that_opens_it_further_fits_whoever_decides() {
+    fn the_advice_on_listening_publicly_fits_the_setting_in_force() {
         let control = ("control", "/run/cpd/control.sock", "systemd");
         assert_eq!(
-            told(&[("cp", "127.0.0.1:5035", "systemd"), control], Some("/etc/cpd/cpd.toml"), Origin::Default),
+            rendered(&[("cp", "127.0.0.1:5035", "systemd"), control], Some("/etc/cpd/cpd.toml"), SocketOrigin::Default),
             "listens: cp 127.0.0.1:5035 (systemd, cpd.socket)\n\
              listens: control /run/cpd/control.sock (systemd, cpd-control.socket)\n\
              : only this machine can connect; for all: sudo cpd-listen all\n"
         );
         let own = [("cp", "127.0.0.1:7", "cpd"), ("cp", "[::1]:7", "cpd")];
-        let with_file = told(&own, Some("/tmp/c.toml"), Origin::Data);
+        let with_file = rendered(&own, Some("/tmp/c.toml"), SocketOrigin::Data);
         assert!(
             with_file.ends_with("for all: listen.cp = [\"[::]:7\"] in /tmp/c.toml, then a restart\n"),
             "{with_file}"
         );
-        let data = told(&own, None, Origin::Data);
+        let data = rendered(&own, None, SocketOrigin::Data);
         assert!(data.ends_with("for all: cpd --data /home/try --listen [::]:7\n"), "{data}");
-        assert!(told(&own, None, Origin::Named).contains("--listen [::]:7"));
+        assert!(rendered(&own, None, SocketOrigin::Named).contains("--listen [::]:7"));
         for open in ["0.0.0.0:7", "[::]:7", "192.0.2.1:7"] {
             let all = [("cp", "127.0.0.1:7", "cpd"), ("classic", open, "cpd")];
-            assert!(!told(&all, None, Origin::Data).contains("only this machine"), "{open}");
+            assert!(!rendered(&all, None, SocketOrigin::Data).contains("only this machine"), "{open}");
         }
-        assert_eq!(told(&[], None, Origin::Default), "", "an older daemon does not say");
+        assert_eq!(rendered(&[], None, SocketOrigin::Default), "", "an older daemon does not say");
     }
 
     #[test]
-    fn a_configuration_that_is_not_in_force_is_told() {
-        let lines = configuration(&ConfigurationInfo {
+    fn a_configuration_that_is_not_in_force_is_reported() {
+        let lines = configuration_lines(&ConfigurationInfo {
             file: Some("/etc/cpd/cpd.toml".to_owned()),
             read_at: "2026-01-01T00:00:00Z".to_owned(),
             problem: Some("/etc/cpd/cpd.toml:3: unknown key".to_owned()),
@@ -186,6 +190,6 @@ mod tests {
         });
         assert_eq!(lines[1].1, "the file as it is now: /etc/cpd/cpd.toml:3: unknown key (since 2026-01-02T00:00:00Z)");
         assert_eq!(lines[2], ("needs a restart", "listen.cp, store.path".to_owned()));
-        assert_eq!(configuration(&ConfigurationInfo::default()), [("configuration", "the defaults".to_owned())]);
+        assert_eq!(configuration_lines(&ConfigurationInfo::default()), [("configuration", "the defaults".to_owned())]);
     }
 }

@@ -1,56 +1,56 @@
-//! The one table of commands. The parser, the help, completions and the check of cpctl(8) all come from it.
+//! The table of commands, from which the parser, the help, the completions and the check of cpctl(8) are made.
 
 use clap::ArgMatches;
 
 use super::exit::Failure;
-use super::{Context, Output, backup, run, status, throttle};
+use super::{Context, Output, backup, commands, status, throttle};
 use crate::control::request;
 
-/// What an argument or a flag's value must be.
+/// The kind of value that an argument or a flag takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum ValueKind {
     /// A user name.
     Name,
-    /// A message id, from 1.
-    Message,
+    /// A message id, which is at least 1.
+    MessageId,
     /// A session id.
-    Session,
+    SessionId,
     /// A span of time such as `7d`.
-    Age,
+    TimeSpan,
     /// A path.
     File,
     /// An IP address.
     Address,
 }
 
-/// A positional argument; always required.
+/// A positional argument. All are required.
 pub struct Argument {
-    /// As in the help, in capitals. The parser knows it by this name.
+    /// The name in capitals, which the help shows and by which the parser knows the argument.
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ValueKind,
     pub help: &'static str,
 }
 
-/// A flag, `--long`, with a value or without.
+/// A flag, `--long`, with or without a value.
 pub struct Flag {
     pub long: &'static str,
-    /// The value's name and kind.
-    pub value: Option<(&'static str, Kind)>,
+    /// The name and the kind of the value; `None` for a flag without a value.
+    pub value: Option<(&'static str, ValueKind)>,
     pub help: &'static str,
-    /// Flags that cannot stand beside it.
+    /// Flags that cannot be combined with this one.
     pub conflicts: &'static [&'static str],
 }
 
-/// One command of cpctl.
+/// A command of cpctl.
 pub struct Command {
     /// One or two words, as typed.
     pub words: &'static [&'static str],
     pub about: &'static str,
     pub arguments: &'static [Argument],
     pub flags: &'static [Flag],
-    /// The commands of the control protocol that it sends.
+    /// The commands of the control protocol that it may send.
     pub sends: &'static [&'static str],
-    /// The fields of its JSON document, nested ones with a dot.
+    /// The fields of its JSON document; nested fields are written with a dot.
     pub json: &'static [&'static str],
     /// Whether the document is an array of objects with those fields.
     pub list: bool,
@@ -63,15 +63,15 @@ impl Command {
         self.words.join(" ")
     }
 
-    /// Whether it only asks, and so does not start a service that is stopped. A backup changes nothing but a file of
-    /// whoever asks for it.
-    pub fn asks(&self) -> bool {
-        let changes = |name: &&&str| request::COMMANDS.iter().any(|shape| shape.name == **name && shape.changes);
+    /// Whether the command changes nothing, and therefore must not start a stopped service. A backup is such a command,
+    /// although the daemon logs its request as a change.
+    pub fn is_query(&self) -> bool {
+        let changes = |name: &&&str| request::COMMANDS.iter().any(|spec| spec.name == **name && spec.changes);
         self.sends.iter().filter(changes).all(|name| *name == "store.backup")
     }
 }
 
-/// The first words of commands of two, and what they are about.
+/// The first words of the commands that have two words, with their descriptions.
 pub const GROUPS: &[(&str, &str)] = &[
     ("user", "Users: who may log in"),
     ("queue", "Queues: messages that wait for their recipients"),
@@ -80,8 +80,8 @@ pub const GROUPS: &[(&str, &str)] = &[
     ("throttle", "Throttles: who is kept out, as too many logins have failed"),
 ];
 
-const NAME: Argument = Argument { name: "NAME", kind: Kind::Name, help: "The user's name" };
-const USER: Argument = Argument { name: "USER", kind: Kind::Name, help: "The user whose queue it is" };
+const NAME: Argument = Argument { name: "NAME", kind: ValueKind::Name, help: "The user's name" };
+const USER: Argument = Argument { name: "USER", kind: ValueKind::Name, help: "The user whose queue it is" };
 
 const fn switch(long: &'static str, help: &'static str, conflicts: &'static [&'static str]) -> Flag {
     Flag { long, value: None, help, conflicts }
@@ -94,7 +94,7 @@ const YES: Flag = switch("yes", "Do not ask first", &[]);
 
 const USER_FIELDS: &[&str] = &["name", "locked", "created", "last_login", "queued", "throttled"];
 
-/// Every command, in the order of the help.
+/// Every command in the order of the help.
 pub const COMMANDS: &[Command] = &[
     Command {
         words: &["user", "add"],
@@ -104,7 +104,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["user.show", "user.add"],
         json: &["name", "password"],
         list: false,
-        run: run::user_add,
+        run: commands::user_add,
     },
     Command {
         words: &["user", "passwd"],
@@ -114,7 +114,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["user.show", "user.passwd"],
         json: &["name", "sessions", "password"],
         list: false,
-        run: run::user_passwd,
+        run: commands::user_passwd,
     },
     Command {
         words: &["user", "list"],
@@ -124,7 +124,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["user.list"],
         json: USER_FIELDS,
         list: true,
-        run: run::user_list,
+        run: commands::user_list,
     },
     Command {
         words: &["user", "show"],
@@ -134,7 +134,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["user.show"],
         json: USER_FIELDS,
         list: false,
-        run: run::user_show,
+        run: commands::user_show,
     },
     Command {
         words: &["user", "lock"],
@@ -144,7 +144,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["user.lock"],
         json: &["name", "sessions"],
         list: false,
-        run: run::user_lock,
+        run: commands::user_lock,
     },
     Command {
         words: &["user", "unlock"],
@@ -154,7 +154,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["user.unlock"],
         json: &["name"],
         list: false,
-        run: run::user_unlock,
+        run: commands::user_unlock,
     },
     Command {
         words: &["user", "remove"],
@@ -164,7 +164,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["user.show", "user.remove"],
         json: &["name", "messages", "sessions"],
         list: false,
-        run: run::user_remove,
+        run: commands::user_remove,
     },
     Command {
         words: &["queue", "list"],
@@ -174,7 +174,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["queue.list"],
         json: &["user", "messages", "bytes", "oldest"],
         list: true,
-        run: run::queue_list,
+        run: commands::queue_list,
     },
     Command {
         words: &["queue", "show"],
@@ -184,7 +184,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["queue.show"],
         json: &["id", "sender", "queued_at", "bytes", "body"],
         list: true,
-        run: run::queue_show,
+        run: commands::queue_show,
     },
     Command {
         words: &["queue", "purge"],
@@ -193,14 +193,14 @@ pub const COMMANDS: &[Command] = &[
         flags: &[
             Flag {
                 long: "id",
-                value: Some(("N", Kind::Message)),
+                value: Some(("N", ValueKind::MessageId)),
                 help: "Only the message with this id",
                 conflicts: &[],
             },
-            Flag { long: "from", value: Some(("SENDER", Kind::Name)), help: "Only this sender's", conflicts: &[] },
+            Flag { long: "from", value: Some(("SENDER", ValueKind::Name)), help: "Only this sender's", conflicts: &[] },
             Flag {
                 long: "older-than",
-                value: Some(("AGE", Kind::Age)),
+                value: Some(("AGE", ValueKind::TimeSpan)),
                 help: "Only those queued longer ago: a number and s, m, h, d or w",
                 conflicts: &[],
             },
@@ -209,14 +209,14 @@ pub const COMMANDS: &[Command] = &[
         sends: &["user.show", "queue.purge"],
         json: &["user", "messages"],
         list: false,
-        run: run::queue_purge,
+        run: commands::queue_purge,
     },
     Command {
         words: &["store", "backup"],
         about: "Write a consistent copy of the store to a new file, while the daemon runs",
         arguments: &[Argument {
             name: "FILE",
-            kind: Kind::File,
+            kind: ValueKind::File,
             help: "Where to; must not exist. - is standard output",
         }],
         flags: &[],
@@ -233,7 +233,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["store.check"],
         json: &["rows", "damaged"],
         list: false,
-        run: run::store_check,
+        run: commands::store_check,
     },
     Command {
         words: &["store", "shrink"],
@@ -253,17 +253,17 @@ pub const COMMANDS: &[Command] = &[
         sends: &["session.list"],
         json: &["id", "user", "address", "listener", "state", "since", "idle_seconds"],
         list: true,
-        run: run::session_list,
+        run: commands::session_list,
     },
     Command {
         words: &["session", "close"],
         about: "Close a session",
-        arguments: &[Argument { name: "ID", kind: Kind::Session, help: "Its id, from session list" }],
+        arguments: &[Argument { name: "ID", kind: ValueKind::SessionId, help: "Its id, from session list" }],
         flags: &[],
         sends: &["session.close"],
         json: &["id"],
         list: false,
-        run: run::session_close,
+        run: commands::session_close,
     },
     Command {
         words: &["throttle", "list"],
@@ -280,10 +280,15 @@ pub const COMMANDS: &[Command] = &[
         about: "Forget failed logins: of a user, of an address, or all",
         arguments: &[],
         flags: &[
-            Flag { long: "user", value: Some(("NAME", Kind::Name)), help: "Those for this user", conflicts: &["all"] },
+            Flag {
+                long: "user",
+                value: Some(("NAME", ValueKind::Name)),
+                help: "Those for this user",
+                conflicts: &["all"],
+            },
             Flag {
                 long: "address",
-                value: Some(("ADDRESS", Kind::Address)),
+                value: Some(("ADDRESS", ValueKind::Address)),
                 help: "Those from this IP address (IPv6: from its /64)",
                 conflicts: &["all"],
             },
@@ -302,7 +307,7 @@ pub const COMMANDS: &[Command] = &[
         sends: &["ping"],
         json: &["version"],
         list: false,
-        run: run::ping,
+        run: commands::ping,
     },
     Command {
         words: &["status"],

@@ -1,43 +1,44 @@
-//! Which daemon is meant, and how long to wait for it.
+//! The daemon that cpctl talks to, and how long it waits for it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::service::Manager;
+use super::service::ServiceManager;
 
-/// How the socket came to be meant.
+/// How the control socket was chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Origin {
-    /// Nobody named one: the packaged service's.
+pub(crate) enum SocketOrigin {
+    /// No socket was named, so it is that of the packaged service.
     Default,
-    /// By `--socket` or the environment.
+    /// The socket was named by `--socket` or the environment variable.
     Named,
-    /// By `--data`: of a cpd that somebody started by hand.
+    /// The folder was named by `--data`; its cpd was started by hand.
     Data,
 }
 
-/// The daemon to ask.
+/// The daemon to connect to.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub socket: PathBuf,
-    pub origin: Origin,
-    /// The longest silence.
+    pub origin: SocketOrigin,
+    /// How long the daemon may be silent.
     pub timeout: Duration,
-    /// The command changes something, and so may start a stopped service.
-    pub may_start: bool,
-    pub manager: Manager,
+    /// Whether connecting may start a stopped service. Only commands that change something may do that.
+    pub may_start_service: bool,
+    pub manager: ServiceManager,
 }
 
 impl Target {
-    /// Whether it is the packaged service's socket, however it was named.
-    pub fn is_packaged(&self) -> bool {
+    /// Whether the socket is that of the packaged service, however it was chosen.
+    pub fn is_service_socket(&self) -> bool {
         self.socket == self.manager.socket
     }
 }
 
-/// The longest silence as it is typed: a whole number and its unit, `ms`, `s`, `m` or `h`.
+/// Parses the value of `--timeout`: a whole number and its unit, `ms`, `s`, `m` or `h`, from 1 ms to 24 h.
 ///
-/// Errors: the rule, for people.
+/// # Errors
+/// A message that states this rule.
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     const MAX_MILLIS: u64 = 24 * 3_600_000;

@@ -1,26 +1,26 @@
-//! Who is kept out, and for how long.
+//! `cpctl throttle`: lists and clears throttles.
 
 use clap::ArgMatches;
 use serde::Serialize;
 
 use super::client::Client;
-use super::exit::{Exit, Failure};
+use super::commands::json_or_text;
+use super::exit::{ExitStatus, Failure};
 use super::render::Table;
-use super::run::show;
 use super::{Context, Output};
-use crate::control::answer::{Forgotten, Throttles};
+use crate::control::answer::{Throttles, ThrottlesCleared};
 use crate::control::{ROWS_MAX, Request};
 use crate::proto::types::Username;
 
-/// What shows where a throttle is for everybody.
+/// Shown for a throttle that applies to all users, or to all addresses.
 const ANY: &str = "any";
 
 pub(super) fn list(context: &Context, _: &ArgMatches) -> Result<Output, Failure> {
-    let found: Throttles = Client::connect(&context.socket)?.ask(&Request::ThrottleList { limit: ROWS_MAX })?;
-    Ok(show(context, &found, || {
+    let found: Throttles = Client::connect(&context.target)?.ask(&Request::ThrottleList { limit: ROWS_MAX })?;
+    Ok(json_or_text(context, &found, || {
         let mut table = Table::new(&["USER", "ADDRESS", ">FAILURES", ">ADDRESSES", "UNTIL"]);
         for one in &found.throttles {
-            table.row([
+            table.add_row([
                 one.user.as_deref().unwrap_or(ANY).to_owned(),
                 one.address.as_deref().unwrap_or(ANY).to_owned(),
                 one.failures.to_string(),
@@ -42,9 +42,10 @@ pub(super) fn clear(context: &Context, arguments: &ArgMatches) -> Result<Output,
     }
     let (user, address) = (arguments.get_one::<Username>("user").copied(), arguments.get_one("address").copied());
     if user.is_none() && address.is_none() && !arguments.get_flag("all") {
-        return Err(Failure::new(Exit::Usage, "which ones: --user NAME, --address ADDRESS or --all"));
+        return Err(Failure::new(ExitStatus::Usage, "which ones: --user NAME, --address ADDRESS or --all"));
     }
-    let Forgotten { forgotten } = Client::connect(&context.socket)?.ask(&Request::ThrottleClear { user, address })?;
+    let ThrottlesCleared { forgotten } =
+        Client::connect(&context.target)?.ask(&Request::ThrottleClear { user, address })?;
     let of: Vec<String> = user
         .iter()
         .map(|user| format!("for {user}"))
@@ -57,7 +58,7 @@ pub(super) fn clear(context: &Context, arguments: &ArgMatches) -> Result<Output,
         address: address.map(|address| address.to_string()),
         forgotten,
     };
-    Ok(show(context, &document, || match forgotten {
+    Ok(json_or_text(context, &document, || match forgotten {
         0 => format!("{what}: there are none\n"),
         _ => format!("{what} forgotten\n"),
     }))

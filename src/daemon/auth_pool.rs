@@ -1,5 +1,6 @@
-//! The threads that compute password hashes, which take tens of milliseconds each and must not stop the event loop.
-//! Jobs wait in a bounded queue; results come back in a bounded channel, and `wake` tells the event loop to look.
+//! The verifiers: threads that compute password hashes, which takes tens of milliseconds each and must not stop the
+//! event loop. Jobs wait in a bounded queue; results come back in a bounded channel, and `wake` wakes the event loop
+//! for them.
 //!
 //! The threads run at a lower priority than the event loop and the store, so that a storm of logins slows logins only.
 //! This calls setpriority(2): a system call filter without it must answer with an error, not with a signal.
@@ -13,38 +14,40 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::exit::{ExitCode, Fatal};
-use crate::auth::{AuthError, Costs, HashParams, Hasher, Verdict};
+use crate::auth::{AuthError, Costs, HashParams, Hasher, VerifyOutcome};
 use crate::engine::port::{RequestId, SessionId};
 use crate::proto::types::Password;
 use crate::sabotage::{self, Fault};
 
-/// Jobs that may wait for a thread.
+/// Jobs that may wait for a verifier.
 pub const QUEUE_MAX_JOBS: usize = 256;
-/// Further jobs of administrators that may wait, which a storm of logins must not keep out.
+/// Further jobs of operators that may wait, so that a storm of logins does not keep them out.
 pub const QUEUE_MAX_ADMIN_JOBS: usize = 16;
-/// Results that may wait for the event loop; the threads stop for more.
+/// Results that may wait for the event loop; when there are more, the verifiers wait.
 pub const RESULTS_MAX: usize = 256;
-/// After this long without a job a thread gives its hash memory back.
-pub const IDLE_RELEASE: Duration = Duration::from_secs(30);
-/// How much nicer than the event loop the threads are (nice(2)).
+/// After this long without a job, a verifier frees the memory in which it computes hashes.
+pub const IDLE_RELEASE_AFTER: Duration = Duration::from_secs(30);
+/// The verifiers' nice value (nice(2)), unless they inherit a higher one.
 pub const NICENESS: i32 = 5;
 
-/// What a password is checked against.
-pub enum Against {
+/// The hash that a password is checked against.
+pub enum VerifyAgainst {
     /// The user's stored PHC string.
     Stored(String),
-    /// Nothing: the user is unknown, locked or throttled. The same work, and never right.
+    /// No hash: the user is unknown, locked or throttled. The work is the same, and the password is always wrong.
     Dummy,
 }
 
 /// One piece of work.
 pub enum Job {
-    Verify { token: SessionId, password: Password, against: Against },
+    /// Check a password; the session `token` waits for the result.
+    Verify { token: SessionId, password: Password, against: VerifyAgainst },
+    /// Hash a new password for an operator's request.
     HashNew { request: RequestId, password: Password },
 }
 
 impl fmt::Debug for Job {
-    /// Without the stored hash.
+    /// Omits the stored hash and the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Job::Verify { token, .. } => f.debug_struct("Verify").field("token", token).finish_non_exhaustive(),
@@ -53,53 +56,53 @@ impl fmt::Debug for Job {
     }
 }
 
-/// What comes back, one for each job that was taken and not dropped by [`AuthPool::close`].
+/// The result of a job: one for each that was accepted and not dropped by [`AuthPool::close`] or [`AuthPool::abandon`].
 #[derive(PartialEq, Eq)]
-pub enum Done {
+pub enum JobResult {
+    /// The result of [`Job::Verify`].
     Verified {
         token: SessionId,
         ok: bool,
-        /// Only with `ok`: the stored hash has another cost than the current one; (stored, its replacement).
+        /// The stored hash and its replacement, if `ok` and the stored one was computed with another cost than the
+        /// current one.
         rehash: Option<Box<(String, String)>>,
-        /// Why the password could not be verified, to be logged; `ok` is false then.
+        /// Why the password could not be verified, to be logged; `ok` is then false.
         problem: Option<AuthError>,
     },
-    Hashed {
-        request: RequestId,
-        phc: Result<String, AuthError>,
-    },
+    /// The result of [`Job::HashNew`].
+    Hashed { request: RequestId, phc: Result<String, AuthError> },
 }
 
-impl fmt::Debug for Done {
-    /// Without any hash.
+impl fmt::Debug for JobResult {
+    /// Omits all hashes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Done::Verified { token, ok, rehash, problem } => f
+            JobResult::Verified { token, ok, rehash, problem } => f
                 .debug_struct("Verified")
                 .field("token", token)
                 .field("ok", ok)
                 .field("rehash", &rehash.is_some())
                 .field("problem", problem)
                 .finish(),
-            Done::Hashed { request, phc } => {
+            JobResult::Hashed { request, phc } => {
                 f.debug_struct("Hashed").field("request", request).field("error", &phc.as_ref().err()).finish()
             }
         }
     }
 }
 
-/// Counters since the start, for a watchdog: jobs under way while `finished` stands still are a pool that hangs.
+/// Counters since the start, for the watchdog: if jobs are under way and `finished` does not change, the pool hangs.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Jobs that the queue took.
+    /// Jobs that were accepted.
     pub submitted: AtomicU64,
-    /// Jobs that a thread has finished, its result handed over.
+    /// Jobs that were finished, their results delivered to the channel.
     pub finished: AtomicU64,
 }
 
 struct Queue {
     jobs: VecDeque<Job>,
-    /// Of the jobs that are taken from now on; a reload changes them.
+    /// The costs with which further jobs are computed; a reload changes them.
     costs: Arc<Costs>,
     closing: bool,
 }
@@ -112,7 +115,7 @@ struct Shared {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // Nothing that holds this lock can panic half way through a change.
+        // A poisoned lock is used all the same: nothing that holds it can panic half way through a change.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -120,7 +123,7 @@ impl Shared {
 /// The pool, held by the event loop.
 pub struct AuthPool {
     shared: Arc<Shared>,
-    results: Receiver<Done>,
+    results: Receiver<JobResult>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -131,8 +134,10 @@ impl fmt::Debug for AuthPool {
 }
 
 impl AuthPool {
-    /// Starts `threads` threads (at least one). `wake` is called from them after each result. Errors:
-    /// [`ExitCode::System`].
+    /// Starts `threads` threads, at least one. They call `wake` after each result.
+    ///
+    /// # Errors
+    /// [`ExitCode::System`]: a thread cannot be started.
     pub fn start(threads: usize, costs: Costs, wake: Arc<dyn Fn() + Send + Sync>) -> Result<AuthPool, Fatal> {
         let (sender, results) = sync_channel(RESULTS_MAX);
         let costs = Arc::new(costs);
@@ -162,8 +167,10 @@ impl AuthPool {
         Ok(pool)
     }
 
-    /// Hands a job to the threads; an administrator's goes ahead of the logins that wait. Never waits for a thread;
-    /// `Err` gives the job back: the queue is full.
+    /// Queues a job; an operator's goes ahead of the logins that wait. Never blocks.
+    ///
+    /// # Errors
+    /// The queue is full, or the pool is closing: the job is returned.
     pub fn try_submit(&self, job: Job) -> Result<(), Job> {
         let mut queue = self.shared.queue();
         let waiting = queue.jobs.len();
@@ -180,16 +187,16 @@ impl AuthPool {
     }
 
     /// The next result, if there is one.
-    pub fn try_next(&self) -> Option<Done> {
+    pub fn try_next(&self) -> Option<JobResult> {
         self.results.try_recv().ok()
     }
 
-    /// New hashes have this cost from now on, and older ones are replaced at login.
+    /// Changes the cost of new hashes. Hashes with another cost are replaced when their users log in.
     pub fn set_params(&self, params: HashParams) {
         let mut queue = self.shared.queue();
         if queue.costs.current() != params {
             let mut costs = Costs::clone(&queue.costs);
-            costs.change(params);
+            costs.set_current(params);
             queue.costs = Arc::new(costs);
         }
     }
@@ -199,7 +206,8 @@ impl AuthPool {
         Arc::clone(&self.shared.progress)
     }
 
-    /// Ends the threads without waiting for them: the process ends, and nobody needs what they compute.
+    /// Ends the threads without waiting for them, when the process ends and nobody needs their results. Waiting jobs
+    /// are dropped.
     pub fn abandon(self) {
         let mut queue = self.shared.queue();
         queue.closing = true;
@@ -208,7 +216,7 @@ impl AuthPool {
         self.shared.filled.notify_all();
     }
 
-    /// Ends the threads: waits for the jobs that are being computed, drops those that wait and all results.
+    /// Ends the threads, and waits for the jobs that are being computed. Waiting jobs and all results are dropped.
     pub fn close(self) {
         let AuthPool { shared, results, threads } = self;
         let mut queue = shared.queue();
@@ -216,11 +224,11 @@ impl AuthPool {
         let waiting = std::mem::take(&mut queue.jobs);
         drop(queue);
         drop(waiting);
-        // A thread that waits to hand over a result must not wait for ever.
+        // A thread that waits for room in the channel of results must not wait forever.
         drop(results);
         shared.filled.notify_all();
         for thread in threads {
-            // A thread that panicked has ended the process already (exit::end_on_panic).
+            // A thread that panicked has ended the process already (exit::exit_on_panic).
             let _ = thread.join();
         }
     }
@@ -228,7 +236,7 @@ impl AuthPool {
 
 struct Worker {
     shared: Arc<Shared>,
-    results: SyncSender<Done>,
+    results: SyncSender<JobResult>,
     wake: Arc<dyn Fn() + Send + Sync>,
     hasher: Hasher,
     costs: Arc<Costs>,
@@ -236,8 +244,8 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        // On Linux "the calling process" of setpriority(2) is the calling thread. If it is refused, logins compete with
-        // the event loop as equals, which is slower and not wrong.
+        // On Linux "the calling process" of setpriority(2) is the calling thread. If it fails, logins compete with the
+        // event loop at equal priority, which is slower but not wrong.
         if rustix::process::getpriority_process(None).is_ok_and(|nice| nice < NICENESS) {
             let _ = rustix::process::setpriority_process(None, NICENESS);
         }
@@ -255,7 +263,7 @@ impl Worker {
         }
     }
 
-    /// Waits for a job, which goes with these costs; `None`: the pool closes.
+    /// Waits for a job, and returns it with the costs to compute it with. `None`: the pool is closing.
     fn next_job(&mut self) -> Option<(Job, Arc<Costs>)> {
         let shared = Arc::clone(&self.shared);
         let mut queue = shared.queue();
@@ -271,7 +279,7 @@ impl Worker {
                 continue;
             }
             let (woken, waited) =
-                shared.filled.wait_timeout(queue, IDLE_RELEASE).unwrap_or_else(PoisonError::into_inner);
+                shared.filled.wait_timeout(queue, IDLE_RELEASE_AFTER).unwrap_or_else(PoisonError::into_inner);
             queue = woken;
             if waited.timed_out() {
                 drop(queue);
@@ -281,23 +289,23 @@ impl Worker {
         }
     }
 
-    fn compute(&mut self, job: Job) -> Done {
+    fn compute(&mut self, job: Job) -> JobResult {
         match job {
-            Job::HashNew { request, password } => Done::Hashed { request, phc: self.hasher.hash(&password) },
-            Job::Verify { token, password, against: Against::Dummy } => {
-                let leaky = sabotage::is(Fault::LeakyTime);
+            Job::HashNew { request, password } => JobResult::Hashed { request, phc: self.hasher.hash(&password) },
+            Job::Verify { token, password, against: VerifyAgainst::Dummy } => {
+                let leaky = sabotage::is_ordered(Fault::LeakyTime);
                 let problem = if leaky { None } else { self.hasher.dummy(&password).err() };
-                Done::Verified { token, ok: false, rehash: None, problem }
+                JobResult::Verified { token, ok: false, rehash: None, problem }
             }
-            Job::Verify { token, password, against: Against::Stored(stored) } => {
+            Job::Verify { token, password, against: VerifyAgainst::Stored(stored) } => {
                 let (ok, renew, problem) = match self.hasher.verify(&password, &stored) {
-                    Ok(Verdict::Match { rehash }) => (true, rehash, None),
-                    Ok(Verdict::Mismatch) => (false, false, None),
+                    Ok(VerifyOutcome::Match { rehash }) => (true, rehash, None),
+                    Ok(VerifyOutcome::Mismatch) => (false, false, None),
                     Err(error) => (false, false, Some(error)),
                 };
-                // Without its replacement the stored hash is as good as before: the login stands.
+                // If no replacement can be computed, the stored hash stays: the login succeeds.
                 let new = if renew { self.hasher.hash(&password).ok() } else { None };
-                Done::Verified { token, ok, rehash: new.map(|new| Box::new((stored, new))), problem }
+                JobResult::Verified { token, ok, rehash: new.map(|new| Box::new((stored, new))), problem }
             }
         }
     }
@@ -321,11 +329,11 @@ mod tests {
         Password::parse(text.as_bytes()).unwrap()
     }
 
-    fn verify(serial: u64, text: &str, against: Against) -> Job {
+    fn verify(serial: u64, text: &str, against: VerifyAgainst) -> Job {
         Job::Verify { token: session(serial), password: password(text), against }
     }
 
-    /// A pool, and a channel that gets a word for each wake.
+    /// A pool, and a channel that receives a message for each wake.
     fn pool(threads: usize) -> (AuthPool, mpsc::Receiver<()>) {
         let (sender, woken) = mpsc::channel();
         let pool =
@@ -333,15 +341,15 @@ mod tests {
         (pool, woken)
     }
 
-    fn next(pool: &AuthPool, woken: &mpsc::Receiver<()>) -> Done {
+    fn next(pool: &AuthPool, woken: &mpsc::Receiver<()>) -> JobResult {
         woken.recv_timeout(Duration::from_secs(60)).unwrap();
         pool.try_next().expect("a result before its wake")
     }
 
-    fn verdict(done: Done) -> (u64, bool, bool, Option<AuthError>) {
+    fn verdict(done: JobResult) -> (u64, bool, bool, Option<AuthError>) {
         match done {
-            Done::Verified { token, ok, rehash, problem } => (token.serial, ok, rehash.is_some(), problem),
-            Done::Hashed { .. } => panic!("not a verdict"),
+            JobResult::Verified { token, ok, rehash, problem } => (token.serial, ok, rehash.is_some(), problem),
+            JobResult::Hashed { .. } => panic!("not a verdict"),
         }
     }
 
@@ -349,14 +357,16 @@ mod tests {
     fn passwords_are_hashed_and_verified() {
         let (pool, woken) = pool(2);
         pool.try_submit(Job::HashNew { request: RequestId(7), password: password("secret") }).unwrap();
-        let Done::Hashed { request: RequestId(7), phc: Ok(phc) } = next(&pool, &woken) else { panic!("not hashed") };
-        pool.try_submit(verify(1, "secret", Against::Stored(phc.clone()))).unwrap();
+        let JobResult::Hashed { request: RequestId(7), phc: Ok(phc) } = next(&pool, &woken) else {
+            panic!("not hashed")
+        };
+        pool.try_submit(verify(1, "secret", VerifyAgainst::Stored(phc.clone()))).unwrap();
         assert_eq!(verdict(next(&pool, &woken)), (1, true, false, None));
-        pool.try_submit(verify(2, "wrong", Against::Stored(phc))).unwrap();
+        pool.try_submit(verify(2, "wrong", VerifyAgainst::Stored(phc))).unwrap();
         assert_eq!(verdict(next(&pool, &woken)), (2, false, false, None));
-        pool.try_submit(verify(3, "secret", Against::Dummy)).unwrap();
+        pool.try_submit(verify(3, "secret", VerifyAgainst::Dummy)).unwrap();
         assert_eq!(verdict(next(&pool, &woken)), (3, false, false, None));
-        pool.try_submit(verify(4, "secret", Against::Stored("junk".into()))).unwrap();
+        pool.try_submit(verify(4, "secret", VerifyAgainst::Stored("junk".into()))).unwrap();
         assert_eq!(verdict(next(&pool, &woken)), (4, false, false, Some(AuthError::Unusable)));
         assert_eq!(pool.progress().submitted.load(Ordering::Relaxed), 5);
         assert!(pool.try_next().is_none());
@@ -368,18 +378,20 @@ mod tests {
         let (pool, woken) = pool(1);
         let old = Hasher::new(cheap()).hash(&password("secret")).unwrap();
         pool.set_params(HashParams::new(128, 1).unwrap());
-        pool.try_submit(verify(1, "wrong", Against::Stored(old.clone()))).unwrap();
+        pool.try_submit(verify(1, "wrong", VerifyAgainst::Stored(old.clone()))).unwrap();
         assert_eq!(verdict(next(&pool, &woken)), (1, false, false, None));
-        pool.try_submit(verify(2, "secret", Against::Stored(old.clone()))).unwrap();
-        let Done::Verified { ok: true, rehash: Some(pair), .. } = next(&pool, &woken) else { panic!("no replacement") };
+        pool.try_submit(verify(2, "secret", VerifyAgainst::Stored(old.clone()))).unwrap();
+        let JobResult::Verified { ok: true, rehash: Some(pair), .. } = next(&pool, &woken) else {
+            panic!("no replacement")
+        };
         assert_eq!(pair.0, old);
         assert!(pair.1.starts_with("$argon2id$v=19$m=128,t=1,p=1$"));
-        pool.try_submit(verify(3, "secret", Against::Stored(pair.1))).unwrap();
+        pool.try_submit(verify(3, "secret", VerifyAgainst::Stored(pair.1))).unwrap();
         assert_eq!(verdict(next(&pool, &woken)), (3, true, false, None));
         pool.close();
     }
 
-    /// A pool of one thread that stands still in its first wake until the sender is dropped.
+    /// A pool of one thread that blocks in its first wake until the sender is dropped.
     fn held_up() -> (AuthPool, mpsc::Sender<()>, mpsc::Receiver<()>) {
         let (open, gate) = mpsc::channel::<()>();
         let (entered, inside) = mpsc::channel();
@@ -389,7 +401,7 @@ mod tests {
             let _ = gate.lock().unwrap().recv();
         };
         let pool = AuthPool::start(1, cheap().into(), Arc::new(wake)).unwrap();
-        pool.try_submit(verify(0, "x", Against::Dummy)).unwrap();
+        pool.try_submit(verify(0, "x", VerifyAgainst::Dummy)).unwrap();
         inside.recv().unwrap();
         (pool, open, inside)
     }
@@ -398,9 +410,9 @@ mod tests {
     fn a_full_queue_gives_the_job_back() {
         let (pool, open, inside) = held_up();
         for serial in 0..QUEUE_MAX_JOBS {
-            pool.try_submit(verify(u64::try_from(serial).unwrap(), "x", Against::Dummy)).unwrap();
+            pool.try_submit(verify(u64::try_from(serial).unwrap(), "x", VerifyAgainst::Dummy)).unwrap();
         }
-        let back = pool.try_submit(verify(999, "x", Against::Dummy));
+        let back = pool.try_submit(verify(999, "x", VerifyAgainst::Dummy));
         let Err(Job::Verify { token, password, .. }) = back else { panic!("taken") };
         assert_eq!((token, password.as_bytes()), (session(999), &b"x"[..]));
         let admin = |request| Job::HashNew { request: RequestId(request), password: self::password("x") };
@@ -408,10 +420,13 @@ mod tests {
             pool.try_submit(admin(request as u64)).unwrap();
         }
         assert!(pool.try_submit(admin(999)).is_err(), "the administrators' places are bounded as well");
-        assert!(pool.try_next().is_some_and(|done| matches!(done, Done::Verified { .. })), "the one that held it up");
+        assert!(
+            pool.try_next().is_some_and(|done| matches!(done, JobResult::Verified { .. })),
+            "the one that held it up"
+        );
         drop(open);
         inside.recv().unwrap();
-        assert!(matches!(pool.try_next(), Some(Done::Hashed { .. })), "ahead of the logins");
+        assert!(matches!(pool.try_next(), Some(JobResult::Hashed { .. })), "ahead of the logins");
         pool.close();
     }
 
@@ -419,7 +434,7 @@ mod tests {
     fn closing_drops_what_waits_and_joins() {
         let (pool, open, _inside) = held_up();
         for serial in 0..100 {
-            pool.try_submit(verify(serial, "x", Against::Dummy)).unwrap();
+            pool.try_submit(verify(serial, "x", VerifyAgainst::Dummy)).unwrap();
         }
         let progress = pool.progress();
         let closer = std::thread::spawn(move || pool.close());
@@ -434,9 +449,9 @@ mod tests {
         let pool = AuthPool::start(2, cheap().into(), Arc::new(|| {})).unwrap();
         let progress = pool.progress();
         let mut submitted = 0;
-        // More results than the channel holds: the threads stand in their send.
+        // More results than the channel holds: the threads block while they send.
         while submitted < RESULTS_MAX + 2 {
-            match pool.try_submit(verify(0, "x", Against::Dummy)) {
+            match pool.try_submit(verify(0, "x", VerifyAgainst::Dummy)) {
                 Ok(()) => submitted += 1,
                 Err(_) => std::thread::yield_now(),
             }
@@ -453,7 +468,7 @@ mod tests {
         let (sender, told) = mpsc::channel();
         let wake = move || sender.send(rustix::process::getpriority_process(None).unwrap()).unwrap();
         let pool = AuthPool::start(1, cheap().into(), Arc::new(wake)).unwrap();
-        pool.try_submit(verify(0, "x", Against::Dummy)).unwrap();
+        pool.try_submit(verify(0, "x", VerifyAgainst::Dummy)).unwrap();
         assert_eq!(told.recv().unwrap(), NICENESS.max(own));
         assert_eq!(rustix::process::getpriority_process(None).unwrap(), own, "the starter stays as it was");
         pool.close();

@@ -1,5 +1,5 @@
-//! The configuration: file and arguments in, a validated [`Config`] out. What a key may hold, what it is without the
-//! file, and what it means stands in one table, [`KEYS`].
+//! The configuration: turns a file and arguments into a validated [`Config`]. One table, [`KEYS`], holds the range, the
+//! default and the meaning of every key.
 
 pub mod addresses;
 mod arguments;
@@ -17,33 +17,34 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-pub use arguments::{Arguments, Invocation, Tool, command, parse as parse_arguments};
+pub use arguments::{Arguments, Invocation, StoreTool, command, parse as parse_arguments};
 pub use duration::{parse as parse_duration, show as show_duration};
-pub use keys::{KEYS, Key, Kind};
+pub use keys::{ConfigKey, KEYS, ValueKind};
 
 use super::exit::{ExitCode, Fatal};
 use super::logging::{Level, LogTarget};
 use crate::auth::HashParams;
 use crate::engine::settings::Settings;
 
-/// Read without `--config` and `--data`, if it is there.
+/// The file that is read without `--config` and `--data`, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/cpd/cpd.toml";
-/// Port of CP, from docs/protocol.md section 1.
+/// The port of CP (protocol.md section 1).
 pub const DEFAULT_PORT: u16 = 5035;
 /// Longest configuration file, in bytes.
 pub const FILE_MAX_BYTES: u64 = 1024 * 1024;
 /// Longest path of a Unix socket, in bytes: `sun_path` without its terminator.
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
-/// Names of the files in a `--data` directory.
+/// The name of the store's file in a `--data` directory.
 pub const DATA_STORE: &str = "cpd.db";
+/// The name of the control socket in a `--data` directory.
 pub const DATA_SOCKET: &str = "control.sock";
 
-/// Everything that the operator decides. [`Config::default`] is what holds without a file.
+/// Everything that can be configured. [`Config::default`] applies without a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
-    /// The file that was read.
+    /// The file that was read, if any.
     pub file: Option<PathBuf>,
-    /// The directory of `--data`, which [`make_data_dir`] makes.
+    /// The directory of `--data`, as an absolute path. [`make_data_dir`] creates it.
     pub data: Option<PathBuf>,
     /// `listen.cp`
     pub cp: Vec<SocketAddr>,
@@ -55,39 +56,43 @@ pub struct Config {
     pub control_group: String,
     /// `store.path`, absolute.
     pub store_path: PathBuf,
-    pub auth: Auth,
+    /// `auth`
+    pub auth: AuthConfig,
     /// `limits`, `timeouts` and `protocol`.
     pub settings: Settings,
     /// `log.target`
     pub log_target: LogTarget,
     /// `log.level`
     pub log_level: Level,
-    /// Values that are possible but unusual; to be logged at the start.
+    /// Warnings about values that are allowed but unusual, to be logged at the start and after a reload.
     pub warnings: Vec<String>,
-    /// The keys that the file names, as `section.key`: what it does not name is nobody's wish.
-    pub named: BTreeSet<String>,
-    /// The addresses of `--listen` stand in `cp`, whatever the file says.
-    pub listen_given: bool,
-    /// HUP ends the daemon: it belongs to the terminal of whoever tries it.
-    pub hangup_ends: bool,
+    /// The keys that the file sets, as `section.key`.
+    pub explicit_keys: BTreeSet<String>,
+    /// `cp` comes from `--listen`, not from the file.
+    pub listen_from_arguments: bool,
+    /// SIGHUP stops the daemon instead of reloading the configuration: with `--data` it belongs to a terminal.
+    pub hangup_stops: bool,
 }
 
-/// `[auth]`: the numbers as they were read; checked together, see [`Auth::params`].
+/// The numbers of `[auth]`. Memory and iterations are also checked together, see [`HashParams::new`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Auth {
+pub struct AuthConfig {
+    /// `auth.memory_kib`
     pub memory_kib: u32,
+    /// `auth.iterations`
     pub iterations: u32,
-    /// 0: one less than the cores, at least 1.
+    /// `auth.threads`; 0 means one less than the number of cores, but at least 1.
     pub threads: u32,
 }
 
-impl Auth {
-    /// The cost of a hash. A [`Config`] that was loaded has numbers within its bounds.
-    pub fn params(self) -> HashParams {
+impl AuthConfig {
+    /// The cost of a hash. In a loaded [`Config`] the numbers are within the bounds; otherwise this is the default
+    /// cost.
+    pub fn hash_params(self) -> HashParams {
         HashParams::new(self.memory_kib, self.iterations).unwrap_or_default()
     }
 
-    /// Threads that verify passwords, on this machine.
+    /// The number of threads that verify passwords on this machine.
     pub fn worker_threads(self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         match usize::try_from(self.threads) {
@@ -103,71 +108,77 @@ impl Default for Config {
         Config {
             file: None,
             data: None,
-            // Everything here is sent as it is typed: only this machine, until somebody says otherwise.
+            // CP is not encrypted, so by default it is open to this machine only.
             cp: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT))],
             classic: Vec::new(),
             control_socket: PathBuf::from("/run/cpd/control.sock"),
             control_group: String::from("cpd-admin"),
             store_path: PathBuf::from("/var/lib/cpd/cpd.db"),
-            auth: Auth { memory_kib: hash.memory_kib(), iterations: hash.iterations(), threads: 0 },
+            auth: AuthConfig { memory_kib: hash.memory_kib(), iterations: hash.iterations(), threads: 0 },
             settings: Settings::default(),
             log_target: LogTarget::Auto,
             log_level: Level::Info,
             warnings: Vec::new(),
-            named: BTreeSet::new(),
-            listen_given: false,
-            hangup_ends: false,
+            explicit_keys: BTreeSet::new(),
+            listen_from_arguments: false,
+            hangup_stops: false,
         }
     }
 }
 
 impl Config {
-    /// What the arguments ask for: `--listen` over the configuration file over the defaults, or over those of `--data`.
-    /// Creates nothing. Errors: [`ExitCode::Config`] with file, line, key and range; [`ExitCode::NotPermitted`] for a
-    /// file that may not be read.
+    /// Loads the configuration: `--listen` overrides the file, which overrides the defaults, or those of `--data`. It
+    /// creates nothing.
+    ///
+    /// # Errors
+    /// [`ExitCode::Config`], with file, line, key and range where they apply; [`ExitCode::NotPermitted`] for a file
+    /// that may not be read.
     pub fn load(arguments: &Arguments) -> Result<Config, Fatal> {
         Config::load_from(arguments, Path::new(DEFAULT_FILE))
     }
 
-    /// As [`Config::load`] with another place of the default file.
+    /// As [`Config::load`], with another path of the default file.
     pub fn load_from(arguments: &Arguments, default_file: &Path) -> Result<Config, Fatal> {
         let base = match &arguments.data {
             Some(dir) => Config::for_data(dir)?,
             None => Config::default(),
         };
         let mut config = match (&arguments.config, &arguments.data) {
-            (Some(file), _) => base.with_file(file, read_file(file)?),
+            (Some(file), _) => base.apply_file(file, read_file(file)?),
             (None, Some(_)) => Ok(base),
             (None, None) => match read_file_if_there(default_file)? {
-                Some(text) => base.with_file(default_file, text),
+                Some(text) => base.apply_file(default_file, text),
                 None => Ok(base),
             },
         }?;
         if !arguments.listen.is_empty() {
             config.cp.clone_from(&arguments.listen);
-            config.listen_given = true;
+            config.listen_from_arguments = true;
             if let Some(clash) = addresses::clash(&config) {
                 return Err(Fatal::new(ExitCode::Config, format!("--listen: {clash}")));
             }
         }
-        // A file's path was checked with its line; this is for the one that `--data` makes.
+        // A path from a file was checked together with its line; this check is for the path that `--data` leads to.
         check_socket_path(&config.control_socket)
             .map_err(|problem| Fatal::new(ExitCode::Config, format!("control.socket: {problem}")))?;
         Ok(config)
     }
 
-    /// What `text` says over the defaults; `file` is its name in faults. Reads no file.
+    /// Applies `text` to the defaults. `file` is its name in error messages; it is not read.
+    ///
+    /// # Errors
+    /// [`ExitCode::Config`].
     pub fn parse(file: &Path, text: &str) -> Result<Config, Fatal> {
         read::apply(Config { file: Some(file.to_owned()), ..Config::default() }, file, text)
     }
 
-    /// The first try without root: everything in `dir`, reachable from this machine only.
+    /// The defaults with `--data`, for a first try without root: all files are in `dir`.
     fn for_data(dir: &Path) -> Result<Config, Fatal> {
         let dir = std::path::absolute(dir)
             .map_err(|e| Fatal::new(ExitCode::Config, format!("--data {}: {e}", dir.display())))?;
         Ok(Config {
             control_socket: dir.join(DATA_SOCKET),
-            // The group belongs to an installed cpd; here the socket is its owner's alone.
+            // The default group belongs to an installed cpd. Here only the owner may use the socket.
             control_group: String::new(),
             store_path: dir.join(DATA_STORE),
             log_target: LogTarget::Stderr,
@@ -176,38 +187,40 @@ impl Config {
         })
     }
 
-    fn with_file(mut self, file: &Path, text: String) -> Result<Config, Fatal> {
+    fn apply_file(mut self, file: &Path, text: String) -> Result<Config, Fatal> {
         self.file = Some(file.to_owned());
         read::apply(self, file, &text)
     }
 
-    /// Whether somebody asked for what this key holds, instead of leaving it to the default.
-    pub fn asks_for(&self, key: &str) -> bool {
-        self.named.contains(key)
-            || (self.listen_given && key == "listen.cp")
+    /// Whether the value of this key was given by the file or by an argument, and is not merely the default.
+    pub fn is_explicit(&self, key: &str) -> bool {
+        self.explicit_keys.contains(key)
+            || (self.listen_from_arguments && key == "listen.cp")
             || (self.data.is_some() && ["control.socket", "store.path"].contains(&key))
     }
 
     /// The keys, as `section.key`, that differ in `new` and cannot change without a restart.
-    pub fn needs_restart(&self, new: &Config) -> Vec<String> {
-        let differs = |key: &&Key| key.restart && key.show(self) != key.show(new);
-        KEYS.iter().filter(differs).map(Key::name).collect()
+    pub fn keys_needing_restart(&self, new: &Config) -> Vec<String> {
+        let differs = |key: &&ConfigKey| key.needs_restart && key.show(self) != key.show(new);
+        KEYS.iter().filter(differs).map(ConfigKey::name).collect()
     }
 
-    /// What holds after a reload: `new`, but the keys that need a restart as they are. Also gives the names of those
-    /// that would have changed.
+    /// The configuration after a reload: `new`, except that keys that need a restart keep their values. Also returns
+    /// the names of those keys that would have changed.
     pub fn reloaded(&self, mut new: Config) -> (Config, Vec<String>) {
-        let kept = self.needs_restart(&new);
+        let kept = self.keys_needing_restart(&new);
         let mut old = self.clone();
-        for key in KEYS.iter().filter(|key| key.restart) {
+        for key in KEYS.iter().filter(|key| key.needs_restart) {
             key.copy(&mut old, &mut new);
         }
         (new, kept)
     }
 }
 
-/// Makes the directory of `--data` if it is missing, for its owner alone. Errors: [`ExitCode::CannotCreate`] with the
-/// path.
+/// Creates the directory of `--data` if it is missing, accessible to its owner only.
+///
+/// # Errors
+/// [`ExitCode::CannotCreate`] with the path.
 pub fn make_data_dir(dir: &Path) -> Result<(), Fatal> {
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -216,7 +229,7 @@ pub fn make_data_dir(dir: &Path) -> Result<(), Fatal> {
         .map_err(|e| Fatal::new(ExitCode::CannotCreate, format!("cannot create {}: {e}", dir.display())))
 }
 
-/// What is wrong with `path` as the address of a socket.
+/// Fails if `path` is too long for the address of a Unix socket.
 fn check_socket_path(path: &Path) -> Result<(), String> {
     let length = path.as_os_str().as_bytes().len();
     if length > SOCKET_PATH_MAX_BYTES {
@@ -246,7 +259,8 @@ fn read_file_if_there(file: &Path) -> Result<Option<String>, Fatal> {
 }
 
 fn read_text(file: &Path) -> io::Result<String> {
-    // One that nobody writes to would be waited for without end; what a shell hands over lies below /dev.
+    // Opening a FIFO without a writer would block. The pipes of a shell's process substitution are below /dev and
+    // allowed; reading a directory fails with a clear error of its own.
     let found = std::fs::metadata(file)?;
     if !found.is_file() && !found.is_dir() && !file.starts_with("/dev") && !file.starts_with("/proc") {
         return Err(io::Error::other("is not a file"));

@@ -1,4 +1,4 @@
-//! How the daemon ends: exit codes after sysexits.h and the one line on stderr that says why.
+//! How the daemon ends: exit codes as in sysexits.h, and one line on stderr that gives the reason.
 
 use std::fmt;
 use std::io::Write;
@@ -9,16 +9,17 @@ use super::logging::{Level, escape_into, stderr_is_a_journal};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum ExitCode {
+    /// Success (EX_OK).
     Ok = 0,
     /// The arguments are wrong (EX_USAGE).
     Usage = 64,
-    /// The store is damaged (EX_DATAERR).
+    /// The store is damaged, missing, from a later cpd, or does not belong with the log next to it (EX_DATAERR).
     DamagedStore = 65,
-    /// There is no such file to restore (EX_NOINPUT).
+    /// The file given to `--restore` or `--check-store` does not exist or cannot be one (EX_NOINPUT).
     NoInput = 66,
-    /// An address is in use, or another cpd holds the store (EX_UNAVAILABLE).
+    /// An address is in use, or another process holds the store (EX_UNAVAILABLE).
     Unavailable = 69,
-    /// A fault of cpd itself (EX_SOFTWARE).
+    /// A bug in cpd, or a part of it is stuck (EX_SOFTWARE).
     Internal = 70,
     /// The system refused something that should work (EX_OSERR).
     System = 71,
@@ -36,7 +37,7 @@ impl From<ExitCode> for std::process::ExitCode {
     }
 }
 
-/// Why the daemon cannot go on: the code, and one line naming the file, key, address or path.
+/// Why the daemon cannot continue: the exit code, and a message that names the file, key, address or path.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fatal {
     pub code: ExitCode,
@@ -48,8 +49,8 @@ impl Fatal {
         Fatal { code, message: message.into() }
     }
 
-    /// Writes `cpd: <message>` as exactly one line to stderr, as an error where a journal reads it, and gives the code
-    /// to end with. A closed stderr is no reason to end differently.
+    /// Writes `cpd: <message>` as exactly one line to stderr and returns the exit code. If stderr goes to the journal,
+    /// the line is marked as an error. A failed write is ignored: the exit code stays the same.
     pub fn report(&self) -> std::process::ExitCode {
         let level = if stderr_is_a_journal() { format!("<{}>", Level::Error.priority()) } else { String::new() };
         let _ = std::io::stderr().lock().write_all(format!("{level}{self}\n").as_bytes());
@@ -67,15 +68,15 @@ impl fmt::Display for Fatal {
 
 impl std::error::Error for Fatal {}
 
-/// From now on a panic in any thread writes one line to stderr and ends the process with [`ExitCode::Internal`]: a
-/// daemon that lost a thread would look alive and answer nobody.
-pub fn end_on_panic() {
+/// Installs a panic hook: from now on a panic in any thread writes one line to stderr and ends the process with
+/// [`ExitCode::Internal`]. A daemon that had lost a thread would look alive without answering anybody.
+pub fn exit_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
         let cause = info.payload_as_str().unwrap_or("no cause given");
         let fatal = Fatal::new(ExitCode::Internal, format!("internal error{place}: {cause}"));
         let _ = fatal.report();
-        super::doors::tell_manager(&fatal);
+        super::unserved::report_to_manager(&fatal);
         std::process::exit(i32::from(ExitCode::Internal as u8));
     }));
 }

@@ -1,6 +1,6 @@
-//! Where clients and administrators come in: sockets that systemd handed over, each checked to be what its name says,
-//! and for what was not handed over sockets bound here. To be called once the store is locked: the control socket of
-//! another cpd is not taken away.
+//! The sockets on which clients and operators connect: those that systemd handed over, each checked to be what its name
+//! says, and for what was not handed over, sockets bound here. Open them once the store is locked, so that the control
+//! socket of another cpd is not taken away.
 
 mod control;
 mod tcp;
@@ -23,50 +23,59 @@ use super::fd::Inherited;
 use super::logging::{Level, Line};
 use crate::proto::dfa::Dialect;
 
-/// What is asked of the kernel for each connection, in bytes. The kernel doubles it, for its own bookkeeping (socket(7)).
-/// Replies that do not fit wait in cpd, 16 KiB of them, and then nothing more is read. cpd.socket asks for the same.
+/// The send buffer requested from the kernel for each connection, in bytes. The kernel doubles it for its own
+/// bookkeeping (socket(7)). Replies that do not fit wait in cpd, up to 16 KiB, and then nothing more is read.
+/// cpd.socket requests the same sizes.
 pub const SEND_BUFFER_BYTES: usize = 32 * 1024;
+/// The receive buffer requested from the kernel for each connection, in bytes; doubled likewise.
 pub const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 
-/// A socket that accepts clients; non-blocking, close-on-exec.
+/// A socket that accepts clients; non-blocking and close-on-exec.
 #[derive(Debug)]
 pub struct StreamListener {
     pub socket: mio::net::TcpListener,
     pub dialect: Dialect,
-    /// What it is bound to, with the port that the kernel chose where 0 was asked for.
+    /// The address to which it is bound, with the port that the kernel chose if 0 was configured.
     pub address: SocketAddr,
+    /// Whether systemd handed it over.
     pub inherited: bool,
 }
 
-/// Everything that listens.
+/// All listening sockets.
 #[derive(Debug)]
 pub struct Listeners {
     pub streams: Vec<StreamListener>,
-    /// At least one; dropping one that was made here removes its file.
+    /// At least one. Dropping one that was made here removes its file.
     pub control: Vec<ControlListener>,
-    /// To be logged.
+    /// Lines for the log.
     pub notes: Vec<(Level, Line)>,
 }
 
-/// Opens every listener of `config`, using `inherited` sockets first. Errors: [`ExitCode::Config`] for an inherited
-/// descriptor that is not what its name says; [`ExitCode::Unavailable`], [`ExitCode::NotPermitted`],
-/// [`ExitCode::CannotCreate`] or [`ExitCode::System`] for an address or path that cannot be had, naming it.
+/// Opens every listener of `config`, using `inherited` sockets first.
+///
+/// # Errors
+/// [`ExitCode::Config`]: an inherited descriptor is not what its name says, or takes the connections of a configured
+/// address. [`ExitCode::Unavailable`], [`ExitCode::NotPermitted`], [`ExitCode::CannotCreate`], [`ExitCode::System`] or
+/// [`ExitCode::Config`]: an address or path, which the error names, cannot be used.
 pub fn open(config: &Config, inherited: Vec<Inherited>) -> Result<Listeners, Fatal> {
     let mut listeners = Listeners { streams: Vec::new(), control: Vec::new(), notes: Vec::new() };
     for Inherited { name, fd } in inherited {
         listeners.adopt(&name, fd)?;
     }
-    listeners.complete(Dialect::Cp, &config.cp, config)?;
-    listeners.complete(Dialect::Classic, &config.classic, config)?;
-    listeners.complete_control(config)?;
+    listeners.bind_configured(Dialect::Cp, &config.cp, config)?;
+    listeners.bind_configured(Dialect::Classic, &config.classic, config)?;
+    listeners.provide_control_socket(config)?;
     for stream in &listeners.streams {
-        prepare(stream)?;
+        set_connection_options(stream)?;
     }
     Ok(listeners)
 }
 
-/// Whether what is configured can be bound at this moment. Errors: as [`open`].
-pub fn probe(config: &Config) -> Result<(), Fatal> {
+/// Checks that the configured addresses can be bound at this moment.
+///
+/// # Errors
+/// As for [`open`].
+pub fn check_bindable(config: &Config) -> Result<(), Fatal> {
     config.cp.iter().chain(&config.classic).try_for_each(|address| tcp::listen(*address).map(drop))
 }
 
@@ -103,14 +112,14 @@ impl Listeners {
         Ok(())
     }
 
-    /// Binds what was configured for `dialect`, unless its sockets were handed over.
-    fn complete(&mut self, dialect: Dialect, configured: &[SocketAddr], config: &Config) -> Result<(), Fatal> {
+    /// Binds the addresses configured for `dialect`, unless sockets for it were handed over.
+    fn bind_configured(&mut self, dialect: Dialect, configured: &[SocketAddr], config: &Config) -> Result<(), Fatal> {
         let key = format!("listen.{}", dialect.name());
         let handed: Vec<SocketAddr> =
             self.streams.iter().filter(|one| one.dialect == dialect).map(|one| one.address).collect();
         if handed.is_empty() {
             for address in configured {
-                self.check_free(*address, &key)?;
+                self.check_no_overlap(*address, &key)?;
                 let (socket, note) = tcp::listen(*address)?;
                 self.notes.extend(note);
                 let address = socket.local_addr().unwrap_or(*address);
@@ -120,20 +129,20 @@ impl Listeners {
             return Ok(());
         }
         let same = handed.len() == configured.len() && configured.iter().all(|address| handed.contains(address));
-        // A default is nobody's wish.
-        if !same && config.asks_for(&key) {
+        // Defaults that are not used deserve no warning.
+        if !same && config.is_explicit(&key) {
             let line = Line::new("configured addresses not used: sockets were handed over")
                 .field("key", key)
-                .field("configured", list(configured))
-                .field("used", list(&handed));
+                .field("configured", join_addresses(configured))
+                .field("used", join_addresses(&handed));
             self.note(Level::Warn, line);
         }
         Ok(())
     }
 
-    /// That no socket that was handed over takes what is to be bound. The addresses of the configuration have been
-    /// compared with each other.
-    fn check_free(&self, address: SocketAddr, key: &str) -> Result<(), Fatal> {
+    /// Checks that no socket that was handed over takes the connections of `address`. The configured addresses were
+    /// compared with each other when the configuration was read.
+    fn check_no_overlap(&self, address: SocketAddr, key: &str) -> Result<(), Fatal> {
         let taken = self.streams.iter().find(|one| one.inherited && overlap(one.address, address));
         let Some(taken) = taken else { return Ok(()) };
         let said = format!(
@@ -144,12 +153,12 @@ impl Listeners {
         Err(Fatal::new(ExitCode::Config, said))
     }
 
-    fn complete_control(&mut self, config: &Config) -> Result<(), Fatal> {
+    fn provide_control_socket(&mut self, config: &Config) -> Result<(), Fatal> {
         if self.control.is_empty() {
             let (listener, note) = control::make(&config.control_socket, &config.control_group)?;
             self.notes.extend(note);
             self.control.push(listener);
-        } else if config.asks_for("control.socket")
+        } else if config.is_explicit("control.socket")
             && !self.control.iter().any(|one| one.path() == Some(config.control_socket.as_path()))
         {
             let used: Vec<String> = self.control.iter().map(ControlListener::name).collect();
@@ -167,24 +176,24 @@ impl Listeners {
     }
 }
 
-/// What every connection of the listener is to have; Linux passes it on to those that it accepts. Small replies are sent
-/// at once, and urgent data is read in line (docs/protocol.md section 10).
-fn prepare(stream: &StreamListener) -> Result<(), Fatal> {
+/// Sets the options that every connection of the listener must have; on Linux, accepted connections inherit them. Small
+/// replies are sent at once, and urgent data is read in line (protocol.md section 10).
+fn set_connection_options(stream: &StreamListener) -> Result<(), Fatal> {
     let set = setsockopt(&stream.socket, sockopt::TcpNoDelay, &true)
         .and_then(|()| setsockopt(&stream.socket, sockopt::OobInline, &true))
-        .and_then(|()| bound_buffers(&stream.socket));
+        .and_then(|()| limit_kernel_buffers(&stream.socket));
     set.map_err(|e| Fatal::new(ExitCode::System, format!("socket {}: {}", stream.address, e.desc())))
 }
 
-/// Bounds what the kernel keeps for a connection: of replies that the client has not taken, and of bytes that cpd has not
-/// read. By itself it lets both grow to mebibytes. Where the system's own bound (net.core.wmem_max, rmem_max) is lower, that
-/// one holds. The buffers of a listener are those of the connections that it takes from then on.
-pub fn bound_buffers(socket: &impl AsFd) -> Result<(), Errno> {
+/// Bounds the kernel's buffers of a connection: for replies that the client has not read, and for bytes that cpd has
+/// not read. Without bounds both grow to mebibytes. The system's own bounds (net.core.wmem_max, rmem_max) apply if they
+/// are lower. On a listener, this affects the connections that are established from then on.
+pub fn limit_kernel_buffers(socket: &impl AsFd) -> Result<(), Errno> {
     setsockopt(socket, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
     setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES)
 }
 
-/// Whether an inherited descriptor is a stream socket that listens.
+/// Checks that an inherited descriptor is a stream socket that listens.
 fn check_listening(name: &str, fd: &OwnedFd) -> Result<(), Fatal> {
     if getsockopt(fd, sockopt::SockType) != Ok(SockType::Stream) {
         return Err(wrong_kind(name, "a stream socket"));
@@ -199,7 +208,7 @@ fn wrong_kind(name: &str, wanted: &str) -> Fatal {
     Fatal::new(ExitCode::Config, format!("the descriptor that was handed over as {name:?} is not {wanted}"))
 }
 
-fn list(addresses: &[SocketAddr]) -> String {
+fn join_addresses(addresses: &[SocketAddr]) -> String {
     let all: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     all.join(",")
 }

@@ -1,6 +1,6 @@
-//! The log: one line an event. Whoever logs hands the line to a bounded channel and goes on; a thread of its own writes.
-//! When the channel is full, lines are dropped and counted, and the count is logged: a log must never stop the service
-//! that it describes. No peer's text comes here but through [`Line::field`], which escapes it.
+//! The log: one line for each event. The caller only puts the line into a bounded channel; a separate thread writes it.
+//! When the channel is full, lines are dropped and counted, and the count is logged: the log must never stop the
+//! service that it describes. Text from peers enters a line only through [`Line::field`], which escapes it.
 
 mod line;
 mod sinks;
@@ -18,10 +18,10 @@ use super::exit::{ExitCode, Fatal};
 use super::sandbox;
 use crate::proto::types::Millis;
 
-/// Lines that may wait for the log's thread; more are dropped and counted.
+/// Lines that may wait for the log thread; further ones are dropped and counted.
 pub const QUEUE_MAX_LINES: usize = 1024;
 
-/// How much a line matters. Ordered: what is below the configured level is not logged.
+/// The importance of a line, the most important one first. Levels after the configured one are not logged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Level {
@@ -32,10 +32,10 @@ pub enum Level {
 }
 
 impl Level {
-    /// All of them, by the order of their numbers.
+    /// All levels, in the order of their discriminants.
     pub const ALL: [Level; 4] = [Level::Error, Level::Warn, Level::Info, Level::Debug];
 
-    /// As the configuration writes it.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Level::Error => "error",
@@ -45,7 +45,7 @@ impl Level {
         }
     }
 
-    /// The number of syslog(3).
+    /// The priority of syslog(3).
     pub fn priority(self) -> u8 {
         match self {
             Level::Error => 3,
@@ -59,7 +59,7 @@ impl Level {
 /// Where the log goes (`log.target`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogTarget {
-    /// The journal where systemd's listens, else syslog where `/dev/log` is, else stderr.
+    /// The journal if systemd's listens, otherwise syslog if `/dev/log` exists, otherwise stderr.
     Auto,
     Journal,
     Syslog,
@@ -67,9 +67,10 @@ pub enum LogTarget {
 }
 
 impl LogTarget {
+    /// All targets.
     pub const ALL: [LogTarget; 4] = [LogTarget::Auto, LogTarget::Journal, LogTarget::Syslog, LogTarget::Stderr];
 
-    /// As the configuration writes it.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             LogTarget::Auto => "auto",
@@ -80,28 +81,32 @@ impl LogTarget {
     }
 }
 
+/// What all handles and the log thread share.
 #[derive(Debug)]
 struct Shared {
     level: AtomicU8,
-    /// Lines that found the channel full since this was last logged.
+    /// Lines dropped because the channel was full, as far as not logged yet.
     dropped: AtomicU64,
-    /// See [`Logger::is_read_with_stderr`].
-    read_with_stderr: bool,
+    /// See [`Logger::has_same_reader_as_stderr`].
+    same_reader_as_stderr: bool,
 }
 
-/// A handle for logging; cheap to clone, for any thread.
+/// A handle for logging, cheap to clone and usable from any thread.
 #[derive(Clone)]
 pub struct Logger {
-    lines: SyncSender<Record>,
+    lines: SyncSender<QueuedLine>,
     shared: Arc<Shared>,
 }
 
-/// `None` in the channel asks the thread to end.
-type Record = Option<(Level, String)>;
+/// An item of the channel; `None` asks the thread to end.
+type QueuedLine = Option<(Level, String)>;
 
 impl Logger {
-    /// Opens `target` and starts the log's thread. A target that cannot be reached is replaced by stderr, and the log
-    /// says so. Errors: [`ExitCode::System`] when no thread can be started.
+    /// Opens `target` and starts the log thread. If the target cannot be reached, the log goes to stderr for the time
+    /// being, and a warning says so.
+    ///
+    /// # Errors
+    /// [`ExitCode::System`] if the thread cannot be started.
     pub fn start(target: LogTarget, level: Level) -> Result<(Logger, LogThread), Fatal> {
         let (sink, why) = Sink::open(target);
         let (logger, thread) = Logger::start_with(sink, level)?;
@@ -112,20 +117,24 @@ impl Logger {
         Ok((logger, thread))
     }
 
-    /// As [`Logger::start`] with a sink that is open already.
+    /// As [`Logger::start`], with a sink that is open already.
+    ///
+    /// # Errors
+    /// [`ExitCode::System`] if the thread cannot be started.
     pub fn start_with(sink: Sink, level: Level) -> Result<(Logger, LogThread), Fatal> {
         let (lines, from) = sync_channel(QUEUE_MAX_LINES);
         let (done_sender, done) = sync_channel(1);
         let shared = Arc::new(Shared {
             level: AtomicU8::new(level as u8),
             dropped: AtomicU64::new(0),
-            read_with_stderr: sink.is_read_with_stderr(),
+            same_reader_as_stderr: sink.has_same_reader_as_stderr(),
         });
         let for_thread = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("log".into())
             .spawn(move || {
-                // It connects to Unix sockets, and everything else is open. The daemon says where this cannot be.
+                // This thread only needs to connect to Unix sockets; everything else is open already. A failure is
+                // ignored, since the daemon logs the same cause for its own sandbox.
                 let _ = sandbox::confine(&[]);
                 write_lines(sink, &from, &for_thread);
                 drop(done_sender);
@@ -134,22 +143,22 @@ impl Logger {
         Ok((Logger { lines: lines.clone(), shared }, LogThread { lines, done }))
     }
 
-    /// Whether whoever reads the log reads what is written to stderr as well: it is not to be told twice.
-    pub fn is_read_with_stderr(&self) -> bool {
-        self.shared.read_with_stderr
+    /// Whether the log and stderr have the same reader, so that nothing should be written to both.
+    pub fn has_same_reader_as_stderr(&self) -> bool {
+        self.shared.same_reader_as_stderr
     }
 
-    /// Whether a line of this level is written at all; to be asked before a costly line is built.
+    /// Whether lines of this level are logged. Ask this before building a costly line.
     pub fn enabled(&self, level: Level) -> bool {
         level as u8 <= self.shared.level.load(Ordering::Relaxed)
     }
 
-    /// Logs from now on what is at least as important as `level`.
+    /// From now on logs only lines that are at least as important as `level`.
     pub fn set_level(&self, level: Level) {
         self.shared.level.store(level as u8, Ordering::Relaxed);
     }
 
-    /// Logs one event. Never blocks: a full channel drops the line and counts it.
+    /// Logs one event, without blocking: if the channel is full, the line is dropped and counted.
     pub fn log(&self, level: Level, line: Line) {
         if !self.enabled(level) {
             return;
@@ -162,18 +171,22 @@ impl Logger {
         }
     }
 
+    /// Logs one event at [`Level::Error`].
     pub fn error(&self, line: Line) {
         self.log(Level::Error, line);
     }
 
+    /// Logs one event at [`Level::Warn`].
     pub fn warn(&self, line: Line) {
         self.log(Level::Warn, line);
     }
 
+    /// Logs one event at [`Level::Info`].
     pub fn info(&self, line: Line) {
         self.log(Level::Info, line);
     }
 
+    /// Logs one event at [`Level::Debug`].
     pub fn debug(&self, line: Line) {
         self.log(Level::Debug, line);
     }
@@ -185,45 +198,46 @@ impl fmt::Debug for Logger {
     }
 }
 
-/// The log's thread, held by whoever ends the daemon.
+/// The log thread, for the code that ends the daemon.
 #[derive(Debug)]
 pub struct LogThread {
-    lines: SyncSender<Record>,
+    lines: SyncSender<QueuedLine>,
     done: Receiver<()>,
 }
 
 impl LogThread {
-    /// Writes what waits and ends the thread; gives up after `patience`, because a log service that hangs must not
-    /// keep the daemon from ending. `true`: everything was written or counted.
-    pub fn finish(self, patience: Duration) -> bool {
-        // A full channel is drained by the thread, so asking again comes through; a hanging one costs the patience.
+    /// Writes the queued lines and ends the thread, but gives up after `timeout`, because a log service that hangs must
+    /// not keep the daemon from exiting. Returns whether all lines were handled, that is, written or counted as lost.
+    pub fn finish(self, timeout: Duration) -> bool {
+        // The thread drains a full channel, so sending succeeds after a while, unless the log service hangs.
         const STEP: Duration = Duration::from_millis(5);
         let mut waited = Duration::ZERO;
         while let Err(TrySendError::Full(_)) = self.lines.try_send(None) {
-            if waited >= patience {
+            if waited >= timeout {
                 return false;
             }
             std::thread::sleep(STEP);
             waited += STEP;
         }
-        let left = patience.saturating_sub(waited);
+        let left = timeout.saturating_sub(waited);
         matches!(self.done.recv_timeout(left), Err(RecvTimeoutError::Disconnected))
     }
 }
 
-fn write_lines(mut sink: Sink, from: &Receiver<Record>, shared: &Shared) {
+fn write_lines(mut sink: Sink, from: &Receiver<QueuedLine>, shared: &Shared) {
     let mut lost = 0;
     while let Ok(Some((level, text))) = from.recv() {
-        write_one(&mut sink, &mut lost, level, &text);
-        // A service that did not take this line would not take the count either.
+        write_line(&mut sink, &mut lost, level, &text);
+        // If the log service did not accept this line, it would not accept the count either.
         if lost == 0 {
-            tell_dropped(&mut sink, shared);
+            log_dropped_count(&mut sink, shared);
         }
     }
 }
 
-/// Writes how many lines found the channel full. What the log service does not take stays to be told.
-fn tell_dropped(sink: &mut Sink, shared: &Shared) {
+/// Writes how many lines were dropped because the channel was full. If that fails, the number is kept for the next
+/// time.
+fn log_dropped_count(sink: &mut Sink, shared: &Shared) {
     let dropped = shared.dropped.load(Ordering::Relaxed);
     if dropped > 0 {
         let text = Line::new("log overflow").field("dropped", dropped).into_text();
@@ -233,8 +247,9 @@ fn tell_dropped(sink: &mut Sink, shared: &Shared) {
     }
 }
 
-/// Writes a line, behind one about those that the log service did not take before it.
-fn write_one(sink: &mut Sink, lost: &mut u64, level: Level, text: &str) {
+/// Writes a line. If earlier lines were lost because the log service did not accept them, their number is written
+/// first.
+fn write_line(sink: &mut Sink, lost: &mut u64, level: Level, text: &str) {
     if *lost > 0 {
         let note = Line::new("log service was away").field("lost", *lost).into_text();
         if sink.write(Level::Warn, &note).is_err() {
@@ -248,48 +263,52 @@ fn write_one(sink: &mut Sink, lost: &mut u64, level: Level, text: &str) {
     }
 }
 
-/// For events that may come in floods, such as a limit that is reached: the first is logged, those that follow within
-/// `quiet` are counted, and the count is logged with the next one after that, or by [`Repeated::settle`].
+/// Suppresses repeats of an event that may come in floods, such as a limit that is reached. The first one is logged;
+/// those that follow within `suppress_ms` are counted. The count is logged with the next event after that, or by
+/// [`RepeatSuppressor::take_suppressed`].
 #[derive(Clone, Debug)]
-pub struct Repeated {
-    quiet: Millis,
+pub struct RepeatSuppressor {
+    suppress_ms: Millis,
+    /// When the event was last logged; `None` if it is not being suppressed.
     logged_at: Option<Millis>,
-    counted: u64,
+    suppressed: u64,
 }
 
-impl Repeated {
-    pub fn new(quiet: Millis) -> Repeated {
-        Repeated { quiet, logged_at: None, counted: 0 }
+impl RepeatSuppressor {
+    /// Repeats within `suppress_ms` of a logged event are only counted.
+    pub fn new(suppress_ms: Millis) -> RepeatSuppressor {
+        RepeatSuppressor { suppress_ms, logged_at: None, suppressed: 0 }
     }
 
-    /// It happened at `now`. `Some(n)`: log it, and that it happened `n` times more since it was last logged.
-    pub fn hit(&mut self, now: Millis) -> Option<u64> {
-        if self.is_quiet(now) {
-            self.counted += 1;
+    /// Notes an event at `now`. `Some(n)`: log it, and that `n` further ones were suppressed since the last that was
+    /// logged. `None`: it was only counted.
+    pub fn note(&mut self, now: Millis) -> Option<u64> {
+        if self.is_suppressing(now) {
+            self.suppressed += 1;
             return None;
         }
         self.logged_at = Some(now);
-        Some(std::mem::take(&mut self.counted))
+        Some(std::mem::take(&mut self.suppressed))
     }
 
-    /// `Some(n)`: the quiet time is over, and `n` events in it were not logged: log the number. To be called now and
-    /// then, so that the end of a flood is told as well.
-    pub fn settle(&mut self, now: Millis) -> Option<u64> {
-        if self.counted == 0 || self.is_quiet(now) {
+    /// `Some(n)`: the time of suppression is over, and the number `n` of suppressed events is to be logged. Call this
+    /// now and then, so that the end of a flood is logged as well.
+    pub fn take_suppressed(&mut self, now: Millis) -> Option<u64> {
+        if self.suppressed == 0 || self.is_suppressing(now) {
             return None;
         }
         self.logged_at = None;
-        Some(std::mem::take(&mut self.counted))
+        Some(std::mem::take(&mut self.suppressed))
     }
 
-    /// Whether events were counted that are still to be told.
-    pub fn is_counting(&self) -> bool {
-        self.counted > 0
+    /// Whether there are suppressed events whose number has not been logged yet.
+    pub fn has_suppressed(&self) -> bool {
+        self.suppressed > 0
     }
 
-    /// Whether what happens now is counted only.
-    pub fn is_quiet(&self, now: Millis) -> bool {
-        self.logged_at.is_some_and(|at| now < at.saturating_add(self.quiet))
+    /// Whether an event at `now` is only counted.
+    pub fn is_suppressing(&self, now: Millis) -> bool {
+        self.logged_at.is_some_and(|at| now < at.saturating_add(self.suppress_ms))
     }
 }
 

@@ -1,6 +1,6 @@
-//! What systemd is told: readiness, status, that the daemon is alive, that it reloads or stops. Each message opens a
-//! socket and may block, so a thread of its own sends them; the event loop only puts them into a bounded channel.
-//! Without systemd everything here does nothing.
+//! Notifications to systemd: readiness, status, the watchdog, and that the daemon reloads or stops. Sending one opens a
+//! socket and may block, so a separate thread does it; the event loop only puts them into a bounded channel. Without
+//! systemd everything here does nothing.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -20,49 +20,50 @@ use sd_notify::NotifyState;
 use super::exit::{ExitCode, Fatal};
 use super::logging::{Line, Logger};
 
-/// Messages that may wait for the thread.
+/// Notices that may wait for the thread.
 pub const QUEUE_MAX_MESSAGES: usize = 32;
-/// How often the status is looked at where systemd's watchdog does not ask more often.
+/// The interval of reports to systemd if it has configured no watchdog.
 const STATUS_INTERVAL: Duration = Duration::from_secs(15);
 /// Longest status text, in bytes.
 pub const STATUS_MAX_BYTES: usize = 256;
 
-/// One thing to tell systemd.
+/// One notification to systemd.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Notice {
-    /// Start-up, or a reload, is finished.
+    /// The start or a reload is finished.
     Ready,
     /// A line for `systemctl status`.
     Status(String),
-    /// The event loop went round, and what it waits for makes progress.
+    /// The event loop and the verifiers make progress.
     Watchdog,
     /// A reload begins; [`Notice::Ready`] ends it.
     Reloading,
+    /// The daemon has begun to stop.
     Stopping,
 }
 
-/// Sends one message; the whole daemon's is [`tell`].
-type Transmit = Box<dyn FnMut(&[NotifyState<'_>]) -> io::Result<()> + Send>;
+/// A function that sends one message. The daemon's is [`notify_manager`]; tests have others.
+type SendFn = Box<dyn FnMut(&[NotifyState<'_>]) -> io::Result<()> + Send>;
 
-/// Names where the manager listens, sd_notify(3).
+/// The environment variable that holds the address of the service manager's socket, sd_notify(3).
 const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
 
-/// Tells the service manager, with descriptors. Without one nothing happens. Made by hand, since sd-notify 0.5 takes an
-/// abstract address, `@name`, for a path.
+/// Sends `states` and `fds` to the service manager. Without a manager it does nothing. This is not left to sd-notify,
+/// whose version 0.5 mistakes an abstract address, `@name`, for a path.
 ///
 /// # Errors
-/// The address is none, nobody listens there, or it takes nothing.
-pub fn tell(states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// The address is invalid, nobody listens there, or the message was not accepted in [`SEND_TIMEOUT`].
+pub fn notify_manager(states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     match std::env::var_os(SOCKET_VARIABLE) {
         None => Ok(()),
-        Some(address) => tell_at(&address, states, fds),
+        Some(address) => notify_manager_at(&address, states, fds),
     }
 }
 
-/// How long a notification may wait for whoever is to read it: the stop sends a few, and has 2 s.
-const SEND_MAX: TimeVal = TimeVal::new(0, 300_000);
+/// How long sending one notification may block: a stop sends a few of them and has 2 s in all.
+const SEND_TIMEOUT: TimeVal = TimeVal::new(0, 300_000);
 
-fn tell_at(address: &OsStr, states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn notify_manager_at(address: &OsStr, states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("NOTIFY_SOCKET={}: {error}", address.display()));
     let to = match address.as_bytes() {
@@ -77,8 +78,8 @@ fn tell_at(address: &OsStr, states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) 
         let rights = [ControlMessage::ScmRights(&numbers)];
         let control = if numbers.is_empty() { &[][..] } else { &rights };
         let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-        // A manager that does not read must not keep the daemon from its end.
-        setsockopt(&socket, sockopt::SendTimeout, &SEND_MAX)?;
+        // A manager that does not read must not keep the daemon from exiting.
+        setsockopt(&socket, sockopt::SendTimeout, &SEND_TIMEOUT)?;
         let parts = [IoSlice::new(text.as_bytes())];
         loop {
             match sendmsg(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, Some(&to)) {
@@ -91,20 +92,22 @@ fn tell_at(address: &OsStr, states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) 
     send().map_err(named)
 }
 
-/// Whether the service manager started this very process as a service: what it cannot do may be for its sandbox.
+/// Whether the service manager started this very process (`SYSTEMD_EXEC_PID`, systemd.exec(5)). If so, a refused
+/// operation may be due to the sandbox of the unit.
 pub fn started_by_manager() -> bool {
-    let told = std::env::var("SYSTEMD_EXEC_PID").ok().and_then(|text| text.parse::<u32>().ok());
-    told == Some(std::process::id())
+    let started_pid = std::env::var("SYSTEMD_EXEC_PID").ok().and_then(|text| text.parse::<u32>().ok());
+    started_pid == Some(std::process::id())
 }
 
-/// Handle for the event loop.
+/// The event loop's handle to the notifying thread.
 pub struct Notifier {
-    /// `None`: nobody listens.
-    thread: Option<Thread>,
+    /// `None` if there is no service manager.
+    thread: Option<NotifyThread>,
+    /// The time after which the manager's watchdog kills the daemon; `None` if it is off.
     watchdog: Option<Duration>,
 }
 
-struct Thread {
+struct NotifyThread {
     notices: SyncSender<Notice>,
     done: Receiver<()>,
 }
@@ -116,17 +119,20 @@ impl fmt::Debug for Notifier {
 }
 
 impl Notifier {
-    /// Starts the thread if `NOTIFY_SOCKET` is set. Errors: [`ExitCode::System`] when no thread can be started.
+    /// Starts the thread if `NOTIFY_SOCKET` is set. Only the first notification that fails is logged.
+    ///
+    /// # Errors
+    /// [`ExitCode::System`] if the thread cannot be started.
     pub fn start(logger: &Logger) -> Result<Notifier, Fatal> {
         if std::env::var_os(SOCKET_VARIABLE).is_none() {
             return Ok(Notifier { thread: None, watchdog: None });
         }
         let logger = logger.clone();
-        let mut said = false;
+        let mut failure_logged = false;
         let send = move |states: &[NotifyState<'_>]| {
-            let sent = tell(states, &[]);
-            if let (Err(cause), false) = (&sent, said) {
-                said = true;
+            let sent = notify_manager(states, &[]);
+            if let (Err(cause), false) = (&sent, failure_logged) {
+                failure_logged = true;
                 logger.warn(Line::new("service manager not told").field("cause", cause));
             }
             sent
@@ -134,7 +140,7 @@ impl Notifier {
         Notifier::start_with(Box::new(send), sd_notify::watchdog_enabled())
     }
 
-    fn start_with(send: Transmit, watchdog: Option<Duration>) -> Result<Notifier, Fatal> {
+    fn start_with(send: SendFn, watchdog: Option<Duration>) -> Result<Notifier, Fatal> {
         let (notices, from) = sync_channel(QUEUE_MAX_MESSAGES);
         let (done_sender, done) = sync_channel(1);
         std::thread::Builder::new()
@@ -144,22 +150,23 @@ impl Notifier {
                 drop(done_sender);
             })
             .map_err(|e| Fatal::new(ExitCode::System, format!("cannot start the thread for systemd: {e}")))?;
-        Ok(Notifier { thread: Some(Thread { notices, done }), watchdog: watchdog.filter(|time| !time.is_zero()) })
+        Ok(Notifier { thread: Some(NotifyThread { notices, done }), watchdog: watchdog.filter(|time| !time.is_zero()) })
     }
 
-    /// Whether somebody listens; a status line need not be built else.
+    /// Whether there is a service manager. If not, no status line needs to be built.
     pub fn is_active(&self) -> bool {
         self.thread.is_some()
     }
 
-    /// How often the manager hears of the daemon: half of what `WATCHDOG_USEC` allows, as sd_watchdog_enabled(3) advises,
-    /// or, for the status alone, [`STATUS_INTERVAL`]. `None`: nobody listens.
-    pub fn watchdog_interval(&self) -> Option<Duration> {
+    /// The interval of reports to the manager: half of `WATCHDOG_USEC`, as sd_watchdog_enabled(3) advises, or
+    /// [`STATUS_INTERVAL`] without a watchdog, for the status alone. `None` if there is no service manager.
+    pub fn report_interval(&self) -> Option<Duration> {
         self.thread.as_ref().map(|_| self.watchdog.map_or(STATUS_INTERVAL, |time| time / 2))
     }
 
-    /// Hands a notice to the thread. Never blocks. `false`: the channel is full and the notice is dropped; the next
-    /// status or watchdog notice makes up for it, and anything else is to be tried again.
+    /// Hands a notice to the thread, without blocking. Returns `false` if the channel is full and the notice was
+    /// dropped. A later status or watchdog notice supersedes a dropped one; other notices are not repeated by
+    /// themselves.
     pub fn send(&self, notice: Notice) -> bool {
         let Some(thread) = &self.thread else { return true };
         if notice == Notice::Watchdog && self.watchdog.is_none() {
@@ -168,33 +175,33 @@ impl Notifier {
         !matches!(thread.notices.try_send(notice), Err(TrySendError::Full(_)))
     }
 
-    /// Lets the thread send what waits, for at most `patience`. `true`: everything is sent.
-    pub fn finish(self, patience: Duration) -> bool {
-        let Some(Thread { notices, done }) = self.thread else { return true };
+    /// Waits until the thread has handled all notices, for at most `timeout`. Returns whether it has.
+    pub fn finish(self, timeout: Duration) -> bool {
+        let Some(NotifyThread { notices, done }) = self.thread else { return true };
         drop(notices);
-        matches!(done.recv_timeout(patience), Err(RecvTimeoutError::Disconnected))
+        matches!(done.recv_timeout(timeout), Err(RecvTimeoutError::Disconnected))
     }
 }
 
-fn send_all(mut send: Transmit, from: &Receiver<Notice>) {
+fn send_all(mut send: SendFn, from: &Receiver<Notice>) {
     while let Ok(notice) = from.recv() {
-        // Nobody to tell: the log of a daemon is not the place for its manager's faults, and a watchdog that hears
-        // nothing acts by itself.
+        // The error is ignored here: the daemon's `SendFn` logs the first one, and a watchdog that receives nothing
+        // acts by itself.
         let _ = send_one(&mut send, notice);
     }
 }
 
-fn send_one(send: &mut Transmit, notice: Notice) -> io::Result<()> {
+fn send_one(send: &mut SendFn, notice: Notice) -> io::Result<()> {
     match notice {
         Notice::Ready => send(&[NotifyState::Ready]),
         Notice::Status(text) => {
-            // A line break would begin another assignment.
+            // A line break would start another assignment.
             let mut line: String = text.chars().filter(|c| !c.is_control()).collect();
             line.truncate(line.floor_char_boundary(STATUS_MAX_BYTES));
             send(&[NotifyState::Status(&line)])
         }
         Notice::Watchdog => send(&[NotifyState::Watchdog]),
-        // Both in one message, as Type=notify-reload wants them.
+        // `Type=notify-reload` requires both in one message.
         Notice::Reloading => send(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]),
         Notice::Stopping => send(&[NotifyState::Stopping]),
     }
@@ -207,9 +214,9 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-    fn recorder() -> (Transmit, Arc<Mutex<Vec<String>>>) {
+    fn recorder() -> (SendFn, Arc<Mutex<Vec<String>>>) {
         let sent = Arc::new(Mutex::new(Vec::new()));
         let to = Arc::clone(&sent);
         let send = move |states: &[NotifyState<'_>]| {
@@ -223,7 +230,7 @@ mod tests {
     fn notices_are_sent_in_order_as_systemd_reads_them() {
         let (send, sent) = recorder();
         let notifier = Notifier::start_with(send, Some(Duration::from_secs(10))).unwrap();
-        assert_eq!(notifier.watchdog_interval(), Some(Duration::from_secs(5)));
+        assert_eq!(notifier.report_interval(), Some(Duration::from_secs(5)));
         for notice in [
             Notice::Ready,
             Notice::Status("3 sessions\nREADY=0".into()),
@@ -234,7 +241,7 @@ mod tests {
         ] {
             assert!(notifier.send(notice));
         }
-        assert!(notifier.finish(PATIENCE));
+        assert!(notifier.finish(TEST_TIMEOUT));
         let sent = sent.lock().unwrap();
         let plain: Vec<&str> = sent.iter().map(String::as_str).filter(|m| !m.starts_with("RELOADING")).collect();
         assert_eq!(plain, ["READY=1\n", "STATUS=3 sessionsREADY=0\n", "WATCHDOG=1\n", "READY=1\n", "STOPPING=1\n"]);
@@ -244,7 +251,7 @@ mod tests {
     #[test]
     fn a_manager_that_hangs_stops_nobody() {
         let (open, gate) = mpsc::channel::<()>();
-        let send: Transmit = Box::new(move |_| {
+        let send: SendFn = Box::new(move |_| {
             let _ = gate.recv();
             Ok(())
         });
@@ -256,12 +263,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_watchdog_the_status_is_told_and_nothing_else() {
+    fn without_a_watchdog_only_the_status_is_sent() {
         let (send, sent) = recorder();
         let notifier = Notifier::start_with(send, None).unwrap();
-        assert_eq!(notifier.watchdog_interval(), Some(STATUS_INTERVAL));
+        assert_eq!(notifier.report_interval(), Some(STATUS_INTERVAL));
         assert!(notifier.send(Notice::Watchdog) && notifier.send(Notice::Status("well".into())));
-        assert!(notifier.finish(PATIENCE));
+        assert!(notifier.finish(TEST_TIMEOUT));
         assert_eq!(*sent.lock().unwrap(), ["STATUS=well\n"]);
     }
 
@@ -277,22 +284,23 @@ mod tests {
         for (manager, address) in [(by_path, path.display().to_string()), (by_name, format!("@{name}"))] {
             let (reader, writer) = io::pipe().unwrap();
             use std::os::fd::AsFd;
-            tell_at(OsStr::new(&address), &[NotifyState::FdStore, NotifyState::Ready], &[writer.as_fd()]).unwrap();
+            notify_manager_at(OsStr::new(&address), &[NotifyState::FdStore, NotifyState::Ready], &[writer.as_fd()])
+                .unwrap();
             let mut bytes = [0; 100];
             let length = manager.recv(&mut bytes).unwrap();
             assert_eq!(&bytes[..length], b"FDSTORE=1\nREADY=1\n", "{address}");
             drop((reader, writer));
             drop(manager);
-            let error = tell_at(OsStr::new(&address), &[NotifyState::Ready], &[]).unwrap_err();
+            let error = notify_manager_at(OsStr::new(&address), &[NotifyState::Ready], &[]).unwrap_err();
             assert!(error.to_string().contains(&format!("NOTIFY_SOCKET={address}: ")), "{error}");
         }
-        assert!(tell_at(OsStr::new("vsock:2:1"), &[NotifyState::Ready], &[]).is_err());
+        assert!(notify_manager_at(OsStr::new("vsock:2:1"), &[NotifyState::Ready], &[]).is_err());
     }
 
     #[test]
     fn without_systemd_nothing_happens() {
         let notifier = Notifier { thread: None, watchdog: None };
-        assert_eq!(notifier.watchdog_interval(), None);
+        assert_eq!(notifier.report_interval(), None);
         assert!(!notifier.is_active() && notifier.send(Notice::Ready) && notifier.finish(Duration::ZERO));
     }
 }

@@ -1,26 +1,27 @@
-//! The seam between the event loop and a store: what the loop needs, and nothing of SQLite.
+//! The interface between the event loop and a store: what the loop needs, and nothing of SQLite.
 
 use super::config::Arguments;
 use super::exit::{ExitCode, Fatal};
-use super::store_tools::restoring;
+use super::store_tools::restore_command;
 use crate::engine::port::{Batch, FromStore};
 use crate::store::Writer;
 
-/// A store as the event loop sees it: work goes in, results come out later, and the loop's waker is woken for them.
-/// Nothing here waits.
+/// A store as the event loop sees it: it submits work, and results come later, each of which wakes the loop. Only
+/// [`StorePort::close`] blocks.
 pub trait StorePort: Send {
-    /// Takes a batch. `false`: it is not possible any more.
+    /// Submits a batch. `false`: the store does not take work any more.
     fn submit(&mut self, batch: Batch) -> bool;
     /// The next result, if there is one.
     fn try_recv(&mut self) -> Option<FromStore>;
-    /// Batches under way, and a number that moves while they make progress; for the watchdog.
+    /// The number of batches under way, and a number that changes while they make progress; for the watchdog.
     fn progress(&self) -> (u64, u64);
-    /// Finishes what was submitted and closes. Returns what was not received yet.
+    /// Finishes what was submitted and closes the store. Returns the results that had not been received.
     fn close(self: Box<Self>) -> Vec<FromStore>;
 }
 
-/// With what the daemon ends after this `result`, if it has to; `queued` messages wait in the store.
-pub fn last_word(result: &FromStore, queued: u64, arguments: &Arguments) -> Option<Fatal> {
+/// The error with which the daemon has to end after this `result`; `None` if it does not. `queued` is the number of
+/// messages in the store, for the error's text.
+pub fn fatal_outcome(result: &FromStore, queued: u64, arguments: &Arguments) -> Option<Fatal> {
     match result {
         FromStore::Answers(_) | FromStore::Done(..) => None,
         FromStore::Broken(cause) => Some(Fatal::new(ExitCode::System, format!("the store cannot go on: {cause}"))),
@@ -33,7 +34,7 @@ pub fn last_word(result: &FromStore, queued: u64, arguments: &Arguments) -> Opti
                 true => "put that in its place, if it is not there, and start cpd; or to restore a backup",
                 false => "to restore a backup",
             };
-            let restore = restoring(arguments);
+            let restore = restore_command(arguments);
             let said = format!("{what} while cpd ran; {kept} ({queued} messages queued): {help}: {restore}");
             Some(Fatal::new(ExitCode::DamagedStore, said))
         }

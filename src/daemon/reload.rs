@@ -1,5 +1,5 @@
-//! Rereading the configuration, and looking after the control socket's file, off the event loop: a file may lie on a disk
-//! that stalls.
+//! A reload (SIGHUP): reads the configuration again, and replaces a control socket whose file is gone. This happens in
+//! a separate thread, because the files may be on a disk that stalls.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -9,48 +9,50 @@ use super::exit::Fatal;
 use super::listeners::{ControlFile, ControlListener, Note};
 use super::logging::{Line, Logger};
 
-/// What a reload brings.
-pub struct Loaded {
+/// The result of a reload.
+pub struct ReloadResult {
     pub config: Result<Config, Fatal>,
-    /// The control socket, where it had to be made anew.
+    /// The new control socket; `None` if the old one is still in place, or systemd provides it.
     pub control: Option<Result<(ControlListener, Note), Fatal>>,
 }
 
+/// Runs reloads, one at a time.
 pub struct Reload {
     arguments: Arguments,
-    /// The control sockets' files, which go with this.
-    files: Vec<ControlFile>,
+    /// The files of the control sockets. Dropping one removes the file that cpd created.
+    control_files: Vec<ControlFile>,
     waker: Arc<mio::Waker>,
-    under_way: Option<Receiver<Loaded>>,
-    /// Asked for again while it was under way.
-    again: bool,
+    /// Receives the result of the reload under way, if there is one.
+    under_way: Option<Receiver<ReloadResult>>,
+    /// A reload was requested while another one was under way.
+    requested_again: bool,
 }
 
 impl Reload {
-    pub fn new(arguments: Arguments, files: Vec<ControlFile>, waker: Arc<mio::Waker>) -> Reload {
-        Reload { arguments, files, waker, under_way: None, again: false }
+    pub fn new(arguments: Arguments, control_files: Vec<ControlFile>, waker: Arc<mio::Waker>) -> Reload {
+        Reload { arguments, control_files, waker, under_way: None, requested_again: false }
     }
 
-    /// The control socket was made anew, and this is its file.
-    pub fn renewed(&mut self, file: ControlFile) {
-        self.files = vec![file];
+    /// Replaces the files of the control sockets by that of a new one.
+    pub fn replace_control_file(&mut self, file: ControlFile) {
+        self.control_files = vec![file];
     }
 
-    /// Begins to read; the waker is woken at the end. `false`: it is not possible, and that was logged.
+    /// Starts a reload, or remembers that another one is needed after the one under way. The waker is woken when the
+    /// result is there. Returns `false` if no thread could be started, which is logged.
     pub fn begin(&mut self, logger: &Logger) -> bool {
         if self.under_way.is_some() {
-            self.again = true;
+            self.requested_again = true;
             return true;
         }
         let (sender, receiver) = sync_channel(1);
         let (arguments, waker) = (self.arguments.clone(), Arc::clone(&self.waker));
-        // One is made at most, and only where none was handed over.
-        let made = self.files.iter().find_map(ControlFile::made).cloned();
+        // cpd itself creates at most one control socket, and only if none was handed over.
+        let made = self.control_files.iter().find_map(ControlFile::made).cloned();
         let thread = std::thread::Builder::new().name("reload".to_string()).spawn(move || {
-            // Nobody listens any more only when the daemon stops.
-            let control = made.and_then(|made| made.renewed());
+            let control = made.and_then(|made| made.make_again_if_gone());
             let config = Config::load(&arguments).map_err(|mut fatal| {
-                // Whoever looks at the file finds nothing wrong with it.
+                // The sandbox admits only what was there at the start, whatever the file's own permissions are.
                 if fatal.message.contains("Permission denied") {
                     fatal
                         .message
@@ -58,7 +60,8 @@ impl Reload {
                 }
                 fatal
             });
-            let _ = sender.send(Loaded { config, control });
+            // This fails only if the daemon has stopped meanwhile.
+            let _ = sender.send(ReloadResult { config, control });
             let _ = waker.wake();
         });
         match thread {
@@ -73,15 +76,15 @@ impl Reload {
         }
     }
 
-    /// What was read, once it is.
-    pub fn take(&mut self) -> Option<Loaded> {
+    /// Takes the result of a reload that has finished.
+    pub fn take_result(&mut self) -> Option<ReloadResult> {
         let loaded = self.under_way.as_ref()?.try_recv().ok()?;
         self.under_way = None;
         Some(loaded)
     }
 
-    /// Whether [`Reload::begin`] is to be called once more.
-    pub fn wants_again(&mut self) -> bool {
-        self.under_way.is_none() && std::mem::take(&mut self.again)
+    /// Whether to call [`Reload::begin`] once more, for a request that came during the last reload.
+    pub fn take_repeat_request(&mut self) -> bool {
+        self.under_way.is_none() && std::mem::take(&mut self.requested_again)
     }
 }

@@ -1,12 +1,13 @@
-//! cpd's own sandbox: once everything is open, the kernel takes from it what it does not need any more (landlock(7)),
-//! whether a service manager confines it or not. Left are its folders: the store's, the configuration's to be read, and
-//! the control socket's where cpd makes that one itself. No program can be run, no TCP address bound or connected to, and
-//! no other process sent a signal. Unix sockets can be connected to: the log and the manager are such, and may come later.
+//! cpd's own sandbox: once everything is open, cpd gives up the rights that it no longer needs (landlock(7)), whether
+//! or not a service manager confines it. It keeps access to three directories: that of the store, that of the
+//! configuration for reading, and that of the control socket if cpd creates the socket itself. It can no longer run
+//! programs, bind or connect TCP sockets, or send signals to other processes. It can still connect to Unix sockets with
+//! a path, because the log service and the service manager may appear later.
 //!
-//! Landlock lets a program pass that is only in memory (memfd_create(2)), so a filter of system calls, seccomp(2), refuses
-//! to execute anything at all.
+//! Landlock does not prevent running a program that exists only in memory (memfd_create(2)), so a system call filter
+//! (seccomp(2)) refuses to execute anything at all.
 //!
-//! What is confined is a thread, and those that it starts from then on. A kernel that knows less does less.
+//! The sandbox applies to a thread and to those that it starts afterwards. An older kernel enforces only what it knows.
 
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
@@ -23,36 +24,37 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use super::config::{Arguments, Config, DEFAULT_FILE};
 
-/// What is handled: a right of this age or older that no place below has is taken away. To be raised with a look at what
-/// a newer one forbids.
-const FILES: ABI = ABI::V5;
-const NETWORK: ABI = ABI::V4;
+/// The versions of Landlock's interface whose rights are restricted: every right known to them is denied unless it is
+/// granted below. Before raising a version, check what it additionally denies.
+const FILE_ABI: ABI = ABI::V5;
+const NETWORK_ABI: ABI = ABI::V4;
 
-/// A folder or a file that stays, and what may be done with it and with everything in it.
+/// A directory or file that stays accessible, with the rights for it and for everything in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct AllowedPath {
     path: PathBuf,
-    may: BitFlags<AccessFs>,
+    access: BitFlags<AccessFs>,
 }
 
-/// What cpd needs once everything is open; `control`: the control socket that it made itself.
-pub fn places(arguments: &Arguments, config: &Config, control: Option<&Path>) -> Vec<Place> {
+/// The paths that cpd needs once everything is open. `control` is the control socket if cpd created it.
+pub fn allowed_paths(arguments: &Arguments, config: &Config, control: Option<&Path>) -> Vec<AllowedPath> {
     let store = make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | MakeReg | RemoveFile | Truncate});
-    let mut places: Vec<Place> = folders_of(&config.store_path).map(|path| Place { path, may: store }).collect();
-    // Read once more at HUP. Where there is none yet, one may be made.
+    let mut allowed_paths: Vec<AllowedPath> =
+        folders_of(&config.store_path).map(|path| AllowedPath { path, access: store }).collect();
+    // A reload reads the configuration again. If there is no file yet, one may be created before that.
     let named = arguments.config.as_deref().or(config.file.as_deref());
     let file = named.or(config.data.is_none().then_some(Path::new(DEFAULT_FILE)));
     let read = BitFlags::from_flag(AccessFs::ReadFile);
-    places.extend(file.into_iter().flat_map(folders_of).map(|path| Place { path, may: read }));
-    // Made anew at HUP where it is gone, and removed at the end.
+    allowed_paths.extend(file.into_iter().flat_map(folders_of).map(|path| AllowedPath { path, access: read }));
+    // A reload creates the socket again if its file is gone, and the file is removed at the end.
     let made = make_bitflags!(AccessFs::{MakeSock | RemoveFile});
-    places.extend(control.into_iter().flat_map(folders_of).map(|path| Place { path, may: made }));
-    // The descriptor that is kept in reserve.
-    places.push(Place { path: PathBuf::from("/dev/null"), may: read });
-    places
+    allowed_paths.extend(control.into_iter().flat_map(folders_of).map(|path| AllowedPath { path, access: made }));
+    // Opened for the descriptor that is kept in reserve.
+    allowed_paths.push(AllowedPath { path: PathBuf::from("/dev/null"), access: read });
+    allowed_paths
 }
 
-/// Where `file` is looked for, and where it lies if that is a link.
+/// The directory of `file`, and that of the file behind it if `file` is a symbolic link.
 fn folders_of(file: &Path) -> impl Iterator<Item = PathBuf> {
     let folder = |file: &Path| match file.parent() {
         Some(folder) if folder != Path::new("") => folder.to_owned(),
@@ -62,17 +64,19 @@ fn folders_of(file: &Path) -> impl Iterator<Item = PathBuf> {
     std::iter::once(folder(file)).chain(real)
 }
 
-/// Confines the calling thread to `places`, and with it those that it starts from now on. Errors: what the kernel does not
-/// do of it; the rest is done.
-pub fn confine(places: &[Place]) -> Result<(), String> {
-    let programs = || forbid_programs().map_err(|error| format!("no filter of system calls: {error}"));
-    let causes: Vec<String> = [keep_to(places), programs()].into_iter().filter_map(Result::err).collect();
+/// Confines the calling thread, and those that it starts from now on, to `allowed_paths`.
+///
+/// # Errors
+/// The restrictions that could not be put in force, and why. The others are in force nevertheless.
+pub fn confine(allowed_paths: &[AllowedPath]) -> Result<(), String> {
+    let programs = || forbid_execution().map_err(|error| format!("no filter of system calls: {error}"));
+    let causes: Vec<String> = [apply_landlock(allowed_paths), programs()].into_iter().filter_map(Result::err).collect();
     if causes.is_empty() { Ok(()) } else { Err(causes.join("; ")) }
 }
 
-fn keep_to(places: &[Place]) -> Result<(), String> {
-    let places = open(places).map_err(|error| error.to_string())?;
-    match restrict(places) {
+fn apply_landlock(allowed_paths: &[AllowedPath]) -> Result<(), String> {
+    let allowed_paths = open_paths(allowed_paths).map_err(|error| error.to_string())?;
+    match restrict_thread(allowed_paths) {
         Ok(status) if status.ruleset == RulesetStatus::NotEnforced => {
             Err("the kernel has no Landlock, or does not allow it".to_owned())
         }
@@ -81,12 +85,12 @@ fn keep_to(places: &[Place]) -> Result<(), String> {
     }
 }
 
-/// The places that are there. Errors: one cannot be opened, and cpd would be without it.
-fn open(places: &[Place]) -> Result<Vec<PathBeneath<PathFd>>, PathFdError> {
+/// Opens the paths that exist. Fails if one exists but cannot be opened, since the sandbox would take it away from cpd.
+fn open_paths(allowed_paths: &[AllowedPath]) -> Result<Vec<PathBeneath<PathFd>>, PathFdError> {
     let mut opened = Vec::new();
-    for place in places {
-        match PathFd::new(&place.path) {
-            Ok(found) => opened.push(PathBeneath::new(found, place.may)),
+    for allowed in allowed_paths {
+        match PathFd::new(&allowed.path) {
+            Ok(found) => opened.push(PathBeneath::new(found, allowed.access)),
             Err(PathFdError::OpenCall { source, .. }) if source.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -94,24 +98,24 @@ fn open(places: &[Place]) -> Result<Vec<PathBeneath<PathFd>>, PathFdError> {
     Ok(opened)
 }
 
-fn restrict(places: Vec<PathBeneath<PathFd>>) -> Result<RestrictionStatus, RulesetError> {
+fn restrict_thread(allowed_paths: Vec<PathBeneath<PathFd>>) -> Result<RestrictionStatus, RulesetError> {
     let mut scopes = BitFlags::from_flag(Scope::Signal);
     if !manager_is_abstract() {
         scopes |= Scope::AbstractUnixSocket;
     }
     let mut rules = Ruleset::default()
-        .handle_access(AccessFs::from_all(FILES))?
-        .handle_access(AccessNet::from_all(NETWORK))?
+        .handle_access(AccessFs::from_all(FILE_ABI))?
+        .handle_access(AccessNet::from_all(NETWORK_ABI))?
         .scope(scopes)?
         .create()?;
-    for place in places {
-        rules = rules.add_rule(place)?;
+    for allowed in allowed_paths {
+        rules = rules.add_rule(allowed)?;
     }
     rules.restrict_self()
 }
 
-/// Neither a file nor what is in memory is executed from now on: these calls fail, all others are as they were.
-fn forbid_programs() -> Result<(), seccompiler::Error> {
+/// Makes execve(2) and execveat(2) fail with EACCES. All other system calls stay allowed.
+fn forbid_execution() -> Result<(), seccompiler::Error> {
     let refused = [libc::SYS_execve, libc::SYS_execveat].into_iter().map(|call| (call, Vec::new())).collect();
     let refusal = SeccompAction::Errno(Errno::EACCES as u32);
     let machine = std::env::consts::ARCH.try_into()?;
@@ -119,7 +123,7 @@ fn forbid_programs() -> Result<(), seccompiler::Error> {
     seccompiler::apply_filter(&program)
 }
 
-/// Whether the manager listens at an address without a file, sd_notify(3).
+/// Whether the service manager listens on an abstract Unix socket, which has no file (sd_notify(3)).
 fn manager_is_abstract() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|address| address.as_bytes().starts_with(b"@"))
 }
@@ -137,10 +141,10 @@ mod tests {
 
     use super::*;
 
-    /// In a thread of its own, so that the others stay as they are. `None`: this kernel cannot.
-    fn confined<T: Send>(places: &[Place], work: impl FnOnce() -> T + Send) -> Option<T> {
+    /// Runs `work` in a confined thread, so that the others stay free. `None` if this kernel cannot confine it.
+    fn confined<T: Send>(allowed_paths: &[AllowedPath], work: impl FnOnce() -> T + Send) -> Option<T> {
         std::thread::scope(|scope| {
-            let thread = scope.spawn(|| match confine(places) {
+            let thread = scope.spawn(|| match confine(allowed_paths) {
                 Ok(()) => Some(work()),
                 Err(cause) => {
                     let listed = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
@@ -157,10 +161,10 @@ mod tests {
         done.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
     }
 
-    fn of(store: &Path, config: &Path, control: &Path) -> Vec<Place> {
+    fn paths_for(store: &Path, config: &Path, control: &Path) -> Vec<AllowedPath> {
         let arguments = Arguments { config: Some(config.to_owned()), ..Arguments::default() };
         let config = Config { store_path: store.to_owned(), ..Config::default() };
-        places(&arguments, &config, Some(control))
+        allowed_paths(&arguments, &config, Some(control))
     }
 
     #[test]
@@ -177,17 +181,17 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _log = UnixListener::bind(other.join("log")).unwrap();
         let _other_socket = UnixListener::bind(control.join("old")).unwrap();
-        let places = of(&store.join("cpd.db"), &config.join("cpd.toml"), &control.join("socket"));
+        let allowed_paths = paths_for(&store.join("cpd.db"), &config.join("cpd.toml"), &control.join("socket"));
         let program = fs::read("/bin/true").unwrap();
-        let tried = confined(&places, || {
-            // The store, with a copy beside it.
+        let tried = confined(&allowed_paths, || {
+            // The store, and a copy next to it.
             fs::write(store.join("cpd.db-new"), "text").unwrap();
             fs::rename(store.join("cpd.db-new"), store.join("cpd.db")).unwrap();
             fs::File::options().write(true).open(store.join("cpd.db")).unwrap().set_len(1).unwrap();
             fs::File::open(&store).unwrap().sync_all().unwrap();
             assert_eq!(fs::read_to_string(store.join("cpd.db")).unwrap(), "t");
             fs::remove_file(store.join("cpd.db")).unwrap();
-            // The configuration, also one that was put in its place.
+            // The configuration can be read, but not changed.
             assert_eq!(fs::read_to_string(config.join("cpd.toml")).unwrap(), "before");
             assert!(
                 denied(fs::write(config.join("cpd.toml"), "after")) && denied(fs::remove_file(config.join("cpd.toml")))
@@ -198,7 +202,7 @@ mod tests {
             fs::remove_file(control.join("socket")).unwrap();
             fs::remove_file(control.join("old")).unwrap();
             assert!(denied(fs::write(control.join("file"), "")));
-            // A socket of others, by its file; the reserve; what the process itself is.
+            // Another service's socket; the reserve descriptor; information about the process itself.
             UnixStream::connect(other.join("log")).unwrap();
             assert_eq!(fs::File::open("/dev/null").unwrap().read(&mut [0; 1]).unwrap(), 0);
             fs::read_link("/proc/self/exe").unwrap();
@@ -210,20 +214,20 @@ mod tests {
             for program in ["/bin/true", "/bin/sh", "/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"] {
                 assert!(!Path::new(program).exists() || denied(Command::new(program).spawn()), "{program}");
             }
-            // A program in memory, which is no file of any folder.
+            // A program that exists only in memory, outside every directory.
             let name = memfd_create(c"program", MFdFlags::empty()).unwrap();
             fs::File::from(name.try_clone().unwrap()).write_all(&program).unwrap();
             assert!(denied(Command::new(format!("/proc/self/fd/{}", name.as_raw_fd())).spawn()));
-            // Connections came with Linux 6.7.
+            // Landlock restricts TCP since Linux 6.7.
             (denied(TcpStream::connect(listener.local_addr().unwrap())), denied(TcpListener::bind("127.0.0.1:0")))
         });
         println!("TCP is closed for connecting and binding: {tried:?}");
-        // The thread beside it is free: that is what makes the tries above tell something.
+        // This thread is free: otherwise the attempts above would prove nothing.
         assert!(fs::read("/etc/passwd").is_ok() && Command::new("/bin/true").status().unwrap().success());
     }
 
     #[test]
-    fn a_thread_without_a_place_passes_it_on_to_those_it_starts() {
+    fn a_confined_thread_confines_the_threads_that_it_starts() {
         let inherited = confined(&[], || {
             let thread = std::thread::spawn(|| denied(fs::read("/etc/passwd")) && denied(fs::File::open("/dev/null")));
             thread.join().unwrap()
@@ -244,11 +248,11 @@ mod tests {
     }
 
     #[test]
-    fn a_store_by_itself_needs_no_configuration() {
+    fn a_data_directory_needs_access_to_no_default_configuration() {
         let config = Config { data: Some(PathBuf::from("/srv/cpd")), ..Config::default() };
         let without = |arguments: &Arguments| {
-            let places = places(arguments, &config, None);
-            places.into_iter().map(|place| place.path).collect::<Vec<_>>()
+            let allowed_paths = allowed_paths(arguments, &config, None);
+            allowed_paths.into_iter().map(|allowed| allowed.path).collect::<Vec<_>>()
         };
         assert!(!without(&Arguments::default()).contains(&PathBuf::from("/etc/cpd")));
         let named = Arguments { config: Some(PathBuf::from("/etc/other/cpd.toml")), ..Arguments::default() };

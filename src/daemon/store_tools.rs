@@ -1,4 +1,4 @@
-//! `--restore`, `--check-store` and `--salvage`: what is done to the store of a cpd that does not run.
+//! `--restore`, `--check-store` and `--salvage`: work on a store while no cpd runs on it.
 
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Write};
@@ -11,65 +11,66 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, setegid, seteuid, setgroups};
 use signal_hook::consts::signal::SIGXFSZ;
 
-use super::config::{self, Arguments, Config, Tool};
+use super::config::{self, Arguments, Config, StoreTool};
 use super::exit::{ExitCode, Fatal};
 use super::wall_clock;
-use crate::store::{self, Damaged, OpenError, OpenErrorKind, Source};
+use crate::store::{self, DamagedStore, OpenError, OpenErrorKind, RestoreSource};
 
-/// Does it, and says on standard output what came of it.
+/// Runs the tool that the arguments name and prints the result on standard output.
 pub fn run(arguments: &Arguments) -> Result<(), Fatal> {
-    // A file that may not grow is a write that fails, and is undone.
+    // With a handler, exceeding RLIMIT_FSIZE makes the write fail, and the tool can undo what it did.
     let limit = signal_hook::flag::register(SIGXFSZ, Arc::default());
     limit.map_err(|e| Fatal::new(ExitCode::System, format!("cannot take signals: {e}")))?;
     let fatal = |error: OpenError| store_error(error, arguments);
     let config = || Config::load(arguments);
-    if let Some(Tool::Restore(name) | Tool::CheckStore(Some(name)) | Tool::Salvage(name)) = &arguments.tool
+    if let Some(StoreTool::Restore(name) | StoreTool::CheckStore(Some(name)) | StoreTool::Salvage(name)) =
+        &arguments.tool
         && name == Path::new("-")
     {
-        let said =
+        let message =
             "a file has to be named, as its parts are not read or written in their order; ./- is one of that name";
-        return Err(Fatal::new(ExitCode::Usage, format!("-: {said}")));
+        return Err(Fatal::new(ExitCode::Usage, format!("-: {message}")));
     }
     match &arguments.tool {
         None => Ok(()),
-        Some(Tool::Restore(name)) => restore(&config()?, name, &fatal),
-        // Where the file is said no configuration is needed.
-        Some(Tool::CheckStore(Some(file))) => check_copy(file),
-        Some(Tool::CheckStore(None)) => check(arguments, &config()?.store_path, &fatal),
-        Some(Tool::Salvage(new)) => salvage(arguments, &config()?, new, &fatal),
+        Some(StoreTool::Restore(name)) => restore(&config()?, name, &fatal),
+        // With a file named, no configuration is needed.
+        Some(StoreTool::CheckStore(Some(file))) => check_named_file(file),
+        Some(StoreTool::CheckStore(None)) => check_own_store(arguments, &config()?.store_path, &fatal),
+        Some(StoreTool::Salvage(new)) => salvage(arguments, &config()?, new, &fatal),
     }
 }
 
-type AsFatal<'a> = &'a dyn Fn(OpenError) -> Fatal;
+type ToFatal<'a> = &'a dyn Fn(OpenError) -> Fatal;
 
-fn restore(config: &Config, name: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal> {
+fn restore(config: &Config, name: &Path, fatal: ToFatal<'_>) -> Result<(), Fatal> {
     if let Some(dir) = &config.data {
         config::make_data_dir(dir)?;
     }
-    // Opened before this process becomes the store's owner, who need not be able to read it.
-    let source = Source::open(name).map_err(|error| as_given(error, name))?;
-    become_owner(&config.store_path)?;
+    // Open the backup before changing to the store's owner, who may not be allowed to read it.
+    let source = RestoreSource::open(name).map_err(|error| named_file_error(error, name))?;
+    become_store_owner(&config.store_path)?;
     let restored = store::restore(&config.store_path, &source, wall_clock().as_secs());
     let of_the_source = |error: &OpenError| error.message.starts_with(&format!("{}: ", name.display()));
     let restored = restored.map_err(|error| match of_the_source(&error) {
-        true => as_given(error, name),
+        true => named_file_error(error, name),
         false => fatal(error),
     })?;
-    let (users, messages) = (count(restored.users, "user"), count(restored.messages, "message"));
+    let (users, messages) = (format_count(restored.users, "user"), format_count(restored.messages, "message"));
     let (path, name) = (config.store_path.display(), name.display());
     let mut text = format!("{path}: restored from {name}: {users}, {messages}\n");
     for kept in &restored.kept {
         text.push_str(&format!("kept of the store before: {}\n", kept.display()));
     }
-    print(&text)
+    print_escaped(&text)
 }
 
-/// What is wrong with a file that was named: nothing is said of the store, which is another one.
-fn as_given(error: OpenError, name: &Path) -> Fatal {
-    // Nobody is to begin a new store in its place.
+/// The error about a file that was named on the command line. Hints that concern the store do not apply to it.
+fn named_file_error(error: OpenError, name: &Path) -> Fatal {
+    // The file is not the store, so advice to delete it and begin a new store would be wrong.
     let message =
         error.message.replace("; delete it to begin a new one", "").replace("; the file was left as it is", "");
-    let code = code_of(error.kind);
+    let code = exit_code_for(error.kind);
     match code {
         ExitCode::DamagedStore => {
             Fatal::new(code, format!("{message}; the store was not touched: take another backup"))
@@ -79,9 +80,9 @@ fn as_given(error: OpenError, name: &Path) -> Fatal {
     }
 }
 
-/// Verifies a file that need not be this cpd's store, a backup above all.
-fn check_copy(file: &Path) -> Result<(), Fatal> {
-    let no_input = |said: &str| Fatal::new(ExitCode::NoInput, format!("{}: {said}", file.display()));
+/// Checks a named file, usually a backup, instead of this cpd's own store.
+fn check_named_file(file: &Path) -> Result<(), Fatal> {
+    let no_input = |message: &str| Fatal::new(ExitCode::NoInput, format!("{}: {message}", file.display()));
     match std::fs::metadata(file) {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Err(no_input("there is no such file"));
@@ -91,76 +92,78 @@ fn check_copy(file: &Path) -> Result<(), Fatal> {
     }
     let report = store::check(file).map_err(|error| {
         let message = error.message.replace("; delete it to begin a new one", "");
-        Fatal::new(code_of(error.kind), message)
+        Fatal::new(exit_code_for(error.kind), message)
     })?;
-    tell(&report, file, "")
+    print_report(&report, file, "")
 }
 
-fn check(arguments: &Arguments, path: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal> {
+fn check_own_store(arguments: &Arguments, path: &Path, fatal: ToFatal<'_>) -> Result<(), Fatal> {
     let report = store::check(path).map_err(fatal)?;
-    let (restore, salvage) = (restoring(arguments), command(arguments, "--salvage NEW"));
-    tell(&report, path, &format!("; put a backup in its place: {restore}; or copy what is sound: {salvage}"))
+    let (restore, salvage) = (restore_command(arguments), command_line(arguments, "--salvage NEW"));
+    print_report(&report, path, &format!("; put a backup in its place: {restore}; or copy what is sound: {salvage}"))
 }
 
-/// Says what a check has found, and, where that is damage, what to do.
-fn tell(report: &store::Report, path: &Path, hint: &str) -> Result<(), Fatal> {
+/// Prints what a check has found. If that is damage, it returns an error that ends in `hint`.
+fn print_report(report: &store::CheckReport, path: &Path, hint: &str) -> Result<(), Fatal> {
     if report.damage.is_empty() {
-        let (users, messages) = (count(report.users, "user"), count(report.messages, "message"));
-        return print(&format!("{}: {users}, {messages}; nothing is damaged\n", path.display()));
+        let (users, messages) = (format_count(report.users, "user"), format_count(report.messages, "message"));
+        return print_escaped(&format!("{}: {users}, {messages}; nothing is damaged\n", path.display()));
     }
     let mut text = report.damage.join("\n");
-    if report.more > 0 {
-        text.push_str(&format!("\nand {} more", report.more));
+    if report.unlisted > 0 {
+        text.push_str(&format!("\nand {} more", report.unlisted));
     }
-    print(&format!("{text}\n"))?;
-    let found = (report.damage.len() as u64).saturating_add(report.more);
-    let said = format!("{}: {} of damage{hint}", path.display(), count(found, "case"));
-    Err(Fatal::new(ExitCode::DamagedStore, said))
+    print_escaped(&format!("{text}\n"))?;
+    let found = (report.damage.len() as u64).saturating_add(report.unlisted);
+    let message = format!("{}: {} of damage{hint}", path.display(), format_count(found, "case"));
+    Err(Fatal::new(ExitCode::DamagedStore, message))
 }
 
-fn salvage(arguments: &Arguments, config: &Config, new: &Path, fatal: AsFatal<'_>) -> Result<(), Fatal> {
-    // Opened before this process becomes somebody who need not be able to read it.
-    let damaged = Damaged::open(&config.store_path).map_err(fatal)?;
+fn salvage(arguments: &Arguments, config: &Config, new: &Path, fatal: ToFatal<'_>) -> Result<(), Fatal> {
+    // Open the store before changing to another user, who may not be allowed to read it.
+    let damaged = DamagedStore::open(&config.store_path).map_err(fatal)?;
     if let Some((_, owner)) = open_folder(new) {
         become_user(new, &owner)?;
     }
     let found = damaged.salvage(new).map_err(fatal)?;
     let (path, lost) = (new.display(), found.lost);
-    let (users, messages) = (count(found.users, "user"), count(found.messages, "message"));
+    let (users, messages) = (format_count(found.users, "user"), format_count(found.messages, "message"));
     let mut text = format!("{path}: kept {users} and {messages}\n");
-    let (messages, others) = (count(lost.messages, "message"), count(lost.others, "other row"));
+    let (messages, others) = (format_count(lost.messages, "message"), format_count(lost.others, "other row"));
     text.push_str(&format!("lost: {messages}, {others}"));
     if lost.pages > 0 {
-        text.push_str(&format!(", and what {} held that cannot be read", count(lost.pages, "page")));
+        text.push_str(&format!(", and what {} held that cannot be read", format_count(lost.pages, "page")));
     }
     text.push('\n');
     if let Some(log) = found.foreign_log {
         text.push_str(&format!("{}: belongs to another store and was left out\n", log.display()));
     }
-    text.push_str(&format!("to use it: {}\n", command(arguments, &format!("--restore {path}"))));
-    print(&text)
+    text.push_str(&format!("to use it: {}\n", command_line(arguments, &format!("--restore {path}"))));
+    print_escaped(&text)
 }
 
-/// As root, does everything from here on as the owner of the store: what is made is his, and he can use it.
-fn become_owner(store: &Path) -> Result<(), Fatal> {
+/// If this process is root, it continues as the owner of the store, so that the files it creates belong to that user.
+fn become_store_owner(store: &Path) -> Result<(), Fatal> {
     if !Uid::effective().is_root() {
         return Ok(());
     }
-    // What is not there the store's room says better.
+    // If the directory cannot be opened, the store itself reports that with a better message.
     let Some((folder, found)) = open_folder(store) else { return Ok(()) };
     let found = match std::fs::metadata(store) {
-        // In a folder of root's the store may be another's; in another's folder a store of root's is a slip.
+        // In a directory of root the store may belong to another user. In another user's directory, a store that
+        // belongs to root is a mistake, so the owner of the directory counts.
         Ok(store) if found.uid() == 0 => store,
         _ => found,
     };
-    take_back(&folder, store, &found).map_err(|e| {
-        let said = format!("{}: cannot be given to the owner of its folder: {e}", store.display());
-        Fatal::new(ExitCode::NotPermitted, said)
+    chown_store_files(&folder, store, &found).map_err(|e| {
+        let message = format!("{}: cannot be given to the owner of its folder: {e}", store.display());
+        Fatal::new(ExitCode::NotPermitted, message)
     })?;
     become_user(store, &found)
 }
 
-/// The folder of `file`, open, and whose it is. Whoever it belongs to may give its name to another one meanwhile.
+/// Opens the directory of `file`. The metadata is that of the open directory, since its owner may meanwhile put another
+/// one under its name.
 fn open_folder(file: &Path) -> Option<(File, Metadata)> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = File::options().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(folder).ok()?;
@@ -168,7 +171,7 @@ fn open_folder(file: &Path) -> Option<(File, Metadata)> {
     Some((folder, found))
 }
 
-/// As root, goes on as the user whose `found` is, to do what is to be done to `file`.
+/// If this process is root, it continues as the user that `found` belongs to. `file` is named in the error.
 fn become_user(file: &Path, found: &Metadata) -> Result<(), Fatal> {
     if !Uid::effective().is_root() {
         return Ok(());
@@ -176,20 +179,21 @@ fn become_user(file: &Path, found: &Metadata) -> Result<(), Fatal> {
     let (uid, gid) = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
     let changed = setgroups(&[gid]).and_then(|()| setegid(gid)).and_then(|()| seteuid(uid));
     changed.map_err(|e| {
-        let said = format!("{}: cannot work as the owner of its folder, uid {uid}: {e}", file.display());
-        Fatal::new(ExitCode::NotPermitted, said)
+        let message = format!("{}: cannot work as the owner of its folder, uid {uid}: {e}", file.display());
+        Fatal::new(ExitCode::NotPermitted, message)
     })
 }
 
-/// Gives what root has made of the store's files, as by a copy, to their owner, who could not even keep it aside.
-fn take_back(folder: &File, store: &Path, owner: &Metadata) -> std::io::Result<()> {
+/// Changes the owner of those store files that belong to root, for example because root copied them there. Their proper
+/// owner could not use them otherwise.
+fn chown_store_files(folder: &File, store: &Path, owner: &Metadata) -> std::io::Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     for suffix in ["", "-wal", "-lock"] {
         let mut name = store.file_name().unwrap_or_default().to_owned();
         name.push(suffix);
         let Ok(file) = openat(folder, name.as_os_str(), flags, Mode::empty()).map(File::from) else { continue };
         let found = file.metadata()?;
-        // A second name could be that of a file which is none of theirs.
+        // A file with a second link could be one from outside the store, planted to be given away.
         if found.is_file() && found.uid() == 0 && found.nlink() == 1 && owner.uid() != 0 {
             fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
         }
@@ -197,22 +201,22 @@ fn take_back(folder: &File, store: &Path, owner: &Metadata) -> std::io::Result<(
     Ok(())
 }
 
-fn code_of(kind: OpenErrorKind) -> ExitCode {
+fn exit_code_for(kind: OpenErrorKind) -> ExitCode {
     match kind {
-        OpenErrorKind::Damaged | OpenErrorKind::Newer | OpenErrorKind::Gone | OpenErrorKind::Foreign => {
+        OpenErrorKind::Damaged | OpenErrorKind::Newer | OpenErrorKind::Gone | OpenErrorKind::ForeignLog => {
             ExitCode::DamagedStore
         }
         OpenErrorKind::NoInput => ExitCode::NoInput,
-        OpenErrorKind::Busy | OpenErrorKind::InWork => ExitCode::Unavailable,
+        OpenErrorKind::Busy | OpenErrorKind::ToolAtWork => ExitCode::Unavailable,
         OpenErrorKind::CannotCreate => ExitCode::CannotCreate,
         OpenErrorKind::Permission | OpenErrorKind::Exposed => ExitCode::NotPermitted,
         OpenErrorKind::System => ExitCode::System,
     }
 }
 
-/// The exit code and what to type, for a store that cannot be used.
+/// The fatal error for a store that cannot be opened, with a hint about what to do.
 pub fn store_error(error: OpenError, arguments: &Arguments) -> Fatal {
-    let code = code_of(error.kind);
+    let code = exit_code_for(error.kind);
     let hint = hint(error.kind, arguments);
     let busy_tool = error.kind == OpenErrorKind::Busy && arguments.tool.is_some();
     let nowhere = error.kind == OpenErrorKind::CannotCreate && error.message.ends_with("folder does not exist");
@@ -228,38 +232,40 @@ pub fn store_error(error: OpenError, arguments: &Arguments) -> Fatal {
 }
 
 fn hint(kind: OpenErrorKind, arguments: &Arguments) -> String {
-    let command = |what: &str| command(arguments, what);
+    let command_line = |what: &str| command_line(arguments, what);
     match kind {
         OpenErrorKind::Damaged => {
-            let (check, salvage) = (command("--check-store"), command("--salvage NEW"));
+            let (check, salvage) = (command_line("--check-store"), command_line("--salvage NEW"));
             format!(
                 "see {check}; put a backup in its place: {}; or copy what is sound: {salvage}",
-                restoring(arguments)
+                restore_command(arguments)
             )
         }
-        OpenErrorKind::Gone | OpenErrorKind::Foreign => format!("put a backup in its place: {}", restoring(arguments)),
+        OpenErrorKind::Gone | OpenErrorKind::ForeignLog => {
+            format!("put a backup in its place: {}", restore_command(arguments))
+        }
         _ => String::new(),
     }
 }
 
-/// The command that puts a backup in the store's place.
-pub fn restoring(arguments: &Arguments) -> String {
-    command(arguments, "--restore FILE")
+/// The command that replaces the store by a backup.
+pub fn restore_command(arguments: &Arguments) -> String {
+    command_line(arguments, "--restore FILE")
 }
 
-/// The command line for this store.
-fn command(arguments: &Arguments, what: &str) -> String {
+/// A command line of cpd that works on the same store.
+fn command_line(arguments: &Arguments, what: &str) -> String {
     let option = |name: &str, path: &Option<PathBuf>| {
         path.as_ref().map_or_else(String::new, |path| format!(" --{name} {}", path.display()))
     };
     format!("cpd{}{} {what}", option("config", &arguments.config), option("data", &arguments.data))
 }
 
-fn count(number: u64, what: &str) -> String {
+fn format_count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-fn print(text: &str) -> Result<(), Fatal> {
+fn print_escaped(text: &str) -> Result<(), Fatal> {
     let mut line = String::new();
     for part in text.lines() {
         super::logging::escape_into(&mut line, part);
@@ -267,7 +273,7 @@ fn print(text: &str) -> Result<(), Fatal> {
     }
     let mut stdout = std::io::stdout();
     match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
-        // Whoever asked may have closed the pipe.
+        // A reader that has closed the pipe is not an error.
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Fatal::new(ExitCode::System, format!("cannot write to standard output: {e}")))
         }

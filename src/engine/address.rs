@@ -11,14 +11,14 @@ pub enum AddressKey {
     Local(u32),
 }
 
-/// The first 96 bits of an address that stands for an IPv4 client behind NAT64.
+/// The first 96 bits of an address that NAT64 makes of an IPv4 address: 64:ff9b::/96.
 const NAT64: u128 = 0x0064_ff9b_0000_0000_0000_0000;
-/// The first 16 bits of one that an IPv4 address makes for itself: 6to4.
+/// The first 16 bits of a 6to4 address, which contains an IPv4 address: 2002::/16.
 const SIX_TO_FOUR: u64 = 0x2002;
 
 impl AddressKey {
-    /// The key of `address`. Where it has an IPv4 address in it, that one counts: all clients of a NAT64 share one /64,
-    /// and whoever has an IPv4 address has 65,536 of them with 6to4.
+    /// The key of `address`. If it contains an IPv4 address, that one counts: all clients of a NAT64 share one /64,
+    /// while with 6to4 anybody who has an IPv4 address has 65,536 of them.
     pub fn of(address: IpAddr) -> AddressKey {
         match address.to_canonical() {
             IpAddr::V4(v4) => AddressKey::V4(v4.to_bits()),
@@ -27,7 +27,7 @@ impl AddressKey {
         }
     }
 
-    /// The key of an IPv6 /64.
+    /// The key of an IPv6 /64, given by its 64 bits.
     pub fn of_prefix(prefix: u64) -> AddressKey {
         match prefix >> 48 == SIX_TO_FOUR {
             true => AddressKey::V4((prefix >> 16) as u32),
@@ -46,28 +46,29 @@ impl fmt::Display for AddressKey {
     }
 }
 
-/// Where a client comes from: what its address counts as, and what it counted as in 0.1.0, if that was something else. A
-/// store may know users by that.
+/// Where a client comes from: what its address counts as, and what it counted as in 0.1.0, if that was something else.
+/// A store may still hold logins that 0.1.0 recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Origin {
     pub key: AddressKey,
-    pub former: Option<AddressKey>,
+    pub former_key: Option<AddressKey>,
 }
 
 impl Origin {
+    /// The origin of a client with this address.
     pub fn of(address: IpAddr) -> Origin {
         let key = AddressKey::of(address);
-        let former = match address.to_canonical() {
+        let former_key = match address.to_canonical() {
             IpAddr::V4(_) => None,
-            IpAddr::V6(v6) => Some(AddressKey::V6(prefix(v6))).filter(|former| *former != key),
+            IpAddr::V6(v6) => Some(AddressKey::V6(prefix(v6))).filter(|former_key| *former_key != key),
         };
-        Origin { key, former }
+        Origin { key, former_key }
     }
 }
 
 impl From<AddressKey> for Origin {
     fn from(key: AddressKey) -> Origin {
-        Origin { key, former: None }
+        Origin { key, former_key: None }
     }
 }
 
@@ -95,7 +96,7 @@ mod tests {
             ("2001:db8::1", AddressKey::V6(0x2001_0db8_0000_0000)),
             ("2001:db8::ffff:ffff:ffff:ffff", AddressKey::V6(0x2001_0db8_0000_0000)),
             ("2001:db8:0:1::1", AddressKey::V6(0x2001_0db8_0000_0001)),
-            // One bit beside each of the two.
+            // Just outside of the two prefixes.
             ("64:ff9b::1:192.0.2.1", AddressKey::V6(0x0064_ff9b_0000_0000)),
             ("64:ff9b:1::192.0.2.1", AddressKey::V6(0x0064_ff9b_0001_0000)),
             ("2003:c000:201::", AddressKey::V6(0x2003_c000_0201_0000)),
@@ -108,14 +109,14 @@ mod tests {
 
     #[test]
     fn what_an_address_counted_as_before_is_known_where_it_was_something_else() {
-        for (text, former) in [
+        for (text, former_key) in [
             ("64:ff9b::192.0.2.1", Some(AddressKey::V6(0x0064_ff9b_0000_0000))),
             ("2002:c000:201:7::1", Some(AddressKey::V6(0x2002_c000_0201_0007))),
             ("192.0.2.1", None),
             ("::ffff:192.0.2.1", None),
             ("2001:db8::1", None),
         ] {
-            assert_eq!(of(text).former, former, "{text}");
+            assert_eq!(of(text).former_key, former_key, "{text}");
         }
     }
 }

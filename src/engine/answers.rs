@@ -1,4 +1,4 @@
-//! What comes back from the store, to the sessions that wait for it.
+//! Results from the store, passed to the sessions that wait for them.
 
 use super::port::{Answer, Batch, LoginRecord, MessageId, Op, Outcome, Page, SessionId};
 use super::{Engine, sabotage};
@@ -6,16 +6,16 @@ use crate::proto::dfa::Refusal;
 use crate::proto::types::{Millis, Username};
 
 impl Engine {
-    pub(super) fn answer(&mut self, answer: Answer, now: Millis) {
+    pub(super) fn store_answer(&mut self, answer: Answer, now: Millis) {
         match answer {
             Answer::Page { session, download, page } => {
                 let user = self.session(session).and_then(|s| s.state().user());
                 let page = page.map(|page| self.still_queued(user, page));
-                self.delete_early(page.as_ref(), now);
-                self.with(session, now, |s, cx| s.page(download, page, cx));
+                self.inject_early_delete(page.as_ref(), now);
+                self.with_session(session, now, |s, cx| s.page(download, page, cx));
             }
             Answer::Login { session, record } => {
-                // A store that cannot say is answered like an unknown user: nobody gets in.
+                // A record that could not be read is treated like an unknown user: the login fails.
                 let record: Option<Box<LoginRecord>> = record.ok().flatten();
                 self.core.logins.looked_up(session, record);
             }
@@ -23,7 +23,7 @@ impl Engine {
         }
     }
 
-    /// Without the messages that were purged while the page was on its way.
+    /// The page without the messages that left the queue while it was being read.
     fn still_queued(&self, user: Option<Username>, mut page: Page) -> Page {
         if let Some(user) = user {
             page.messages.retain(|m| self.core.queues.contains(user, m.id));
@@ -32,7 +32,7 @@ impl Engine {
     }
 
     pub(super) fn done(&mut self, batch: Batch, outcome: Outcome, now: Millis) {
-        self.core.work.done(&batch, outcome);
+        self.core.batcher.done(&batch, outcome);
         self.core.counters.store_batches += 1;
         if !outcome.inserts || !outcome.deletes {
             self.core.counters.store_failures += 1;
@@ -40,21 +40,25 @@ impl Engine {
         let result = match outcome {
             Outcome { inserts: true, .. } => Ok(()),
             Outcome { no_room: true, .. } => Err(Refusal::NoRoom),
-            _ => Err(Refusal::Unknown),
+            _ => Err(Refusal::OutcomeUnknown),
         };
         for op in &batch.ops {
             match op {
-                Op::Insert { .. } if sabotage::replies_early() => {}
+                Op::Insert { .. } if sabotage::early_reply_is_ordered() => {}
                 Op::Insert { session, id, recipient, .. } => {
                     self.stored(*session, *recipient, *id, result, now);
                 }
-                Op::Delete { session, .. } => self.with(*session, now, |s, cx| s.deleted(outcome.deletes, cx)),
-                Op::Forget { .. } | Op::Fetch { .. } | Op::Lookup { .. } | Op::LoggedIn { .. } | Op::Admin { .. } => {}
+                Op::Delete { session, .. } => self.with_session(*session, now, |s, cx| s.deleted(outcome.deletes, cx)),
+                Op::DeleteExpired { .. }
+                | Op::Fetch { .. }
+                | Op::Lookup { .. }
+                | Op::LoggedIn { .. }
+                | Op::Admin { .. } => {}
             }
         }
-        self.core.work.recycle(batch);
-        for session in std::mem::take(&mut self.core.starved) {
-            self.with(session, now, |s, cx| s.resume(cx));
+        self.core.batcher.recycle(batch);
+        for session in std::mem::take(&mut self.core.waiting_for_room) {
+            self.with_session(session, now, |s, cx| s.resume(cx));
         }
     }
 
@@ -69,14 +73,14 @@ impl Engine {
         if result.is_ok() {
             self.core.counters.stored += 1;
             match self.core.queues.commit(recipient, id) {
-                Some(true) => self.core.grants.push_back(recipient),
+                Some(true) => self.core.grant_candidates.push_back(recipient),
                 Some(false) => {}
-                // Its recipient was removed meanwhile, and so was it.
+                // The recipient was removed in the meantime, and the message with it.
                 None => self.core.counters.removed += 1,
             }
         } else {
             self.core.queues.remove(recipient, id);
         }
-        self.with(session, now, |s, cx| s.stored(result, cx));
+        self.with_session(session, now, |s, cx| s.stored(result, cx));
     }
 }

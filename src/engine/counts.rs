@@ -1,9 +1,9 @@
-//! How many there are of each.
+//! Counters by key.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Numbers by key, of which those that are zero take no room.
+/// A number for each key. Keys whose number is zero take no memory.
 #[derive(Debug)]
 pub struct Counts<K>(HashMap<K, u32>);
 
@@ -14,16 +14,16 @@ impl<K> Default for Counts<K> {
 }
 
 impl<K: Copy + Eq + Hash> Counts<K> {
-    pub fn of(&self, key: K) -> u32 {
+    pub fn get(&self, key: K) -> u32 {
         self.0.get(&key).copied().unwrap_or(0)
     }
 
-    pub fn add(&mut self, key: K) {
+    pub fn increment(&mut self, key: K) {
         let count = self.0.entry(key).or_default();
         *count = count.saturating_add(1);
     }
 
-    pub fn take(&mut self, key: K) {
+    pub fn decrement(&mut self, key: K) {
         if let Some(count) = self.0.get_mut(&key) {
             *count = count.saturating_sub(1);
             if *count == 0 {

@@ -1,43 +1,45 @@
-//! What the engine has to tell: to the log, and to an administrator who asked.
+//! What the engine reports: events for the log, and results for operators.
 
-pub use super::logins::{Ended, NotTried};
+pub use super::logins::{Ended, ThrottledLogin};
 use super::port::{AddressKey, MessageRow, SessionId, UserRow};
 use super::queues::QueueSummary;
-pub use super::throttle::{Guessing, Throttled, TooMany};
+pub use super::throttle::{GuessingAlert, ThrottleCause, Throttled};
 use crate::proto::types::{Millis, Username};
 
-/// Something for the log.
+/// An event for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum LogEvent {
     LoggedIn {
         session: SessionId,
         user: Username,
     },
-    /// Never more than the protocol tells: not why.
+    /// The cause is left out: the log says no more than the 565.
     LoginFailed {
         session: SessionId,
         login: Ended,
     },
-    /// A login that was refused without a look at its password, as one before it failed too often.
+    /// A login was refused without trying its password, because too many before it failed.
     Throttled {
         session: SessionId,
-        login: NotTried,
+        login: ThrottledLogin,
     },
-    /// Strangers are throttled at this name for longer than a minute.
-    Guessing(Guessing),
-    /// The right password, of a user who has as many sessions as it may have.
-    UserFull {
+    /// From now on, attempts on this name from addresses that it has not logged in from are throttled for longer than a
+    /// minute.
+    GuessingAlert(GuessingAlert),
+    /// The password was right, but the user already has as many sessions as `sessions_per_user` allows.
+    TooManySessions {
         session: SessionId,
         login: Ended,
     },
-    /// `user`: who has used it up, where it is one user's; `queue`: whose queue it is about.
+    /// `user`: the user who has used up the limit, if it belongs to one. `queue`: the user whose queue it concerns, if
+    /// it concerns one.
     Limit {
         limit: Limit,
         user: Option<Username>,
         queue: Option<Username>,
     },
-    /// All places are taken: this connection, which has not logged in, is closed for another one.
-    MadeWay {
+    /// All connections are in use: this guest is evicted for another client.
+    GuestEvicted {
         session: SessionId,
         from: AddressKey,
     },
@@ -63,7 +65,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// The key of the configuration that sets it.
+    /// The configuration key that sets the limit.
     pub fn key(self) -> &'static str {
         match self {
             Limit::Connections => "limits.connections",
@@ -81,7 +83,7 @@ impl Limit {
     }
 }
 
-/// What happened since the start.
+/// Totals since the process started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     pub connections: u64,
@@ -94,9 +96,9 @@ pub struct Counters {
     pub acknowledged: u64,
     pub expired: u64,
     pub purged: u64,
-    /// Gone with their recipient.
+    /// Messages removed together with their recipient.
     pub removed: u64,
-    /// In the store when the process started.
+    /// Messages that were in the store when the process started.
     pub found: u64,
     pub bad_commands: u64,
     pub timeouts: u64,
@@ -104,7 +106,7 @@ pub struct Counters {
     pub store_failures: u64,
 }
 
-/// Which of a user's messages to purge; all that are set must hold.
+/// Which of a user's messages to purge: those that match every field that is set.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PurgeFilter {
     pub id: Option<u64>,
@@ -113,7 +115,7 @@ pub struct PurgeFilter {
     pub before: Option<u64>,
 }
 
-/// What an administrator asks for.
+/// An operator's request.
 #[derive(Debug)]
 pub enum AdminRequest {
     UserAdd {
@@ -174,7 +176,7 @@ pub enum AdminRequest {
     ThrottleList {
         limit: u32,
     },
-    /// Of a user, or an address, or both; of neither: all.
+    /// For a user, for an address, or for both; with neither, for all.
     ThrottleClear {
         user: Option<Username>,
         address: Option<AddressKey>,
@@ -185,7 +187,7 @@ pub enum AdminRequest {
     Status,
 }
 
-/// What is answered.
+/// The result of an [`AdminRequest`].
 #[derive(Debug)]
 pub enum AdminResult {
     Done,
@@ -208,12 +210,12 @@ pub enum AdminResult {
         rows: Vec<MessageRow>,
         more: bool,
     },
-    /// How many sessions were ended.
-    Ended {
+    /// The number of sessions that were ended.
+    SessionsEnded {
         sessions: u64,
     },
-    /// How many messages are gone, and sessions were ended.
-    Gone {
+    /// The numbers of messages removed and of sessions ended.
+    Removed {
         messages: u64,
         sessions: u64,
     },
@@ -221,8 +223,8 @@ pub enum AdminResult {
         rows: Vec<SessionRow>,
         more: bool,
     },
-    /// So many buckets of failed logins were forgotten, in whole or in part.
-    Forgotten {
+    /// The number of buckets of failed logins that were cleared, in whole or in part.
+    FailuresCleared {
         buckets: u64,
     },
     Throttles {
@@ -246,32 +248,33 @@ pub enum AdminResult {
     Status(Box<Status>),
 }
 
-/// A user, and what only the engine knows of it.
+/// A user's row in the store, and what only the engine knows about the user.
 #[derive(Debug, Clone)]
 pub struct UserState {
     pub row: UserRow,
-    /// Messages that wait.
+    /// Messages that wait for the user.
     pub queued: u64,
-    /// Until when nobody who has not logged in from where they are gets in, if that is so.
+    /// Until when attempts from addresses that the user has not logged in from are throttled. `None`: they are not.
     pub throttled: Option<Millis>,
 }
 
-/// One session. Its address and listener are known to whoever accepted it.
+/// One session. Its address and listener are known to the caller that accepted the connection.
 #[derive(Debug, Clone)]
 pub struct SessionRow {
     pub id: SessionId,
     pub user: Option<Username>,
     pub state: &'static str,
-    /// Since when it has been connected.
+    /// When the connection was made.
     pub opened: Millis,
-    /// How long ago its last complete PDU was.
+    /// Milliseconds since its last complete PDU, or since the connection was made.
     pub idle: Millis,
 }
 
+/// The state of the engine and its counters.
 #[derive(Debug, Clone)]
 pub struct Status {
     pub connections: u32,
-    /// By the names of the contract's states.
+    /// The number of sessions in each state that occurs, by its name in docs/protocol.md section 5.
     pub states: Vec<(&'static str, u32)>,
     pub queued_messages: u64,
     pub queued_bytes: u64,

@@ -1,32 +1,33 @@
-//! Connections without a login, by address: when all places are taken, one of them makes way for the next that comes
+//! The guests by address: when all connections are in use, one of them is evicted for the next client that connects
 //! (docs/protocol.md section 5).
 
 use std::collections::{BTreeSet, HashMap};
 
 use super::port::{AddressKey, SessionId};
 
-/// The connections without a login.
+/// The sessions that have not logged in.
 #[derive(Debug, Default)]
 pub struct Guests {
-    /// Serial numbers tell who came first.
+    /// Serial numbers and slots. Serial numbers grow, so the first entry is the oldest session.
     by_address: HashMap<AddressKey, BTreeSet<(u64, u32)>>,
-    by_number: BTreeSet<(usize, AddressKey)>,
+    /// Each address with its number of guests; the last entry has most.
+    by_count: BTreeSet<(usize, AddressKey)>,
 }
 
 impl Guests {
-    /// One more connection.
+    /// Adds a guest.
     pub fn insert(&mut self, from: AddressKey, id: SessionId) {
         self.change(from, |guests| guests.insert((id.serial, id.slot)));
     }
 
-    /// It has logged in, or has left.
+    /// Removes a session that has logged in or has left. Nothing happens if it is not there.
     pub fn remove(&mut self, from: AddressKey, id: SessionId) {
         self.change(from, |guests| guests.remove(&(id.serial, id.slot)));
     }
 
-    /// The oldest of the address that has most.
-    pub fn first_to_go(&self) -> Option<(AddressKey, SessionId)> {
-        let (_, from) = self.by_number.last()?;
+    /// The oldest guest of the address that has most of them.
+    pub fn eviction_candidate(&self) -> Option<(AddressKey, SessionId)> {
+        let (_, from) = self.by_count.last()?;
         let (serial, slot) = self.by_address.get(from)?.first()?;
         Some((*from, SessionId { serial: *serial, slot: *slot }))
     }
@@ -39,9 +40,9 @@ impl Guests {
         if after == 0 {
             self.by_address.remove(&from);
         }
-        self.by_number.remove(&(before, from));
+        self.by_count.remove(&(before, from));
         if after > 0 {
-            self.by_number.insert((after, from));
+            self.by_count.insert((after, from));
         }
     }
 }
@@ -57,22 +58,22 @@ mod tests {
     #[test]
     fn the_oldest_of_the_address_that_has_most_goes_first() {
         let mut guests = Guests::default();
-        assert_eq!(guests.first_to_go(), None);
+        assert_eq!(guests.eviction_candidate(), None);
         let (one, two) = (AddressKey::V4(1), AddressKey::V4(2));
         for (from, serial) in [(two, 1), (one, 2), (one, 3)] {
             guests.insert(from, id(serial));
         }
-        assert_eq!(guests.first_to_go(), Some((one, id(2))));
+        assert_eq!(guests.eviction_candidate(), Some((one, id(2))));
         guests.remove(one, id(2));
         guests.insert(two, id(4));
-        assert_eq!(guests.first_to_go(), Some((two, id(1))));
-        // Who is not there changes nothing.
+        assert_eq!(guests.eviction_candidate(), Some((two, id(1))));
+        // Removing a session that is not there changes nothing.
         guests.remove(two, id(9));
         guests.remove(AddressKey::V4(3), id(1));
-        assert_eq!(guests.first_to_go(), Some((two, id(1))));
+        assert_eq!(guests.eviction_candidate(), Some((two, id(1))));
         for (from, serial) in [(two, 1), (two, 4), (one, 3)] {
             guests.remove(from, id(serial));
         }
-        assert!(guests.first_to_go().is_none() && guests.by_address.is_empty() && guests.by_number.is_empty());
+        assert!(guests.eviction_candidate().is_none() && guests.by_address.is_empty() && guests.by_count.is_empty());
     }
 }

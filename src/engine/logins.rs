@@ -1,16 +1,16 @@
-//! Logins under way: first the store says what to check against, then, by turns, each is verified. Every attempt costs
-//! the same, whatever is wrong with it.
+//! Logins under way: the store looks up the record to check against, then each login is verified in its turn. Every
+//! attempt costs the same work, whatever is wrong with it.
 
 use std::collections::HashMap;
 
+use super::login_queue::{LoginQueue, RecentSet};
 use super::port::{AddressKey, LoginRecord, SessionId};
 use super::settings::Limits;
-use super::throttle::{Attempt, Guessing, Throttle, TooMany, Verdict};
-use super::turns::{Remembered, Turns};
-use crate::proto::codec::{Form, Reader, Writer};
+use super::throttle::{Attempt, Decision, GuessingAlert, Throttle, ThrottleCause};
+use crate::proto::record::{RecordFormat, RecordReader, RecordWriter};
 use crate::proto::types::{Millis, Password, Username};
 
-/// Work for the verifiers: `password` against `hash`, or, without one, the same work for nothing.
+/// A password for a verifier to check against `hash`. `None`: the same work is done, and the login fails.
 #[derive(Debug)]
 pub struct Verification {
     pub session: SessionId,
@@ -25,13 +25,13 @@ struct Login {
     /// `None`: it was malformed.
     password: Option<Password>,
     stage: Stage,
-    /// An administrator changed the user meanwhile: whatever the outcome, it fails.
-    doomed: bool,
+    /// An administrator has changed the user since the look-up: the login fails whatever the outcome.
+    stale: bool,
 }
 
 impl Login {
-    /// To be tried, or, where it is not `allowed`, to be refused at the same cost.
-    fn verification(&mut self, session: SessionId, attempt: Attempt, allowed: bool) -> Option<Verification> {
+    /// Begins the verification. Unless it is `allowed`, it fails at the same cost.
+    fn begin_verification(&mut self, session: SessionId, attempt: Attempt, allowed: bool) -> Option<Verification> {
         let record = match std::mem::replace(&mut self.stage, Stage::Verifying(attempt)) {
             Stage::Waiting(record) => record,
             Stage::LookingUp | Stage::Verifying(_) => None,
@@ -51,151 +51,153 @@ enum Stage {
     Verifying(Attempt),
 }
 
-/// What the end of a login means.
+/// The outcome of a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     pub name: Username,
     pub from: AddressKey,
     pub ok: bool,
-    /// It was not tried, or those that follow from this address are not.
+    /// The password was not tried, or further attempts from this address will not be.
     pub throttled: bool,
-    /// Failures for this name are too many, for a day.
-    pub guessing: Option<Guessing>,
+    /// Set if this failure was the one too many for a day, for this name.
+    pub guessing: Option<GuessingAlert>,
 }
 
-/// A login that is not tried, and why.
+/// A login whose password is not tried, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotTried {
+pub struct ThrottledLogin {
     pub name: Username,
     pub from: AddressKey,
-    pub too_many: TooMany,
+    pub cause: ThrottleCause,
 }
 
-/// All logins under way.
+/// All logins under way, and the failed ones that are counted.
 #[derive(Debug, Default)]
 pub struct Logins {
-    open: HashMap<SessionId, Login>,
-    /// Those in `Stage::Waiting`.
-    turns: Turns,
+    under_way: HashMap<SessionId, Login>,
+    /// The logins in `Stage::Waiting`.
+    login_queue: LoginQueue,
     throttle: Throttle,
-    /// Who has logged in from where in this run, the latest: the store knows it a moment later.
-    recent: Remembered<(Username, AddressKey)>,
+    /// The latest successful logins of this run: the store records them only a moment later.
+    recent: RecentSet<(Username, AddressKey)>,
 }
 
 impl Logins {
-    /// A session sent a password, or one that is malformed.
+    /// Begins a login. `password`: `None` if it was malformed.
     pub fn begin(&mut self, session: SessionId, name: Username, from: AddressKey, password: Option<Password>) {
-        self.open.insert(session, Login { name, from, password, stage: Stage::LookingUp, doomed: false });
+        self.under_way.insert(session, Login { name, from, password, stage: Stage::LookingUp, stale: false });
     }
 
-    /// What the store knows of the user.
+    /// Takes the store's record of the user. `None`: there is no such user, or the record could not be read.
     pub fn looked_up(&mut self, session: SessionId, record: Option<Box<LoginRecord>>) {
-        if let Some(login) = self.open.get_mut(&session) {
+        if let Some(login) = self.under_way.get_mut(&session) {
             login.stage = Stage::Waiting(record);
-            self.turns.push(session, login.from);
+            self.login_queue.push(session, login.from);
         }
     }
 
-    /// The next login to verify, and whether it is throttled. `None`: none waits, or it depends on those being verified
-    /// whether they may be tried.
-    pub fn next(&mut self, limits: &Limits, now: Millis) -> Option<(Verification, Option<NotTried>)> {
-        let Logins { open, turns, throttle, recent } = self;
-        turns.take(|session| {
-            let login = open.get_mut(&session)?;
+    /// The next login to verify and, if its password is not tried, why. `None`: no login waits, or those that wait
+    /// depend on the outcome of verifications under way.
+    pub fn next(&mut self, limits: &Limits, now: Millis) -> Option<(Verification, Option<ThrottledLogin>)> {
+        let Logins { under_way, login_queue, throttle, recent } = self;
+        login_queue.take(|session| {
+            let login = under_way.get_mut(&session)?;
             let (name, from) = (login.name, login.from);
             let known = match &login.stage {
                 Stage::Waiting(Some(record)) => record.known_address || recent.contains(&(name, from)),
                 _ => false,
             };
             match throttle.begin(name, from, known, limits, now) {
-                Verdict::Allowed(attempt) => Some((login.verification(session, attempt, true)?, None)),
-                Verdict::Throttled(attempt, too_many) => {
-                    let not_tried = NotTried { name, from, too_many };
-                    Some((login.verification(session, attempt, false)?, Some(not_tried)))
+                Decision::Allowed(attempt) => Some((login.begin_verification(session, attempt, true)?, None)),
+                Decision::Throttled(attempt, cause) => {
+                    let not_tried = ThrottledLogin { name, from, cause };
+                    Some((login.begin_verification(session, attempt, false)?, Some(not_tried)))
                 }
-                Verdict::Undecided => None,
+                Decision::Undecided => None,
             }
         })
     }
 
-    /// The outcome of a verification.
+    /// Ends a login with the outcome of its verification. `None`: there is no such login.
     pub fn end(&mut self, session: SessionId, ok: bool, limits: &Limits, now: Millis) -> Option<Ended> {
-        let login = self.open.remove(&session)?;
-        let ok = ok && !login.doomed;
+        let login = self.under_way.remove(&session)?;
+        let ok = ok && !login.stale;
         let (guessing, tried) = match login.stage {
             Stage::Verifying(attempt) => (self.throttle.end(attempt, !ok, now), attempt.was_tried()),
             Stage::LookingUp | Stage::Waiting(_) => (None, true),
         };
         if ok {
-            self.turns.know(login.from);
+            self.login_queue.add_known_address(login.from);
             self.recent.insert((login.name, login.from));
         }
-        let throttled = !tried || self.throttle.is_full(login.from, limits, now);
+        let throttled = !tried || self.throttle.is_throttled(login.from, limits, now);
         Some(Ended { name: login.name, from: login.from, ok, throttled, guessing })
     }
 
-    /// The session is gone. An attempt that is being verified still counts.
+    /// Drops the login of a session that is gone, unless it is being verified: then its outcome still counts.
     pub fn abandon(&mut self, session: SessionId) {
-        if let Some(login) = self.open.get(&session)
+        if let Some(login) = self.under_way.get(&session)
             && !matches!(login.stage, Stage::Verifying(_))
         {
-            self.turns.remove(session, login.from);
-            self.open.remove(&session);
+            self.login_queue.remove(session, login.from);
+            self.under_way.remove(&session);
         }
     }
 
-    /// What a successor has to know of failures.
-    pub fn freeze_failures(&self, now: Millis, out: &mut Writer) {
+    /// Writes the failed logins for a successor.
+    pub fn freeze_failures(&self, now: Millis, out: &mut RecordWriter) {
         self.throttle.freeze(now, out);
     }
 
-    /// Takes up the failures of a predecessor, in today's form or that of 0.2.0. `None`: they were not written so.
-    pub fn thaw_failures(&mut self, from: &mut Reader<'_>, form: Form, now: Millis) -> Option<()> {
+    /// Takes over the failed logins of a predecessor, in the current format or that of 0.2.0 and before. `None`: the
+    /// record is malformed, and nothing is taken over.
+    pub fn thaw_failures(&mut self, from: &mut RecordReader<'_>, form: RecordFormat, now: Millis) -> Option<()> {
         let throttle = match form {
-            Form::Now => Throttle::thaw(from, now)?,
-            Form::Old => Throttle::thaw_old(from, now)?,
+            RecordFormat::Current => Throttle::thaw(from, now)?,
+            RecordFormat::Previous => Throttle::thaw_old(from, now)?,
         };
-        from.end()?;
+        from.expect_end()?;
         self.throttle = throttle;
         Some(())
     }
 
-    /// The failed logins that are counted.
+    /// The throttle, which counts failed logins.
     pub fn throttle(&mut self) -> &mut Throttle {
         &mut self.throttle
     }
 
-    /// Takes a login back: it is to be tried again by a successor. Its password.
+    /// Takes a login back, so that a successor tries it again, and returns its password. `None`: there is no login, or
+    /// its password was malformed.
     pub fn undo(&mut self, session: SessionId) -> Option<Password> {
-        let login = self.open.remove(&session)?;
-        self.turns.remove(session, login.from);
+        let login = self.under_way.remove(&session)?;
+        self.login_queue.remove(session, login.from);
         login.password
     }
 
-    /// Somebody has logged in from there before.
-    pub fn know(&mut self, address: AddressKey) {
-        self.turns.know(address);
+    /// Notes that somebody has logged in from `address`.
+    pub fn add_known_address(&mut self, address: AddressKey) {
+        self.login_queue.add_known_address(address);
     }
 
-    /// Whether somebody has.
-    pub fn knows(&self, address: AddressKey) -> bool {
-        self.turns.knows(address)
+    /// Whether somebody is known to have logged in from `address` before.
+    pub fn is_known_address(&self, address: AddressKey) -> bool {
+        self.login_queue.is_known_address(address)
     }
 
-    /// A user is made, has another password or is gone: what failed for the name before is of no account, nor is from where
-    /// somebody of that name has logged in, if it is `gone`.
-    pub fn begin_anew(&mut self, name: Username, gone: bool) {
+    /// Forgets the failures for a name whose user was added, removed or given another password. If the user is `gone`,
+    /// also forgets where it has logged in from.
+    pub fn clear_name_history(&mut self, name: Username, gone: bool) {
         self.throttle.clear_name(name);
         if gone {
             self.recent.retain(|(user, _)| *user != name);
         }
     }
 
-    /// The user changed: logins that were looked up before the change fail.
-    pub fn doom(&mut self, name: Username) {
-        for login in self.open.values_mut().filter(|l| l.name == name) {
+    /// Makes the logins of a changed user fail that were looked up before the change.
+    pub fn invalidate(&mut self, name: Username) {
+        for login in self.under_way.values_mut().filter(|l| l.name == name) {
             if !matches!(login.stage, Stage::LookingUp) {
-                login.doomed = true;
+                login.stale = true;
             }
         }
     }

@@ -1,15 +1,17 @@
-//! Everything between the sockets and the store, pure: sessions by id, what they ask of the store and of the verifiers,
-//! who has what queued, who may download it, who is throttled. No clock, no thread, no socket: whoever runs it passes
-//! the time in and carries the answers to and fro, so that it can be simulated whole.
+//! Everything between the sockets and the store, as a pure computation: the sessions by id, what they ask of the store
+//! and of the verifiers, the queues, the leases and the throttle. There is no clock, thread or socket here: the caller
+//! passes the time in and carries requests and answers back and forth, so that the whole engine can be simulated.
 
 mod address;
 mod admin;
-mod age;
 mod answers;
+mod batcher;
 mod core;
 mod counts;
 pub mod events;
 mod guests;
+mod handover;
+pub mod login_queue;
 mod logins;
 mod names;
 pub mod port;
@@ -18,160 +20,160 @@ mod sabotage;
 pub mod settings;
 mod slot;
 mod stall;
-mod succession;
 pub mod throttle;
-pub mod turns;
-mod work;
+mod trusted_clock;
 
 use std::collections::VecDeque;
 
-use self::core::{Core, Desk};
+pub use self::batcher::BATCHES_UNDER_WAY_MAX;
+use self::core::{Core, SessionServices};
 use self::counts::Counts;
-use self::events::{AdminResult, Event, Limit};
+use self::events::{AdminResult, Limit, LogEvent};
 use self::guests::Guests;
+pub use self::handover::RECORD_VERSION;
 pub use self::logins::Verification;
 use self::port::{AddressKey, Batch, FromStore, Op, Origin, RequestId, SessionId};
 use self::settings::Settings;
 use self::slot::Slot;
-pub use self::succession::VERSION;
-pub use self::work::BATCHES_UNDER_WAY_MAX;
 use crate::proto::dfa::Dialect;
 use crate::proto::download::MessageId;
-use crate::proto::services::Context;
+use crate::proto::services::SessionContext;
 use crate::proto::session::{Closing, NEVER, Session};
 use crate::proto::types::{Millis, Username};
 use crate::timer::Wheel;
 
-/// Of so many places one is kept for addresses from which somebody has logged in before.
-const RESERVE_ONE_IN: u32 = 20;
+/// One connection in this many is reserved for known addresses.
+const KNOWN_RESERVE_DIVISOR: u32 = 20;
 
-/// The engine.
+/// All sessions, and everything that they share.
 #[derive(Debug)]
 pub struct Engine {
     settings: Settings,
     slots: Vec<Slot>,
-    free: Vec<u32>,
-    serials: u64,
+    free_slots: Vec<u32>,
+    last_serial: u64,
     per_address: Counts<AddressKey>,
     guests: Guests,
     wheel: Wheel<u32>,
     dirty: VecDeque<u32>,
     core: Core,
-    /// When messages are looked through for expired ones next, and from which user on.
-    sweep: (Millis, usize),
-    calendar: age::Calendar,
-    /// Messages below this were in the store at the start.
-    found_below: MessageId,
+    /// When the next scan for expired messages is due, and the index of the user at which it begins.
+    expiry_scan: (Millis, usize),
+    trusted_clock: trusted_clock::TrustedClock,
+    /// Messages with lower ids were in the store when the process started.
+    first_new_id: MessageId,
     stopping: bool,
 }
 
 impl Engine {
-    /// An engine without users or messages; `next_message` is the first id it may give.
+    /// An engine without users or messages; `next_message` is the first message id that it may assign.
     pub fn new(settings: Settings, next_message: u64, now: Millis) -> Engine {
         let core = Core { limits: settings.limits, next_message, ..Core::default() };
         Engine {
             settings,
             slots: Vec::new(),
-            free: Vec::new(),
-            serials: 0,
+            free_slots: Vec::new(),
+            last_serial: 0,
             per_address: Counts::default(),
             guests: Guests::default(),
             wheel: Wheel::new(now),
             dirty: VecDeque::new(),
             core,
-            sweep: (now, 0),
-            calendar: age::Calendar::default(),
-            found_below: MessageId(next_message),
+            expiry_scan: (now, 0),
+            trusted_clock: trusted_clock::TrustedClock::default(),
+            first_new_id: MessageId(next_message),
             stopping: false,
         }
     }
 
-    /// A user that the store knows.
+    /// Adds a user that the store holds.
     pub fn load_user(&mut self, name: Username) {
         self.core.queues.add_user(name);
     }
 
-    /// An address from which somebody has logged in before; in the order of their last logins.
+    /// Adds a known address. Addresses must come in the order of their last logins.
     pub fn load_known_address(&mut self, address: AddressKey) {
-        self.core.logins.know(address);
+        self.core.logins.add_known_address(address);
     }
 
-    /// A message that the store holds; in the order of ids.
+    /// Adds a message that the store holds. Messages must come in the order of their ids.
     pub fn load_message(&mut self, message: &port::StoredMessage) {
         let port::StoredMessage { id, recipient, sender, queued_at, bytes } = *message;
         self.core.counters.found += 1;
         self.core.queues.load(id, recipient, sender, queued_at, usize::from(bytes));
     }
 
-    /// The first id that may be given to a message.
+    /// Sets the first message id that may be assigned. Messages with lower ids count as found at the start.
     pub fn set_next_message(&mut self, id: u64) {
         self.core.next_message = id;
-        self.found_below = MessageId(id);
+        self.first_new_id = MessageId(id);
     }
 
-    /// Before `seconds` since 1970 no clock is right: this program did not exist.
-    pub fn set_epoch(&mut self, seconds: u64) {
-        self.calendar.epoch = seconds;
+    /// Sets the earliest time, in seconds since 1970, that the wall clock can rightly show: cpd did not exist before.
+    pub fn set_earliest_time(&mut self, seconds: u64) {
+        self.trusted_clock.earliest_time = seconds;
     }
 
-    /// Other settings from now on.
+    /// Replaces the settings while the engine runs.
     pub fn configure(&mut self, settings: Settings) {
         self.settings = settings;
         self.core.limits = settings.limits;
     }
 
-    /// The wall clock in seconds since 1970; messages are stamped with it.
+    /// Sets the wall clock, in seconds since 1970; messages are stamped with it.
     pub fn set_wall_clock(&mut self, seconds: u64) {
-        self.core.wall = seconds;
+        self.core.wall_seconds = seconds;
     }
 
-    /// A client connected. Where all places are taken, another one, who has not logged in, is told 500 and closed for it.
+    /// Opens a session for a client that has connected. If all connections are in use, a guest may be evicted for it:
+    /// that one gets a 500 and is closed (docs/protocol.md section 5).
     ///
     /// # Errors
-    /// The limit that is reached: the client is to be told 500 and closed.
+    /// The limit that is reached. The caller sends the client a 500 and closes the connection.
     pub fn open(&mut self, from: impl Into<Origin>, dialect: Dialect, now: Millis) -> Result<SessionId, Limit> {
         let from: Origin = from.into();
         let limits = self.settings.limits;
-        let refused = if self.per_address.of(from.key) >= limits.connections_per_address {
+        let refused = if self.per_address.get(from.key) >= limits.connections_per_address {
             Some(Limit::ConnectionsPerAddress)
-        } else if self.connections() >= self.places(from.key) && !self.makes_way(now) {
+        } else if self.connections() >= self.connections_max_for(from.key) && !self.evict_guest(now) {
             Some(Limit::Connections)
         } else {
             None
         };
         if let Some(limit) = refused {
             self.core.counters.refused_connections += 1;
-            self.core.events.push_back(Event::Limit { limit, user: None, queue: None });
+            self.core.events.push_back(LogEvent::Limit { limit, user: None, queue: None });
             return Err(limit);
         }
         let session = Session::new(dialect, now, &self.settings.session);
-        Ok(self.place(session, from, now))
+        Ok(self.insert_session(session, from, now))
     }
 
-    /// How many there are for connections from there: the last ones are for addresses from which somebody has logged in.
-    fn places(&self, from: AddressKey) -> u32 {
+    /// The limit of connections that applies to a new one from this address: the last ones are reserved for known
+    /// addresses.
+    fn connections_max_for(&self, from: AddressKey) -> u32 {
         let all = self.settings.limits.connections;
-        if self.core.logins.knows(from) { all } else { all - all / RESERVE_ONE_IN }
+        if self.core.logins.is_known_address(from) { all } else { all - all / KNOWN_RESERVE_DIVISOR }
     }
 
-    /// Gives a session a place.
-    fn place(&mut self, session: Session, from: Origin, opened: Millis) -> SessionId {
-        self.per_address.add(from.key);
+    /// Puts a session into a free slot.
+    fn insert_session(&mut self, session: Session, from: Origin, opened: Millis) -> SessionId {
+        self.per_address.increment(from.key);
         self.core.counters.connections += 1;
-        self.serials += 1;
-        let place = self.free.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
+        self.last_serial += 1;
+        let index = self.free_slots.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
         let user = session.state().user();
         let session = Some(session);
-        let slot = Slot { serial: self.serials, place, from: from.key, opened, timer: None, dirty: false, session };
+        let slot = Slot { serial: self.last_serial, index, from: from.key, opened, timer: None, dirty: false, session };
         let id = slot.id();
         match user {
-            Some(user) => self.core.per_user.add(user),
+            Some(user) => self.core.per_user.increment(user),
             None => self.guests.insert(from.key, id),
         }
-        if let Some(former) = from.former {
-            self.core.formers.insert(id, former);
+        if let Some(former_key) = from.former_key {
+            self.core.former_keys.insert(id, former_key);
         }
-        match self.slots.get_mut(place as usize) {
+        match self.slots.get_mut(index as usize) {
             Some(old) => *old = slot,
             None => self.slots.push(slot),
         }
@@ -179,17 +181,17 @@ impl Engine {
         id
     }
 
-    /// Ends the connection that is the first to go when all places are taken. Whether there is one.
-    fn makes_way(&mut self, now: Millis) -> bool {
-        let Some((from, id)) = self.guests.first_to_go() else { return false };
+    /// Evicts the guest that goes first when all connections are in use. Returns whether there was one.
+    fn evict_guest(&mut self, now: Millis) -> bool {
+        let Some((from, id)) = self.guests.eviction_candidate() else { return false };
         self.guests.remove(from, id);
         self.core.counters.refused_connections += 1;
-        self.core.events.push_back(Event::MadeWay { session: id, from });
-        self.with(id, now, |s, cx| s.make_way(cx));
+        self.core.events.push_back(LogEvent::GuestEvicted { session: id, from });
+        self.with_session(id, now, |s, cx| s.evict(cx));
         true
     }
 
-    /// The connection is gone: what the session had not acknowledged is given back.
+    /// Removes a session whose connection is gone. Messages that its client has not acknowledged stay queued.
     pub fn close(&mut self, id: SessionId, now: Millis) {
         let Some(slot) = self.slot_mut(id) else {
             return;
@@ -202,42 +204,42 @@ impl Engine {
             self.wheel.cancel(key);
         }
         if let Some(user) = session.state().user() {
-            self.core.forget_lease(user, id, now);
-            self.core.per_user.take(user);
+            self.core.inject_forgotten_lease(user, id, now);
+            self.core.per_user.decrement(user);
             self.core.release(user, id);
         }
         self.guests.remove(from, id);
         self.core.logins.abandon(id);
-        self.core.formers.remove(&id);
-        self.per_address.take(from);
-        self.free.push(id.slot);
-        self.settle(now);
+        self.core.former_keys.remove(&id);
+        self.per_address.decrement(from);
+        self.free_slots.push(id.slot);
+        self.grant_queues(now);
     }
 
-    /// Bytes came.
+    /// Processes bytes from the client.
     pub fn receive(&mut self, id: SessionId, bytes: &[u8], now: Millis) {
-        self.with(id, now, |s, cx| s.receive(bytes, cx));
-        self.settle(now);
+        self.with_session(id, now, |s, cx| s.receive(bytes, cx));
+        self.grant_queues(now);
     }
 
     /// The client shut down its sending side.
     pub fn end_of_input(&mut self, id: SessionId, now: Millis) {
-        self.with(id, now, |s, cx| s.end_of_input(cx));
-        self.settle(now);
+        self.with_session(id, now, |s, cx| s.end_of_input(cx));
+        self.grant_queues(now);
     }
 
-    /// Bytes for the client.
+    /// The bytes to send to the client.
     pub fn output(&self, id: SessionId) -> &[u8] {
         self.session(id).map_or(&[], Session::output)
     }
 
-    /// The client's side took `count` of them.
+    /// Notes that the client's socket has taken `count` bytes of the output.
     pub fn sent(&mut self, id: SessionId, count: usize, now: Millis) {
         self.core.now = now;
-        if let Some((session, mut desk, settings)) = self.parts(id) {
-            session.output_sent(count, &mut Context { now, settings, services: &mut desk });
+        if let Some((session, mut services, settings)) = self.session_and_services(id) {
+            session.output_sent(count, &mut SessionContext { now, settings, services: &mut services });
         }
-        self.settle(now);
+        self.grant_queues(now);
     }
 
     /// Whether more should be read from the client.
@@ -245,16 +247,16 @@ impl Engine {
         self.session(id).is_some_and(Session::wants_input)
     }
 
-    /// How the session ends, once that is decided.
-    pub fn closing(&self, id: SessionId) -> Closing {
-        self.session(id).map_or(Closing::Now, Session::closing)
+    /// The next step towards the end of the session; [`Closing::Now`] if the session is gone.
+    pub fn next_close_step(&self, id: SessionId) -> Closing {
+        self.session(id).map_or(Closing::Now, Session::next_close_step)
     }
 
-    /// The next session with which something happened: its output is to be sent, its end to be carried out.
+    /// The next session that has changed. The caller sends its output and carries out [`Engine::next_close_step`].
     pub fn next_dirty(&mut self) -> Option<SessionId> {
         loop {
-            let place = self.dirty.pop_front()?;
-            if let Some(slot) = self.slots.get_mut(place as usize) {
+            let index = self.dirty.pop_front()?;
+            if let Some(slot) = self.slots.get_mut(index as usize) {
                 slot.dirty = false;
                 if slot.session.is_some() {
                     return Some(slot.id());
@@ -263,7 +265,8 @@ impl Engine {
         }
     }
 
-    /// Sets the session's timer; to be called when it was looked at.
+    /// Sets the session's timer to its deadline. Call it once a session from [`Engine::next_dirty`] has been handled. A
+    /// timer that is set to an earlier time stays: [`Engine::expire`] sets it anew.
     pub fn arm(&mut self, id: SessionId) {
         let Some(slot) = self.slots.get_mut(id.slot as usize).filter(|s| s.serial == id.serial) else {
             return;
@@ -282,113 +285,120 @@ impl Engine {
         }
     }
 
-    /// When [`Engine::expire`] is to be called at the latest.
+    /// The latest time at which [`Engine::expire`] must be called, followed by [`Engine::next_batch`].
     pub fn next_deadline(&self) -> Millis {
-        let sweep = if self.settings.limits.message_age > 0 { self.sweep.0 } else { NEVER };
-        self.wheel.next_expiry().unwrap_or(NEVER).min(sweep).min(self.core.work.due().unwrap_or(NEVER))
+        let expiry_scan = if self.settings.limits.message_age > 0 { self.expiry_scan.0 } else { NEVER };
+        self.wheel.next_expiry().unwrap_or(NEVER).min(expiry_scan).min(self.core.batcher.due().unwrap_or(NEVER))
     }
 
-    /// Does what is due.
+    /// Runs the session timers and the scan for expired messages that are due.
     pub fn expire(&mut self, now: Millis) {
-        while let Some(place) = self.wheel.expire(now) {
-            let Some(slot) = self.slots.get_mut(place as usize) else {
+        while let Some(index) = self.wheel.expire(now) {
+            let Some(slot) = self.slots.get_mut(index as usize) else {
                 continue;
             };
             slot.timer = None;
             let id = slot.id();
-            let at = sabotage::time_of_expiry(now, self.session(id).map_or(NEVER, Session::deadline));
+            let at = sabotage::inject_early_timer(now, self.session(id).map_or(NEVER, Session::deadline));
             if self.session(id).is_some_and(|s| s.deadline() <= at) {
                 self.core.counters.timeouts += 1;
-                self.with(id, at, |s, cx| s.expire(cx));
+                self.with_session(id, at, |s, cx| s.expire(cx));
             }
             self.arm(id);
         }
-        if self.settings.limits.message_age > 0 && self.sweep.0 <= now {
+        if self.settings.limits.message_age > 0 && self.expiry_scan.0 <= now {
             self.expire_messages(now);
         }
-        self.settle(now);
+        self.grant_queues(now);
     }
 
-    /// The next batch for the store.
+    /// The next batch for the store. `None`: there is none, or too many are under way.
     pub fn next_batch(&mut self, now: Millis) -> Option<Batch> {
         if self.stopping {
-            self.core.work.hurry();
+            self.core.batcher.flush_lazy();
         }
-        let batch = self.core.work.take(now);
-        self.reply_early(batch.as_ref(), now);
+        let batch = self.core.batcher.next_batch(now);
+        self.inject_early_reply(batch.as_ref(), now);
         batch
     }
 
-    /// Something came back from the store. [`FromStore::Broken`] and
-    /// [`FromStore::Changed`] are not for the engine.
+    /// Handles a result from the store. [`FromStore::Broken`] and [`FromStore::Changed`] are ignored: the caller
+    /// handles them.
     pub fn from_store(&mut self, what: FromStore, now: Millis) {
         match what {
             FromStore::Answers(answers) => {
                 for answer in answers {
-                    self.answer(answer, now);
+                    self.store_answer(answer, now);
                 }
             }
             FromStore::Done(batch, outcome) => self.done(batch, outcome, now),
             FromStore::Broken(_) | FromStore::Changed { .. } => {}
         }
-        self.settle(now);
+        self.grant_queues(now);
     }
 
-    /// The next password to verify.
+    /// The next password to verify. `None`: no login waits, or none of those that wait can be judged yet.
     pub fn next_verification(&mut self, now: Millis) -> Option<Verification> {
         let (verification, not_tried) = self.core.logins.next(&self.core.limits, now)?;
         if let Some(login) = not_tried {
             self.core.counters.throttled_logins += 1;
-            self.core.events.push_back(Event::Throttled { session: verification.session, login });
+            self.core.events.push_back(LogEvent::Throttled { session: verification.session, login });
         }
         Some(verification)
     }
 
-    /// The outcome of one; `rehash` is the old hash and the new one where the parameters have changed.
+    /// Handles the outcome of a verification. `rehash` holds the stored hash and its replacement, where the hashing
+    /// parameters have changed.
     pub fn verified(&mut self, id: SessionId, ok: bool, rehash: Option<Box<(String, String)>>, now: Millis) {
         let Some(login) = self.core.logins.end(id, ok, &self.core.limits, now) else {
             return;
         };
         if let Some(guessing) = login.guessing {
-            self.core.events.push_back(Event::Guessing(guessing));
+            self.core.events.push_back(LogEvent::GuessingAlert(guessing));
         }
         if !login.ok {
             self.core.counters.failed_logins += 1;
-            self.core.events.push_back(Event::LoginFailed { session: id, login });
-            self.with(id, now, |s, cx| s.verified(false, cx));
-        } else if self.core.per_user.of(login.name) >= self.settings.limits.sessions_per_user {
+            self.core.events.push_back(LogEvent::LoginFailed { session: id, login });
+            self.with_session(id, now, |s, cx| s.verified(false, cx));
+        } else if self.core.per_user.get(login.name) >= self.settings.limits.sessions_per_user {
             self.core.counters.refused_connections += 1;
-            self.core.events.push_back(Event::UserFull { session: id, login });
-            self.with(id, now, |s, cx| s.one_too_many(cx));
+            self.core.events.push_back(LogEvent::TooManySessions { session: id, login });
+            self.with_session(id, now, |s, cx| s.refuse_login(cx));
         } else {
-            self.admit(id, login, rehash, now);
+            self.complete_login(id, login, rehash, now);
         }
-        self.leak(id, login.name, now);
-        self.settle(now);
+        self.inject_leaky_reply(id, login.name, now);
+        self.grant_queues(now);
     }
 
-    /// The right password.
-    fn admit(&mut self, id: SessionId, login: logins::Ended, rehash: Option<Box<(String, String)>>, now: Millis) {
+    /// Completes a login whose password was right.
+    fn complete_login(
+        &mut self,
+        id: SessionId,
+        login: logins::Ended,
+        rehash: Option<Box<(String, String)>>,
+        now: Millis,
+    ) {
         self.guests.remove(login.from, id);
         self.core.counters.logins += 1;
-        self.core.events.push_back(Event::LoggedIn { session: id, user: login.name });
-        let at = self.core.wall;
+        self.core.events.push_back(LogEvent::LoggedIn { session: id, user: login.name });
+        let at = self.core.wall_seconds;
         let op = Op::LoggedIn { name: login.name, from: login.from, at, rehash };
-        self.core.work.write_lazily(op, now);
-        self.with(id, now, |s, cx| s.verified(true, cx));
+        self.core.batcher.write_lazily(op, now);
+        self.with_session(id, now, |s, cx| s.verified(true, cx));
     }
 
-    /// The next answer for an administrator.
+    /// The next result for an operator.
     pub fn next_result(&mut self) -> Option<(RequestId, AdminResult)> {
         self.core.results.pop_front()
     }
 
-    /// The next line for the log.
-    pub fn next_event(&mut self) -> Option<Event> {
+    /// The next event for the log.
+    pub fn next_event(&mut self) -> Option<LogEvent> {
         self.core.events.pop_front()
     }
 
-    /// The daemon stops: sessions take nothing more; what is being stored is still answered.
+    /// Begins to stop: sessions take no more PDUs, but messages that are being stored are still answered.
     pub fn stop(&mut self) {
         self.stopping = true;
         for slot in &mut self.slots {
@@ -396,28 +406,28 @@ impl Engine {
                 session.stop();
                 if !slot.dirty {
                     slot.dirty = true;
-                    self.dirty.push_back(slot.place);
+                    self.dirty.push_back(slot.index);
                 }
             }
         }
     }
 
-    /// Whether the store has nothing of ours under way.
+    /// Whether nothing waits for the store or is under way in it.
     pub fn is_idle(&self) -> bool {
-        self.core.work.is_idle()
+        self.core.batcher.is_idle()
     }
 
-    /// Sessions open now.
+    /// The number of open sessions.
     pub fn connections(&self) -> u32 {
-        u32::try_from(self.slots.len() - self.free.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.slots.len() - self.free_slots.len()).unwrap_or(u32::MAX)
     }
 
-    /// Messages queued now.
+    /// The number of queued messages, including those on their way to the store.
     pub fn queued_messages(&self) -> u64 {
         self.core.queues.totals().0
     }
 
-    fn slots(&self) -> impl Iterator<Item = &Slot> {
+    fn open_slots(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().filter(|slot| slot.session.is_some())
     }
 
@@ -429,19 +439,27 @@ impl Engine {
         self.slots.get(id.slot as usize).filter(|slot| slot.serial == id.serial)?.session.as_ref()
     }
 
-    fn parts(&mut self, id: SessionId) -> Option<(&mut Session, Desk<'_>, &crate::proto::settings::SessionSettings)> {
+    fn session_and_services(
+        &mut self,
+        id: SessionId,
+    ) -> Option<(&mut Session, SessionServices<'_>, &crate::proto::settings::SessionSettings)> {
         let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.serial == id.serial)?;
-        let desk = Desk { core: &mut self.core, session: id, from: slot.from };
-        Some((slot.session.as_mut()?, desk, &self.settings.session))
+        let services = SessionServices { core: &mut self.core, session: id, from: slot.from };
+        Some((slot.session.as_mut()?, services, &self.settings.session))
     }
 
-    /// Calls the session, if it is still there, and remembers to look at it.
-    fn with(&mut self, id: SessionId, now: Millis, call: impl FnOnce(&mut Session, &mut Context<'_, Desk<'_>>)) {
+    /// Calls the session, if it is still there, and marks it as changed.
+    fn with_session(
+        &mut self,
+        id: SessionId,
+        now: Millis,
+        call: impl FnOnce(&mut Session, &mut SessionContext<'_, SessionServices<'_>>),
+    ) {
         self.core.now = now;
-        let Some((session, mut desk, settings)) = self.parts(id) else {
+        let Some((session, mut services, settings)) = self.session_and_services(id) else {
             return;
         };
-        call(session, &mut Context { now, settings, services: &mut desk });
+        call(session, &mut SessionContext { now, settings, services: &mut services });
         if let Some(slot) = self.slot_mut(id)
             && !slot.dirty
         {
@@ -450,29 +468,29 @@ impl Engine {
         }
     }
 
-    /// Ends the sessions for which `which` is true, and says how many.
-    fn kick(&mut self, which: impl Fn(&Slot) -> bool) -> usize {
-        let mut kicked = 0;
+    /// Ends the sessions for which `which` is true, and returns their number.
+    fn disconnect(&mut self, which: impl Fn(&Slot) -> bool) -> usize {
+        let mut disconnected = 0;
         for slot in &mut self.slots {
             if slot.session.is_some() && which(slot) {
-                kicked += 1;
+                disconnected += 1;
                 if let Some(session) = &mut slot.session {
-                    session.kick();
+                    session.disconnect();
                 }
                 if !slot.dirty {
                     slot.dirty = true;
-                    self.dirty.push_back(slot.place);
+                    self.dirty.push_back(slot.index);
                 }
             }
         }
-        kicked
+        disconnected
     }
 
-    /// Gives queues to sessions that wait for them.
-    fn settle(&mut self, now: Millis) {
-        while let Some(user) = self.core.grants.pop_front() {
+    /// Grants queues to sessions that wait for them.
+    fn grant_queues(&mut self, now: Millis) {
+        while let Some(user) = self.core.grant_candidates.pop_front() {
             if let Some(session) = self.core.queues.grant(user) {
-                self.with(session, now, |s, cx| s.granted(cx));
+                self.with_session(session, now, |s, cx| s.granted(cx));
             }
         }
     }
@@ -484,7 +502,7 @@ mod tests {
 
     #[test]
     fn a_session_at_rest_is_small() {
-        // Of the 512 bytes that a logged-in connection may cost; its socket and its timer need some as well.
+        // A logged-in connection may cost 512 bytes, and its socket and its timer need some of them.
         assert!(size_of::<Slot>() <= 256, "{} bytes", size_of::<Slot>());
     }
 }

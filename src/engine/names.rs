@@ -1,9 +1,10 @@
-//! Maps by users' names, which every message looks at several times.
+//! Maps by user name, which are looked up several times for every message.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// A hasher for keys that only an administrator can choose: names of users. It is fast and does not resist an enemy.
+/// A hasher for keys that only an administrator can choose, such as user names. It is fast, but colliding keys are easy
+/// to find.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct NameHasher(u64);
 
@@ -27,12 +28,12 @@ impl Hasher for NameHasher {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // Multiplication carries upwards, the rotation brings the high bits down to where tables look.
+        // Multiplication spreads bits upwards only; the rotation brings the high bits down to where tables look.
         self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
 }
 
-/// A map whose keys an administrator chooses.
+/// A map whose keys only an administrator can choose.
 pub(super) type NameMap<K, V> = HashMap<K, V, BuildHasherDefault<NameHasher>>;
 
 #[cfg(test)]
@@ -50,7 +51,7 @@ mod tests {
         let hashes: Vec<u64> = names.map(|name| hasher.hash_one(name)).collect();
         let whole: HashSet<u64> = hashes.iter().copied().collect();
         assert_eq!(whole.len(), hashes.len());
-        // What a table of 2^15 places looks at: about as many different ones as chance gives.
+        // The bits that a table of 2^15 slots uses: about as many distinct values as with random hashes.
         let low: HashSet<u64> = hashes.iter().map(|hash| hash & 0x7fff).collect();
         assert!(low.len() > 12_000, "{} places for 20,000 names", low.len());
         let tags: HashSet<u64> = hashes.iter().map(|hash| hash >> 57).collect();

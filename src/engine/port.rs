@@ -1,6 +1,6 @@
-//! What passes between the engine and the store: plain values, no behaviour. The engine fills a [`Batch`], the store
-//! answers reads with [`Answer`]s and hands the batch back, in the order in which it got them, once its writes are on
-//! stable storage or have failed.
+//! What passes between the engine and the store: plain values, no behaviour. The engine fills a [`Batch`]; the store
+//! answers its reads with [`Answer`]s and hands it back once its writes are on stable storage or have failed. Batches
+//! come back in the order in which they were submitted.
 
 use std::ops::Range;
 
@@ -8,21 +8,21 @@ pub use super::address::{AddressKey, Origin};
 pub use crate::proto::download::{MessageId, Page, PageMessage};
 use crate::proto::types::Username;
 
-/// Addresses from which somebody has logged in, of which the engine keeps the latest.
+/// Known addresses that the engine remembers, at most: the latest.
 pub const KNOWN_ADDRESSES_MAX: usize = 65_536;
 
-/// A connection's session: `slot` is its place in the table, `serial` is never used twice within a run.
+/// The id of a session: `slot` is its index in the engine's table, `serial` is never used twice within a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionId {
     pub serial: u64,
     pub slot: u32,
 }
 
-/// A control request that waits for an answer; never used twice within a run.
+/// The id of an operator's request; never used twice within a run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RequestId(pub u64);
 
-/// One piece of work for the store. Ranges index the batch's `bytes` or `ids`.
+/// One operation for the store. Ranges index the batch's `bytes` or `ids`.
 #[derive(Debug)]
 pub enum Op {
     /// Write: queue a message; its body is `bytes[body]`. `queued_at` in seconds since 1970.
@@ -34,24 +34,23 @@ pub enum Op {
         queued_at: u64,
         body: Range<u32>,
     },
-    /// Write: the recipient has the message.
+    /// Write: delete a message that its recipient has acknowledged.
     Delete { session: SessionId, id: MessageId },
-    /// Write, nobody waits: the message is older than `message_age`, or its recipient's session acknowledged it before
-    /// it ended.
-    Forget { id: MessageId },
+    /// Write for which nobody waits: delete a message that is older than `message_age`.
+    DeleteExpired { id: MessageId },
     /// Read: the messages `ids[ids]`, in that order. Answered by [`Answer::Page`].
     Fetch { session: SessionId, download: u32, ids: Range<u32> },
-    /// Read: what a login as `name` from `from` is to be checked against. Answered by [`Answer::Login`].
+    /// Read: the record against which a login as `name` from `from` is checked. Answered by [`Answer::Login`].
     Lookup { session: SessionId, name: Username, from: Origin },
-    /// Write, nobody waits: a login succeeded at `at` (seconds since 1970); `rehash` replaces the stored hash if that
-    /// is still `rehash.0`.
+    /// Write for which nobody waits: a login succeeded at `at` (seconds since 1970). If the stored hash is still
+    /// `rehash.0`, `rehash.1` replaces it.
     LoggedIn { name: Username, from: AddressKey, at: u64, rehash: Option<Box<(String, String)>> },
-    /// Read or write for an administrator. Answered by [`Answer::Admin`], after the commit if it writes.
+    /// Read or write for an operator. Answered by [`Answer::Admin`], after the commit if it writes.
     Admin { request: RequestId, op: Box<AdminOp> },
 }
 
-/// Work for the store in order. `epoch` is the engine's view of how often a commit failed: a store that counted more
-/// failures refuses the batch's inserts, so that nothing is stored which was sent behind a failure.
+/// Operations for the store, in order. `epoch` is the number of failed commits that the engine knows of: a store that
+/// has counted more refuses the batch's inserts, so that no message is stored that was sent after one that failed.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub epoch: u32,
@@ -76,35 +75,37 @@ pub struct Outcome {
     pub inserts: bool,
     /// The inserts are not stored because there is no room for them, and that is certain.
     pub no_room: bool,
-    /// The deletes are on stable storage. `false`: they are not yet, the store goes on trying.
+    /// The deletes are on stable storage. `false`: not yet; the store keeps trying.
     pub deletes: bool,
-    /// The number of failures the store has counted; the engine uses it for the batches that follow.
+    /// The number of failed commits that the store has counted. The engine uses it for the batches that follow.
     pub epoch: u32,
 }
 
-/// What comes back from the store.
+/// A result from the store.
 #[derive(Debug)]
 pub enum FromStore {
-    /// Answers to reads and to administrators.
+    /// Answers to reads and to operators' requests.
     Answers(Vec<Answer>),
-    /// A batch whose writes are decided, handed back whole.
+    /// A batch whose writes have succeeded or failed, handed back whole.
     Done(Batch, Outcome),
-    /// The store cannot go on; the daemon ends with exit code 71.
+    /// The store cannot continue, for this cause; the daemon exits with code 71.
     Broken(String),
-    /// Somebody changed the store's files, as `what` says; the daemon ends with exit code 65, and what was not handed back
-    /// is not known to be stored. `saved`: everything that was acknowledged is in the store's file, wherever that is now.
+    /// Somebody has changed the store's files, as `what` says; the daemon exits with code 65, and batches that were not
+    /// handed back are not known to be stored. `saved`: every acknowledged message is in the file that the store had
+    /// open, wherever that is now.
     Changed { what: String, saved: bool },
 }
 
+/// The answer to a read, or to an operator's request.
 #[derive(Debug)]
 pub enum Answer {
-    /// The messages asked for by [`Op::Fetch`], or `None` when they could not be read whole and unaltered.
+    /// The messages that [`Op::Fetch`] asked for. `None`: not all of them could be read unaltered.
     Page {
         session: SessionId,
         download: u32,
         page: Option<Page>,
     },
-    /// The user's record, or `None` when there is no such user. `Err`: the store could not say.
+    /// The user's record, or `None` if there is no such user. `Err`: the store could not read it.
     Login {
         session: SessionId,
         record: Result<Option<Box<LoginRecord>>, ()>,
@@ -125,7 +126,7 @@ pub struct LoginRecord {
     pub known_address: bool,
 }
 
-/// An administrator's request to the store.
+/// An operator's request to the store, answered by [`AdminAnswer::Failed`] if the store cannot do it.
 #[derive(Debug)]
 pub enum AdminOp {
     /// Write. [`AdminAnswer::Done`], or [`AdminAnswer::Exists`].
@@ -144,30 +145,31 @@ pub enum AdminOp {
     Messages { ids: Vec<u64>, bodies: bool },
     /// Write: delete these messages. [`AdminAnswer::Done`].
     Purge { ids: Vec<u64> },
-    /// Begins a consistent copy of the store; goes on between batches, answered when the copy is whole with
-    /// [`AdminAnswer::Backup`], or [`AdminAnswer::Busy`] while another is held.
+    /// Makes a consistent copy of the store, between batches. [`AdminAnswer::Backup`] when the copy is complete, or
+    /// [`AdminAnswer::Busy`] while another is being made or held.
     BackupBegin,
     /// Read: up to `length` bytes of the copy from `offset`. [`AdminAnswer::Bytes`], or [`AdminAnswer::Missing`].
     BackupRead { backup: u64, offset: u64, length: u32 },
     /// The copy is no longer needed. [`AdminAnswer::Done`].
     BackupEnd { backup: u64 },
-    /// Read: verify up to `limit` messages with ids above `after`, and all users when `after` is 0.
+    /// Read: verify up to `limit` messages with ids above `after`, and everything but messages if `after` is 0.
     /// [`AdminAnswer::Checked`].
     Check { after: u64, limit: u32 },
-    /// Gives the room of what is gone back to the disk. [`AdminAnswer::Shrunk`], [`AdminAnswer::Busy`] while a copy is
-    /// made, or [`AdminAnswer::Failed`] with the reason why it cannot be.
+    /// Gives the space of deleted messages back to the file system. [`AdminAnswer::Shrunk`], or [`AdminAnswer::Busy`]
+    /// while a copy is being made or held or another request to shrink waits.
     Shrink,
     /// Read. [`AdminAnswer::Size`].
     Size,
 }
 
+/// The store's answer to an [`AdminOp`].
 #[derive(Debug)]
 pub enum AdminAnswer {
     Done,
     Exists,
     Missing,
     Busy,
-    /// The store could not do it; the cause for people.
+    /// The store could not do it; the text says why.
     Failed(String),
     Users(Vec<UserRow>),
     Messages(Vec<MessageRow>),
@@ -176,8 +178,8 @@ pub enum AdminAnswer {
         bytes: u64,
     },
     Bytes(Vec<u8>),
-    /// `damaged` names what does not match its checksum (bounded in number); `next` is where to go on, `None` at the
-    /// end.
+    /// `damaged` names rows that do not match their checksums (bounded in number). `next` is the `after` with which to
+    /// continue, `None` at the end.
     Checked {
         rows: u64,
         damaged: Vec<String>,
@@ -194,7 +196,7 @@ pub enum AdminAnswer {
     },
 }
 
-/// Times in seconds since 1970.
+/// A user, with times in seconds since 1970.
 #[derive(Debug, Clone)]
 pub struct UserRow {
     pub name: Username,
@@ -203,6 +205,7 @@ pub struct UserRow {
     pub last_login: Option<u64>,
 }
 
+/// A message. `body` is `None` if it was not asked for.
 #[derive(Debug, Clone)]
 pub struct MessageRow {
     pub id: MessageId,

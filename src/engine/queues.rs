@@ -1,14 +1,15 @@
-//! Who has what queued: the index over the store's rows, with quotas, leases and waiters. Some tens of bytes a message;
-//! bodies stay in the store.
+//! The queues: an index of the messages in the store, with quotas, leases and waiting sessions. It takes some tens of
+//! bytes
+//! a message; bodies stay in the store.
 
+mod handover;
 mod purge;
 mod quota;
-mod succession;
 
 use std::collections::VecDeque;
 
 pub use purge::Purged;
-pub use quota::Quota;
+pub use quota::AdmitError;
 
 use super::names::NameMap;
 use super::port::SessionId;
@@ -17,21 +18,21 @@ use crate::proto::download::MessageId;
 use crate::proto::limits::{PAGE_MAX_BYTES, PAGE_MAX_MESSAGES};
 use crate::proto::types::{Millis, Username};
 
-/// A name's number in this run; a message's sender keeps it after the user is gone.
+/// The number of a name in this run. Messages keep their sender's number when that user is removed.
 type NameId = u32;
 
 /// One queued message, in 16 bytes.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// The id above, the body's length in the lowest `LENGTH_BITS`.
+    /// The id, shifted left by `LENGTH_BITS`, and the length of the body in the bits below.
     packed: u64,
-    /// Queued at, in seconds since 1970, to 2106.
+    /// When it was queued, in seconds since 1970; later times than 2106 count as that.
     at: u32,
     sender: NameId,
 }
 
-/// Entries that one look for expired messages goes over, and no further mailbox behind them.
-const LOOKED_AT_MAX: usize = 100_000;
+/// A scan for expired messages begins no further mailbox after this many entries.
+const EXPIRY_SCAN_MAX: usize = 100_000;
 const LENGTH_BITS: u32 = 10;
 const _: () = assert!(crate::proto::limits::MESSAGE_MAX_BYTES < 1 << LENGTH_BITS);
 
@@ -50,7 +51,7 @@ impl Entry {
     }
 }
 
-/// The one download of a queue: up to `last`, read up to `cursor`.
+/// The right of one session to download the queue, up to `last`. Messages up to `cursor` have been read.
 #[derive(Debug)]
 struct Lease {
     session: SessionId,
@@ -61,39 +62,41 @@ struct Lease {
 /// One user's queue.
 #[derive(Debug, Default)]
 struct Mailbox {
-    /// In the order of their ids. The first `committed` are on stable storage, the others on their way.
+    /// In the order of their ids. The first `committed` are on stable storage, the others on their way to it.
     entries: VecDeque<Entry>,
     committed: usize,
     bytes: u64,
     by_sender: NameMap<NameId, u32>,
     lease: Option<Lease>,
     waiters: VecDeque<SessionId>,
-    /// The user is being removed: nothing more is taken.
-    leaving: bool,
+    /// The user is being removed: no more messages are taken.
+    being_removed: bool,
 }
 
+/// A name with its counts and its mailbox. It stays when its user is removed.
 #[derive(Debug)]
 struct User {
     name: Username,
     exists: bool,
     /// Messages of this sender in all queues.
-    sent: u32,
-    /// When this sender may have sent nothing for a minute, in microseconds: each message adds its share of a minute.
-    rested_at: u64,
+    queued_as_sender: u32,
+    /// When the sender's messages of the last minute no longer count, in microseconds on the monotonic clock: each
+    /// message moves it on by its share of a minute.
+    rate_free_at_us: u64,
     mailbox: Option<Box<Mailbox>>,
 }
 
-/// What is known of one queue.
+/// A summary of the messages in one queue that are on stable storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueSummary {
     pub user: Username,
     pub messages: u64,
     pub bytes: u64,
-    /// Seconds since 1970.
+    /// When the oldest message was queued, in seconds since 1970.
     pub oldest: u64,
 }
 
-/// What is known of one queued message without its body.
+/// One queued message, without its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueuedMessage {
     pub id: MessageId,
@@ -112,11 +115,12 @@ pub struct Queues {
 }
 
 impl Queues {
-    /// Bodies queued in all, in bytes, and messages queued in all.
+    /// The number of queued messages and the bytes of their bodies, including those on their way to the store.
     pub fn totals(&self) -> (u64, u64) {
         (self.messages, self.bytes)
     }
 
+    /// Adds a user.
     pub fn add_user(&mut self, name: Username) {
         let id = self.intern(name);
         if let Some(user) = self.users.get_mut(id as usize) {
@@ -124,6 +128,7 @@ impl Queues {
         }
     }
 
+    /// Whether there is such a user.
     pub fn exists(&self, name: Username) -> bool {
         self.user(name).is_some_and(|u| u.exists)
     }
@@ -133,51 +138,52 @@ impl Queues {
         self.mailbox(name).map_or(0, |m| m.committed as u64)
     }
 
-    /// From now on nothing is taken for `name`. Every message for it, also those on their way to the store.
+    /// Takes no more messages for `name`, and returns the ids of all messages for it, including those on their way to
+    /// the store.
     pub fn begin_removal(&mut self, name: Username) -> Vec<u64> {
         let Some(mailbox) = self.mailbox_or_new(name) else {
             return Vec::new();
         };
-        mailbox.leaving = true;
+        mailbox.being_removed = true;
         mailbox.entries.iter().map(|e| e.id().0).collect()
     }
 
-    /// The removal failed.
+    /// Takes messages for `name` again, because its removal failed.
     pub fn cancel_removal(&mut self, name: Username) {
         if let Some(mailbox) = self.mailbox_or_new(name) {
-            mailbox.leaving = false;
+            mailbox.being_removed = false;
         }
-        self.tidy(name);
+        self.free_if_unused(name);
     }
 
-    /// The user and its queue are gone.
+    /// Removes the user and its queue.
     pub fn remove_user(&mut self, name: Username) {
         if let Some(user) = self.user_mut(name) {
             user.exists = false;
             if let Some(mailbox) = user.mailbox.take() {
                 self.messages -= mailbox.entries.len() as u64;
                 self.bytes -= mailbox.bytes;
-                mailbox.entries.iter().for_each(|entry| self.gone(entry.sender));
+                mailbox.entries.iter().for_each(|entry| self.uncount_queued(entry.sender));
             }
         }
     }
 
-    /// Adds a message that the store has already; in the order of ids.
+    /// Adds a message that is already in the store. Messages must come in the order of their ids.
     pub fn load(&mut self, id: MessageId, recipient: Username, sender: Username, at: u64, bytes: usize) {
         let sender = self.intern(sender);
         self.messages += 1;
         self.bytes += bytes as u64;
-        self.comes(sender);
+        self.count_queued(sender);
         if let Some(mailbox) = self.mailbox_or_new(recipient) {
             mailbox.push(Entry::new(id, bytes, at, sender));
             mailbox.committed += 1;
         }
     }
 
-    /// Takes a message that is on its way to the store, or says why not.
+    /// Queues a message that goes to the store next.
     ///
     /// # Errors
-    /// The quota that it would exceed.
+    /// The quota that it would exceed, or [`AdmitError::NoSuchUser`]; nothing has changed then.
     pub fn admit(
         &mut self,
         id: MessageId,
@@ -186,32 +192,34 @@ impl Queues {
         at: u64,
         bytes: usize,
         (limits, now): (&Limits, Millis),
-    ) -> Result<(), Quota> {
-        let place = self.names.get(&recipient).copied().ok_or(Quota::NoSuchUser)?;
+    ) -> Result<(), AdmitError> {
+        let index = self.names.get(&recipient).copied().ok_or(AdmitError::NoSuchUser)?;
         let sender = self.intern(sender);
-        let Some(user) = self.users.get(place as usize).filter(|user| user.exists) else {
-            return Err(Quota::NoSuchUser);
+        let Some(user) = self.users.get(index as usize).filter(|user| user.exists) else {
+            return Err(AdmitError::NoSuchUser);
         };
         if let Some(mailbox) = &user.mailbox {
-            mailbox.has_room(sender, limits)?;
+            mailbox.check_quota(sender, limits)?;
         }
-        let rested_at = self.users.get(sender as usize).map_or(Ok(0), |from| from.may_send(limits, now))?;
+        let rate_free_at_us =
+            self.users.get(sender as usize).map_or(Ok(0), |from| from.check_sender_quota(limits, now))?;
         if limits.store_bytes > 0 && self.bytes + bytes as u64 > limits.store_bytes {
-            return Err(Quota::StoreFull);
+            return Err(AdmitError::StoreFull);
         }
         self.messages += 1;
         self.bytes += bytes as u64;
-        if let Some(user) = self.users.get_mut(place as usize) {
+        if let Some(user) = self.users.get_mut(index as usize) {
             user.mailbox.get_or_insert_default().push(Entry::new(id, bytes, at, sender));
         }
         if let Some(from) = self.users.get_mut(sender as usize) {
-            from.sent = from.sent.saturating_add(1);
-            from.rested_at = rested_at;
+            from.queued_as_sender = from.queued_as_sender.saturating_add(1);
+            from.rate_free_at_us = rate_free_at_us;
         }
         Ok(())
     }
 
-    /// The message is on stable storage. `Some(true)`: somebody waits for it. `None`: nobody has it queued any more.
+    /// Notes that a message is on stable storage. Returns whether a session waits for it. `None`: it is no longer
+    /// queued.
     pub fn commit(&mut self, recipient: Username, id: MessageId) -> Option<bool> {
         match self.mailbox_mut(recipient) {
             Some(mailbox) if mailbox.entries.get(mailbox.committed).is_some_and(|e| e.id() == id) => {
@@ -222,7 +230,7 @@ impl Queues {
         }
     }
 
-    /// Takes a message out: acknowledged, purged, expired, or never stored. `false`: it was not there.
+    /// Removes a message that was acknowledged, has expired or was not stored. Returns whether it was there.
     pub fn remove(&mut self, recipient: Username, id: MessageId) -> bool {
         let Some(mailbox) = self.mailbox_mut(recipient) else {
             return false;
@@ -232,17 +240,18 @@ impl Queues {
         };
         self.messages -= 1;
         self.bytes -= entry.bytes();
-        self.gone(entry.sender);
-        self.tidy(recipient);
+        self.uncount_queued(entry.sender);
+        self.free_if_unused(recipient);
         true
     }
 
-    /// Whether the message waits for `user`.
+    /// Whether the message is in `user`'s queue, be it stored or on its way to the store.
     pub fn contains(&self, user: Username, id: MessageId) -> bool {
         self.mailbox(user).is_some_and(|m| m.find(id).is_some())
     }
 
-    /// Gives `user`'s queue to `session` to download, up to what is queued now. `false`: empty, or another has it.
+    /// Gives `session` the lease of `user`'s queue, up to the last message that is on stable storage now. `false`:
+    /// there is no such message, or the queue is leased already.
     pub fn lease(&mut self, user: Username, session: SessionId) -> bool {
         let Some(mailbox) = self.mailbox_mut(user) else {
             return false;
@@ -257,14 +266,15 @@ impl Queues {
         true
     }
 
-    /// Queues `session` up for `user`'s next message.
-    pub fn wait(&mut self, user: Username, session: SessionId) {
+    /// Lets `session` wait for `user`'s next message, behind those that wait already.
+    pub fn add_waiter(&mut self, user: Username, session: SessionId) {
         if let Some(mailbox) = self.mailbox_or_new(user) {
             mailbox.waiters.push_back(session);
         }
     }
 
-    /// Ends `session`'s download, or its wait for one. `true`: somebody else waits for what is left.
+    /// Ends `session`'s download of `user`'s queue, or its wait for one. Returns whether another session waits and
+    /// messages are left.
     pub fn release(&mut self, user: Username, session: SessionId) -> bool {
         let Some(mailbox) = self.mailbox_mut(user) else {
             return false;
@@ -274,11 +284,11 @@ impl Queues {
         }
         mailbox.waiters.retain(|w| *w != session);
         let wanted = !mailbox.waiters.is_empty() && mailbox.committed > 0;
-        self.tidy(user);
+        self.free_if_unused(user);
         wanted
     }
 
-    /// Gives `user`'s queue to the session that waits longest, if it can be given.
+    /// Gives the lease of `user`'s queue to the session that has waited longest, if the queue can be leased.
     pub fn grant(&mut self, user: Username) -> Option<SessionId> {
         let session = *self.mailbox(user)?.waiters.front()?;
         if !self.lease(user, session) {
@@ -287,8 +297,8 @@ impl Queues {
         self.mailbox_mut(user)?.waiters.pop_front()
     }
 
-    /// Appends the ids of the next page of `session`'s download to `ids`. `None`: nothing is left; else whether more
-    /// is left behind this page.
+    /// Appends the ids of the next page of `session`'s download to `ids`. Returns whether more messages follow that
+    /// page. `None`: no message is left, or the session has no lease.
     pub fn next_page(&mut self, user: Username, session: SessionId, ids: &mut Vec<u64>) -> Option<bool> {
         let mailbox = self.mailbox_mut(user)?;
         let lease = mailbox.lease.as_mut().filter(|l| l.session == session)?;
@@ -311,16 +321,17 @@ impl Queues {
         (count > 0).then_some(more)
     }
 
-    /// The session that downloads `user`'s queue now.
+    /// The session that has the lease of `user`'s queue.
     pub fn leaseholder(&self, user: Username) -> Option<SessionId> {
         self.mailbox(user)?.lease.as_ref().map(|l| l.session)
     }
 
-    /// Up to `limit` non-empty queues after `after`, in the order of their names, and whether there are more.
+    /// Up to `limit` non-empty queues whose names come after `after`, in the order of names, and whether there are
+    /// more.
     pub fn list(&self, after: Option<Username>, limit: usize) -> (Vec<QueueSummary>, bool) {
         let mut found: Vec<QueueSummary> =
             self.users.iter().filter(|u| after.is_none_or(|a| u.name > a)).filter_map(summary).collect();
-        let more = first_by_key(&mut found, limit, |q| q.user);
+        let more = keep_first_by_key(&mut found, limit, |q| q.user);
         (found, more)
     }
 
@@ -344,28 +355,29 @@ impl Queues {
         committed.filter_map(|e| self.describe(e)).filter(wanted).map(|m| m.id).collect()
     }
 
-    /// Up to `limit` messages that are old by their id and their stamp and that nobody is downloading. Looks at the
-    /// users from `from` on, and says where it stopped: `None` at the end. Stamps need not ascend: a message that was
-    /// queued while the clock was wrong holds nothing up.
-    pub fn expired(
+    /// Up to `limit` messages for whose id and time of queueing `has_expired` is true, of queues that nobody is
+    /// downloading. Scans the users from index `from` on, and returns the index at which to continue, `None` at
+    /// the end. The times need not ascend: a message that was queued while the clock was wrong does not keep
+    /// others from expiring.
+    pub fn find_expired(
         &self,
-        is_old: impl Fn(MessageId, u64) -> bool,
+        has_expired: impl Fn(MessageId, u64) -> bool,
         from: usize,
         limit: usize,
     ) -> (Vec<(Username, MessageId)>, Option<usize>) {
-        let (mut found, mut looked_at) = (Vec::new(), 0);
-        for (place, user) in self.users.iter().enumerate().skip(from) {
+        let (mut found, mut scanned) = (Vec::new(), 0);
+        for (index, user) in self.users.iter().enumerate().skip(from) {
             let Some(mailbox) = user.mailbox.as_ref().filter(|m| m.lease.is_none()) else {
                 continue;
             };
-            if looked_at >= LOOKED_AT_MAX {
-                return (found, Some(place));
+            if scanned >= EXPIRY_SCAN_MAX {
+                return (found, Some(index));
             }
-            looked_at += mailbox.committed;
-            let old = mailbox.entries.range(..mailbox.committed).filter(|e| is_old(e.id(), u64::from(e.at)));
+            scanned += mailbox.committed;
+            let old = mailbox.entries.range(..mailbox.committed).filter(|e| has_expired(e.id(), u64::from(e.at)));
             for entry in old {
                 if found.len() >= limit {
-                    return (found, Some(place));
+                    return (found, Some(index));
                 }
                 found.push((user.name, entry.id()));
             }
@@ -381,7 +393,7 @@ impl Queues {
     fn intern(&mut self, name: Username) -> NameId {
         let next = NameId::try_from(self.users.len()).unwrap_or(NameId::MAX);
         *self.names.entry(name).or_insert_with(|| {
-            self.users.push(User { name, exists: false, sent: 0, rested_at: 0, mailbox: None });
+            self.users.push(User { name, exists: false, queued_as_sender: 0, rate_free_at_us: 0, mailbox: None });
             next
         })
     }
@@ -407,8 +419,8 @@ impl Queues {
         Some(self.users.get_mut(id as usize)?.mailbox.get_or_insert_default())
     }
 
-    /// A queue that nobody needs costs nothing.
-    fn tidy(&mut self, name: Username) {
+    /// Frees the mailbox if it is not in use.
+    fn free_if_unused(&mut self, name: Username) {
         if let Some(user) = self.user_mut(name)
             && user.mailbox.as_ref().is_some_and(|m| m.is_unused())
         {
@@ -417,8 +429,8 @@ impl Queues {
     }
 }
 
-/// Keeps the `limit` rows with the lowest keys, in order, without sorting the others. Whether there were more.
-pub(super) fn first_by_key<T, K: Ord>(rows: &mut Vec<T>, limit: usize, key: impl Fn(&T) -> K) -> bool {
+/// Keeps the `limit` rows with the lowest keys, in order, without sorting the others. Returns whether there were more.
+pub(super) fn keep_first_by_key<T, K: Ord>(rows: &mut Vec<T>, limit: usize, key: impl Fn(&T) -> K) -> bool {
     let more = rows.len() > limit;
     if more {
         rows.select_nth_unstable_by_key(limit, &key);
@@ -450,17 +462,17 @@ impl Mailbox {
     }
 
     fn take(&mut self, id: MessageId) -> Option<Entry> {
-        let place = self.find(id)?;
-        let entry = self.entries.remove(place)?;
-        if place < self.committed {
+        let index = self.find(id)?;
+        let entry = self.entries.remove(index)?;
+        if index < self.committed {
             self.committed -= 1;
         }
-        self.forget(entry);
+        self.uncount(entry);
         Some(entry)
     }
 
-    /// Counts the entry no more.
-    fn forget(&mut self, entry: Entry) {
+    /// Takes a removed entry out of the counts.
+    fn uncount(&mut self, entry: Entry) {
         self.bytes -= entry.bytes();
         if let Some(count) = self.by_sender.get_mut(&entry.sender) {
             *count -= 1;
@@ -471,7 +483,7 @@ impl Mailbox {
     }
 
     fn is_unused(&self) -> bool {
-        self.entries.is_empty() && self.lease.is_none() && self.waiters.is_empty() && !self.leaving
+        self.entries.is_empty() && self.lease.is_none() && self.waiters.is_empty() && !self.being_removed
     }
 }
 

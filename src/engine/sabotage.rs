@@ -1,22 +1,22 @@
-//! The engine's part of [`crate::sabotage`]: what it does wrong when a test orders it.
+//! The engine's part of the fault injection (see [`crate::sabotage`]).
 
 use super::core::Core;
 use super::port::{Batch, Op, Page, SessionId};
 use super::{Engine, Millis, NEVER, Username};
-use crate::sabotage::{Fault, is};
+use crate::sabotage::{Fault, is_ordered};
 
-/// The time that a session is told when its timer fires.
-pub(super) fn time_of_expiry(now: Millis, deadline: Millis) -> Millis {
-    if is(Fault::EarlyTimer) && deadline != NEVER { now.max(deadline) } else { now }
+/// The time that is passed to a session whose timer fires.
+pub(super) fn inject_early_timer(now: Millis, deadline: Millis) -> Millis {
+    if is_ordered(Fault::EarlyTimer) && deadline != NEVER { now.max(deadline) } else { now }
 }
 
-pub(super) fn replies_early() -> bool {
-    is(Fault::EarlyReply)
+pub(super) fn early_reply_is_ordered() -> bool {
+    is_ordered(Fault::EarlyReply)
 }
 
 impl Engine {
-    pub(super) fn reply_early(&mut self, batch: Option<&Batch>, now: Millis) {
-        if !replies_early() {
+    pub(super) fn inject_early_reply(&mut self, batch: Option<&Batch>, now: Millis) {
+        if !early_reply_is_ordered() {
             return;
         }
         for op in batch.iter().flat_map(|batch| &batch.ops) {
@@ -26,29 +26,29 @@ impl Engine {
         }
     }
 
-    pub(super) fn delete_early(&mut self, page: Option<&Page>, now: Millis) {
-        if is(Fault::EarlyDelete) {
+    pub(super) fn inject_early_delete(&mut self, page: Option<&Page>, now: Millis) {
+        if is_ordered(Fault::EarlyDelete) {
             for message in page.iter().flat_map(|page| &page.messages) {
-                self.core.work.write_lazily(Op::Forget { id: message.id }, now);
+                self.core.batcher.write_lazily(Op::DeleteExpired { id: message.id }, now);
             }
         }
     }
 
-    pub(super) fn leak(&mut self, id: SessionId, name: Username, now: Millis) {
-        if is(Fault::LeakyReply) && !self.core.queues.exists(name) {
-            self.with(id, now, |session, context| session.receive(b"?\r\n", context));
+    pub(super) fn inject_leaky_reply(&mut self, id: SessionId, name: Username, now: Millis) {
+        if is_ordered(Fault::LeakyReply) && !self.core.queues.exists(name) {
+            self.with_session(id, now, |session, context| session.receive(b"?\r\n", context));
         }
     }
 }
 
 impl Core {
-    pub(super) fn forget_lease(&mut self, user: Username, session: SessionId, now: Millis) {
-        if is(Fault::ForgottenLease)
+    pub(super) fn inject_forgotten_lease(&mut self, user: Username, session: SessionId, now: Millis) {
+        if is_ordered(Fault::ForgottenLease)
             && self.queues.leaseholder(user) == Some(session)
             && let Some(oldest) = self.queues.select(user, |_| true).first().copied()
         {
             self.queues.remove(user, oldest);
-            self.work.write_lazily(Op::Forget { id: oldest }, now);
+            self.batcher.write_lazily(Op::DeleteExpired { id: oldest }, now);
         }
     }
 }

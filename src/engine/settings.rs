@@ -1,8 +1,8 @@
-//! The limits that the engine holds across sessions.
+//! The settings of the engine, with the limits that hold across sessions.
 
 use crate::proto::settings::SessionSettings;
 
-/// Bounds of what users may hold and try (`[limits]` of cpd.conf(5)).
+/// Bounds on what users may keep and try (`[limits]` of cpd.conf(5)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     pub connections: u32,
@@ -13,17 +13,18 @@ pub struct Limits {
     pub queue_messages_per_sender: u32,
     /// Messages of one sender in all queues.
     pub messages_per_sender: u32,
-    /// Messages that one sender may leave in a minute.
+    /// Messages that one sender may send in a minute.
     pub messages_per_sender_minute: u32,
-    /// Failed logins of one address in a minute; more are throttled.
+    /// Failed logins from one address in a minute; further attempts are throttled.
     pub failures_per_address: u32,
-    /// Failed logins for one name in a minute, from addresses it never logged in from; more are throttled.
+    /// Failed logins for one name in a minute; further attempts from addresses that it never logged in from are
+    /// throttled. The same number holds for the name at each single address that it has logged in from.
     pub failures_per_user: u32,
-    /// The same in a day.
+    /// Failed logins for one name in a day; further attempts from addresses that it never logged in from are throttled.
     pub failures_per_user_day: u32,
     /// Sessions that a user may have at a time.
     pub sessions_per_user: u32,
-    /// Bodies queued in all, in bytes; 0: no bound.
+    /// Bytes of all queued bodies together; 0: no bound.
     pub store_bytes: u64,
     /// Seconds after which an undelivered message expires; 0: never.
     pub message_age: u64,
@@ -48,7 +49,7 @@ impl Default for Limits {
     }
 }
 
-/// Everything the engine is told; may change while it runs.
+/// All settings of the engine. They may change while it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Settings {
     pub session: SessionSettings,

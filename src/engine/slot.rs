@@ -1,27 +1,29 @@
-//! The places of sessions.
+//! The entries of the engine's session table.
 
 use super::port::{AddressKey, SessionId};
 use crate::proto::session::Session;
 use crate::proto::types::Millis;
-use crate::timer::Key;
+use crate::timer::TimerKey;
 
-/// One place for a connection.
+/// One entry of the session table. It is reused, with a new serial number, once its session is gone.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub serial: u64,
-    pub place: u32,
+    /// The index in the table.
+    pub index: u32,
     pub from: AddressKey,
+    /// When the connection was made.
     pub opened: Millis,
-    /// In the wheel, at or before the session's deadline.
-    pub timer: Option<(Key, Millis)>,
-    /// In the list of those to be looked at.
+    /// The timer in the wheel and its time, which is the session's deadline or earlier. `None`: none is set.
+    pub timer: Option<(TimerKey, Millis)>,
+    /// The slot is in the list of changed sessions.
     pub dirty: bool,
     pub session: Option<Session>,
 }
 
 impl Slot {
     pub fn id(&self) -> SessionId {
-        SessionId { serial: self.serial, slot: self.place }
+        SessionId { serial: self.serial, slot: self.index }
     }
 
     pub fn session(&self) -> Option<&Session> {

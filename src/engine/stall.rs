@@ -1,23 +1,23 @@
-//! A store that does not answer: senders are told, everybody else is let alone.
+//! A store that does not respond: senders get an error reply, all other sessions continue.
 
 use super::Engine;
 use crate::proto::types::Millis;
 
 impl Engine {
-    /// The store does not answer from now on (`stalled`), or does again. Who waits for a 240 meanwhile hears that it is
-    /// not known, and what is then found to be stored is delivered all the same. What is sent meanwhile is not stored, and
-    /// its sender is told that.
-    pub fn store_stalls(&mut self, stalled: bool, now: Millis) {
+    /// Notes that the store has stopped responding (`stalled`), or responds again. Clients that wait for a 240 then get
+    /// a 540 that calls the outcome unknown; a message that turns out to be stored is delivered all the same. Until the
+    /// store responds, further messages are refused with a 540.
+    pub fn set_store_stalled(&mut self, stalled: bool, now: Millis) {
         self.core.stalled = stalled;
         if stalled {
-            let senders: Vec<_> = self.slots().map(|slot| slot.id()).collect();
+            let senders: Vec<_> = self.open_slots().map(|slot| slot.id()).collect();
             for session in senders {
-                self.with(session, now, |s, cx| s.give_up_storing(cx));
+                self.with_session(session, now, |s, cx| s.give_up_storing(cx));
             }
-            for session in std::mem::take(&mut self.core.starved) {
-                self.with(session, now, |s, cx| s.resume(cx));
+            for session in std::mem::take(&mut self.core.waiting_for_room) {
+                self.with_session(session, now, |s, cx| s.resume(cx));
             }
         }
-        self.settle(now);
+        self.grant_queues(now);
     }
 }

@@ -1,17 +1,18 @@
-//! From a client's line to what it means (docs/protocol.md sections 1 to 3).
+//! Parses a client's line into a command (docs/protocol.md sections 1 to 3).
 
 use super::limits::{MESSAGE_MAX_BYTES, VERB_BYTES, WAIT_MAX_SECONDS, WINDOW_MAX_MESSAGES};
-use super::types::{Password, Username, is_message};
+use super::types::{Password, Username, is_valid_message};
 
-/// A client's line without its terminator, or what is left of one that was too long.
+/// A client's line without its terminator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Line<'a> {
     Whole(&'a [u8]),
-    /// Over `PDU_MAX_BYTES`; only the verb was kept.
+    /// A line of more than [`PDU_MAX_BYTES`](super::limits::PDU_MAX_BYTES), of which only the verb was kept.
     Overlong([u8; VERB_BYTES]),
 }
 
-/// The verbs whose malformed PDUs have a code of their own.
+/// The verb of a PDU, as far as the reply to a malformed PDU depends on it: these three have reply codes of their own,
+/// all others get 500.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
     User,
@@ -21,7 +22,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// The verb that `bytes` begin with, in either case.
+    /// The verb at the beginning of `bytes`, in upper or lower case.
     pub fn of(bytes: &[u8]) -> Verb {
         match bytes.first_chunk::<VERB_BYTES>().map(|v| v.map(|b| b.to_ascii_uppercase())) {
             Some([b'U', b'S', b'E', b'R']) => Verb::User,
@@ -32,33 +33,33 @@ impl Verb {
     }
 }
 
-/// What is wrong with an SMSG, as far as its bytes tell.
+/// What is wrong with the form of an SMSG. Whether its recipient exists and its quotas allow it is not part of this.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendFault {
     NoColon,
     EmptySide,
     TooManyColons,
-    /// The PDU or its message.
+    /// The PDU or its message is too long.
     TooLong,
     NotUtf8,
     ControlCharacter,
-    /// A recipient that no user can be called.
+    /// The recipient is not a valid user name.
     ImpossibleName,
 }
 
-/// What is wrong with a line for which no other code than 500 is.
+/// What is wrong with a line that has no reply code but 500.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
+pub enum PduFault {
     UnknownVerb,
     Empty,
     Overlong,
-    /// RMSG's number.
+    /// The number of an RMSG is malformed or out of range.
     Window,
-    /// WMSG's number.
+    /// The number of a WMSG is malformed, missing or out of range.
     Seconds,
 }
 
-/// A client PDU.
+/// A client PDU after parsing. The `Bad` variants are malformed PDUs.
 #[derive(Debug)]
 pub enum Command<'a> {
     User(Username),
@@ -70,26 +71,27 @@ pub enum Command<'a> {
         body: &'a [u8],
     },
     BadSend(SendFault),
-    /// RMSG: up to `window` messages ahead of their acknowledgements.
+    /// RMSG, with up to `window` messages sent and not yet acknowledged.
     Receive {
         window: u16,
     },
+    /// WMSG, waiting up to `seconds` for a message.
     Wait {
         seconds: u16,
     },
-    /// 250
+    /// 250.
     Acknowledge,
-    /// 550
+    /// 550.
     Reject,
-    /// 201
+    /// 201.
     Recover,
     Help,
     Terminate,
-    Bad(Fault),
+    Bad(PduFault),
 }
 
 impl<'a> Command<'a> {
-    /// What `line` means. With `allow_colon` a message may hold further colons.
+    /// Parses `line`. With `allow_colon` the message of an SMSG may contain colons (section 8).
     pub fn parse(line: Line<'a>, allow_colon: bool) -> Command<'a> {
         let bytes = match line {
             Line::Whole(bytes) => bytes,
@@ -98,48 +100,49 @@ impl<'a> Command<'a> {
                     Verb::User => Command::BadUser,
                     Verb::Pass => Command::BadPass,
                     Verb::Smsg => Command::BadSend(SendFault::TooLong),
-                    Verb::Other => Command::Bad(Fault::Overlong),
+                    Verb::Other => Command::Bad(PduFault::Overlong),
                 };
             }
         };
         let Some((verb, rest)) = bytes.split_first_chunk::<VERB_BYTES>() else {
-            return code(bytes);
+            return parse_code(bytes);
         };
         let argument = rest.strip_prefix(b" ").unwrap_or(rest);
         match &verb.map(|b| b.to_ascii_uppercase()) {
-            b"SMSG" => send(argument, allow_colon),
+            b"SMSG" => parse_send(argument, allow_colon),
             b"USER" => Username::parse(argument).map_or(Command::BadUser, Command::User),
             b"PASS" => Password::parse(argument).map_or(Command::BadPass, Command::Pass),
             b"RMSG" if argument.is_empty() => Command::Receive { window: 1 },
-            b"RMSG" => match number(argument, WINDOW_MAX_MESSAGES) {
+            b"RMSG" => match parse_number(argument, WINDOW_MAX_MESSAGES) {
                 Some(window) => Command::Receive { window },
-                None => Command::Bad(Fault::Window),
+                None => Command::Bad(PduFault::Window),
             },
-            b"WMSG" => match number(argument, WAIT_MAX_SECONDS) {
+            b"WMSG" => match parse_number(argument, WAIT_MAX_SECONDS) {
                 Some(seconds) => Command::Wait { seconds },
-                None => Command::Bad(Fault::Seconds),
+                None => Command::Bad(PduFault::Seconds),
             },
             b"HELP" => Command::Help,
             b"TERM" => Command::Terminate,
-            _ => code(bytes),
+            _ => parse_code(bytes),
         }
     }
 }
 
-/// A code: three digits and then the end or a space.
-fn code<'a>(bytes: &[u8]) -> Command<'a> {
+/// Parses a client's reply code: three digits, followed by a space or by the end of the line.
+fn parse_code<'a>(bytes: &[u8]) -> Command<'a> {
     let Some((digits, rest)) = bytes.split_first_chunk::<3>() else {
-        return Command::Bad(if bytes.is_empty() { Fault::Empty } else { Fault::UnknownVerb });
+        return Command::Bad(if bytes.is_empty() { PduFault::Empty } else { PduFault::UnknownVerb });
     };
     match (digits, rest.first()) {
         (b"250", None | Some(b' ')) => Command::Acknowledge,
         (b"550", None | Some(b' ')) => Command::Reject,
         (b"201", None | Some(b' ')) => Command::Recover,
-        _ => Command::Bad(Fault::UnknownVerb),
+        _ => Command::Bad(PduFault::UnknownVerb),
     }
 }
 
-fn send(argument: &[u8], allow_colon: bool) -> Command<'_> {
+/// Parses the argument of an SMSG, and checks it in the order that section 2 prescribes.
+fn parse_send(argument: &[u8], allow_colon: bool) -> Command<'_> {
     let Some(colon) = argument.iter().position(|b| *b == b':') else {
         return Command::BadSend(SendFault::NoColon);
     };
@@ -151,8 +154,8 @@ fn send(argument: &[u8], allow_colon: bool) -> Command<'_> {
     if !allow_colon && body.contains(&b':') {
         return Command::BadSend(SendFault::TooManyColons);
     }
-    if !is_message(body) {
-        return Command::BadSend(fault_of(body));
+    if !is_valid_message(body) {
+        return Command::BadSend(message_fault(body));
     }
     match Username::parse(recipient) {
         Some(recipient) => Command::Send { recipient, body },
@@ -160,8 +163,8 @@ fn send(argument: &[u8], allow_colon: bool) -> Command<'_> {
     }
 }
 
-/// Why `body` is no message.
-fn fault_of(body: &[u8]) -> SendFault {
+/// Why `body` is not a valid message. It must not be empty.
+fn message_fault(body: &[u8]) -> SendFault {
     if body.len() > MESSAGE_MAX_BYTES {
         SendFault::TooLong
     } else if std::str::from_utf8(body).is_err() {
@@ -171,8 +174,8 @@ fn fault_of(body: &[u8]) -> SendFault {
     }
 }
 
-/// Decimal digits alone, from 1 to `max`.
-fn number(digits: &[u8], max: u16) -> Option<u16> {
+/// Parses a number from 1 to `max` that consists of decimal digits alone.
+fn parse_number(digits: &[u8], max: u16) -> Option<u16> {
     let mut value: u32 = 0;
     for digit in digits {
         let digit = char::from(*digit).to_digit(10)?;

@@ -1,15 +1,15 @@
-//! The state table of docs/protocol.md section 5: one complete function from (state, event) to what follows. It knows
-//! nothing of bytes, time or store.
+//! The state table of docs/protocol.md section 5: one total function from a state and an event to the next state, the
+//! reply and the action. It knows nothing of bytes, time or the store.
 
 mod causes;
 
 use self::causes::{fault_reply, refusal_reply};
-use super::command::{Fault, SendFault, Verb};
+use super::command::{PduFault, SendFault, Verb};
 use super::download::{Download, MessageId, Page};
-use super::reply::{NotSent, Reply, Stopped};
+use super::reply::{DownloadFailure, Reply, SendFailure};
 use super::types::{Password, Username};
 
-/// A session's state; each owns what it needs.
+/// The state of a session. Each state owns the data that exist in it only.
 #[derive(Debug)]
 pub enum State {
     Idle,
@@ -21,7 +21,7 @@ pub enum State {
     ErrorProcessing { user: Username },
 }
 
-/// Which of the two framings and error treatments a listener speaks (section 8).
+/// How PDUs end and how errors are handled on a listener (section 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dialect {
     #[default]
@@ -30,7 +30,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The name of its key in `[listen]`, and of its sockets in a unit.
+    /// Its name: that of its key in the configuration's section `[listen]`, and of its sockets in a systemd unit.
     pub fn name(self) -> &'static str {
         match self {
             Dialect::Cp => "cp",
@@ -39,20 +39,20 @@ impl Dialect {
     }
 }
 
-/// Why the store does not take a message.
+/// Why a message that is well formed is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     NoSuchUser,
     QueueFull,
-    /// The sender's share of that queue is used up.
+    /// The sender's share of the recipient's queue is used up.
     SenderFull,
-    /// The sender has too much queued in all, or sends too fast.
+    /// The sender has too many messages in all queues together, or sends too many in a minute.
     SenderLimit,
     NoRoom,
-    /// The store does not answer: it was not given the message.
+    /// The store does not answer, so it was not given the message.
     Stalled,
-    /// It is not known whether it is stored.
-    Unknown,
+    /// It is not known whether the message is stored.
+    OutcomeUnknown,
 }
 
 /// What can happen to a session.
@@ -64,7 +64,7 @@ pub enum Event {
     BadPass,
     Send,
     BadSend(SendFault),
-    /// `serial` names the download that begins.
+    /// `serial` is the number of the download that begins.
     Receive {
         window: u16,
         serial: u32,
@@ -78,39 +78,39 @@ pub enum Event {
     Recover,
     Help,
     Terminate,
-    Bad(Fault),
-    /// A PDU that began with this verb did not end in time.
-    Late(Verb),
+    Bad(PduFault),
+    /// A PDU with this verb was not completed in time.
+    TimedOut(Verb),
     /// The credentials were checked.
     Verified(bool),
     /// The message is on stable storage.
     Stored,
     Refused(Refusal),
-    /// No message is there, or the wait for one is over.
+    /// There is no message to download, or the wait for one has ended without one.
     Nothing,
-    /// The wait is over: the queue is this session's to download.
+    /// The session has got the lease that it waited for.
     Granted,
     Page(Page),
-    /// The queue could not be read, or an acknowledged message not be deleted.
+    /// The queue could not be read, or an acknowledged message could not be deleted.
     StoreFailed,
-    /// All is acknowledged and gone from the queue.
+    /// Every message of the download is acknowledged and deleted.
     Finished,
-    /// No acknowledgement came in time.
+    /// A message was not acknowledged in time.
     AckTimeout,
 }
 
-/// What the server says at a transition.
+/// What the server sends at a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Say {
+pub enum Response {
     Nothing,
     Reply(Reply),
     /// The messages that the window allows.
     Messages,
-    /// The PDU waits until what is under way has ended; it is not taken.
-    Later,
+    /// Nothing: the PDU is not handled yet. It stays unread until the work under way has ended.
+    Deferred,
 }
 
-/// What a transition asks for.
+/// What the session has to do at a transition.
 #[derive(Debug)]
 pub enum Action {
     None,
@@ -118,33 +118,33 @@ pub enum Action {
         name: Username,
         password: Password,
     },
-    /// The same work for nothing, before the reply leaves.
-    VerifyNothing {
+    /// A dummy verification, which has to end before the reply is sent.
+    VerifyDummy {
         name: Username,
     },
     Store,
     OpenDownload,
-    /// Wait for a message, so many seconds.
+    /// Request the lease, and wait up to `seconds` for it and for a message.
     AwaitMessage {
         seconds: u16,
     },
     ReadQueue,
     Delete(MessageId),
-    /// Messages that are not acknowledged go back into the queue.
+    /// Give back the lease. Messages that were not acknowledged stay queued.
     CloseDownload,
     Close,
 }
 
-/// A transition: the state that follows, what is said, what is to be done.
+/// The result of a transition: the next state, what the server sends, and what the session has to do.
 #[derive(Debug)]
-pub struct Step {
+pub struct Transition {
     pub state: State,
-    pub say: Say,
+    pub response: Response,
     pub action: Action,
 }
 
 impl State {
-    /// The name that the contract uses.
+    /// The name of the state in docs/protocol.md section 5.
     pub fn name(&self) -> &'static str {
         match self {
             State::Idle => "Idle",
@@ -157,7 +157,7 @@ impl State {
         }
     }
 
-    /// Who is logged in.
+    /// The user that is logged in; `None` before the login.
     pub fn user(&self) -> Option<Username> {
         match self {
             State::Idle | State::UserValidated { .. } | State::AuthenticationValidated { .. } => None,
@@ -168,7 +168,7 @@ impl State {
         }
     }
 
-    /// Whether a PDU would be answered now; otherwise it waits for what is under way.
+    /// Whether a PDU is handled in this state; otherwise it stays unread until the work under way has ended.
     pub fn takes_pdus(&self) -> bool {
         match self {
             State::AuthenticationValidated { .. } | State::SendingMessage { .. } => false,
@@ -180,21 +180,21 @@ impl State {
         }
     }
 
-    fn says(self, say: Say) -> Step {
-        Step { state: self, say, action: Action::None }
+    fn responds(self, response: Response) -> Transition {
+        Transition { state: self, response, action: Action::None }
     }
 
-    fn replies(self, reply: Reply) -> Step {
-        self.says(Say::Reply(reply))
+    fn replies(self, reply: Reply) -> Transition {
+        self.responds(Response::Reply(reply))
     }
 
-    /// Nothing follows: the event means nothing here.
-    fn stays(self) -> Step {
-        self.says(Say::Nothing)
+    /// Ignores the event.
+    fn stays(self) -> Transition {
+        self.responds(Response::Nothing)
     }
 }
 
-/// Error Processing, or, for a client that knows no such state, Process Command.
+/// The state after an error: Error Processing, or in the classic dialect, which has no such state, Process Command.
 fn error_state(user: Username, dialect: Dialect) -> State {
     match dialect {
         Dialect::Cp => State::ErrorProcessing { user },
@@ -202,13 +202,13 @@ fn error_state(user: Username, dialect: Dialect) -> State {
     }
 }
 
-/// Log out, stop everything, close.
-fn terminate() -> Step {
-    Step { state: State::Idle, say: Say::Nothing, action: Action::Close }
+/// The transition at TERM: log out, stop everything, close.
+fn terminate() -> Transition {
+    Transition { state: State::Idle, response: Response::Nothing, action: Action::Close }
 }
 
-/// The table. Total: every state has an answer to every event.
-pub fn transition(state: State, event: Event, dialect: Dialect) -> Step {
+/// The state table. It has an entry for every event in every state.
+pub fn transition(state: State, event: Event, dialect: Dialect) -> Transition {
     match state {
         State::Idle => idle(event),
         State::UserValidated { name } => user_validated(name, event),
@@ -220,11 +220,11 @@ pub fn transition(state: State, event: Event, dialect: Dialect) -> Step {
     }
 }
 
-fn idle(event: Event) -> Step {
+fn idle(event: Event) -> Transition {
     match event {
         Event::User(name) => State::UserValidated { name }.replies(Reply::UserReceived),
-        Event::BadUser | Event::Late(Verb::User) => State::Idle.replies(Reply::UserError),
-        Event::Help => State::Idle.helps(),
+        Event::BadUser | Event::TimedOut(Verb::User) => State::Idle.replies(Reply::UserError),
+        Event::Help => State::Idle.replies_help(),
         Event::Terminate => terminate(),
         Event::Pass(_)
         | Event::BadPass
@@ -236,7 +236,7 @@ fn idle(event: Event) -> Step {
         | Event::Reject
         | Event::Recover
         | Event::Bad(_)
-        | Event::Late(Verb::Pass | Verb::Smsg | Verb::Other) => State::Idle.bad(&event),
+        | Event::TimedOut(Verb::Pass | Verb::Smsg | Verb::Other) => State::Idle.replies_bad_command(&event),
         Event::Verified(_)
         | Event::Stored
         | Event::Refused(_)
@@ -249,18 +249,20 @@ fn idle(event: Event) -> Step {
     }
 }
 
-fn user_validated(name: Username, event: Event) -> Step {
+fn user_validated(name: Username, event: Event) -> Transition {
     let state = State::UserValidated { name };
     match event {
-        Event::Pass(password) => Step {
+        Event::Pass(password) => Transition {
             state: State::AuthenticationValidated { name },
-            say: Say::Nothing,
+            response: Response::Nothing,
             action: Action::Verify { name, password },
         },
-        Event::BadPass | Event::Late(Verb::Pass) => {
-            Step { state: State::Idle, say: Say::Reply(Reply::AuthError), action: Action::VerifyNothing { name } }
-        }
-        Event::Help => state.helps(),
+        Event::BadPass | Event::TimedOut(Verb::Pass) => Transition {
+            state: State::Idle,
+            response: Response::Reply(Reply::AuthError),
+            action: Action::VerifyDummy { name },
+        },
+        Event::Help => state.replies_help(),
         Event::Terminate => terminate(),
         Event::User(_)
         | Event::BadUser
@@ -272,7 +274,7 @@ fn user_validated(name: Username, event: Event) -> Step {
         | Event::Reject
         | Event::Recover
         | Event::Bad(_)
-        | Event::Late(Verb::User | Verb::Smsg | Verb::Other) => state.bad(&event),
+        | Event::TimedOut(Verb::User | Verb::Smsg | Verb::Other) => state.replies_bad_command(&event),
         Event::Verified(_)
         | Event::Stored
         | Event::Refused(_)
@@ -285,7 +287,7 @@ fn user_validated(name: Username, event: Event) -> Step {
     }
 }
 
-fn authentication_validated(name: Username, event: Event) -> Step {
+fn authentication_validated(name: Username, event: Event) -> Transition {
     let state = State::AuthenticationValidated { name };
     match event {
         Event::Verified(true) => State::ProcessCommand { user: name }.replies(Reply::Authenticated),
@@ -304,7 +306,7 @@ fn authentication_validated(name: Username, event: Event) -> Step {
         | Event::Help
         | Event::Terminate
         | Event::Bad(_)
-        | Event::Late(_) => state.says(Say::Later),
+        | Event::TimedOut(_) => state.responds(Response::Deferred),
         Event::Stored
         | Event::Refused(_)
         | Event::Nothing
@@ -316,24 +318,26 @@ fn authentication_validated(name: Username, event: Event) -> Step {
     }
 }
 
-fn process_command(user: Username, event: Event, dialect: Dialect) -> Step {
+fn process_command(user: Username, event: Event, dialect: Dialect) -> Transition {
     let state = State::ProcessCommand { user };
     let failed = |reply| error_state(user, dialect).replies(reply);
     match event {
-        Event::Send => Step { state: State::SendingMessage { user }, say: Say::Nothing, action: Action::Store },
+        Event::Send => {
+            Transition { state: State::SendingMessage { user }, response: Response::Nothing, action: Action::Store }
+        }
         Event::BadSend(fault) => failed(fault_reply(fault)),
-        Event::Late(Verb::Smsg) => failed(Reply::SendError(NotSent::Late)),
-        Event::Receive { window, serial } => Step {
+        Event::TimedOut(Verb::Smsg) => failed(Reply::SendError(SendFailure::TimedOut)),
+        Event::Receive { window, serial } => Transition {
             state: State::ReceivingMessage { user, download: Box::new(Download::new(serial, window, false)) },
-            say: Say::Messages,
+            response: Response::Messages,
             action: Action::OpenDownload,
         },
-        Event::Wait { seconds, serial } => Step {
+        Event::Wait { seconds, serial } => Transition {
             state: State::ReceivingMessage { user, download: Box::new(Download::new(serial, 1, true)) },
-            say: Say::Messages,
+            response: Response::Messages,
             action: Action::AwaitMessage { seconds },
         },
-        Event::Help => state.helps(),
+        Event::Help => state.replies_help(),
         Event::Terminate => terminate(),
         Event::User(_)
         | Event::BadUser
@@ -341,8 +345,8 @@ fn process_command(user: Username, event: Event, dialect: Dialect) -> Step {
         | Event::BadPass
         | Event::Recover
         | Event::Bad(_)
-        | Event::Late(Verb::User | Verb::Pass | Verb::Other) => state.bad(&event),
-        // Late or superfluous acknowledgements mean nothing.
+        | Event::TimedOut(Verb::User | Verb::Pass | Verb::Other) => state.replies_bad_command(&event),
+        // An acknowledgement that comes too late, or one too many, is ignored.
         Event::Acknowledge
         | Event::Reject
         | Event::Verified(_)
@@ -357,7 +361,7 @@ fn process_command(user: Username, event: Event, dialect: Dialect) -> Step {
     }
 }
 
-fn sending_message(user: Username, event: Event, dialect: Dialect) -> Step {
+fn sending_message(user: Username, event: Event, dialect: Dialect) -> Transition {
     let state = State::SendingMessage { user };
     match event {
         Event::Stored => State::ProcessCommand { user }.replies(Reply::Sent),
@@ -376,7 +380,7 @@ fn sending_message(user: Username, event: Event, dialect: Dialect) -> Step {
         | Event::Help
         | Event::Terminate
         | Event::Bad(_)
-        | Event::Late(_) => state.says(Say::Later),
+        | Event::TimedOut(_) => state.responds(Response::Deferred),
         Event::Verified(_)
         | Event::Nothing
         | Event::Granted
@@ -387,42 +391,46 @@ fn sending_message(user: Username, event: Event, dialect: Dialect) -> Step {
     }
 }
 
-fn receiving_message(user: Username, mut download: Box<Download>, event: Event, dialect: Dialect) -> Step {
-    let leaves = |state: State, say: Say| Step { state, say, action: Action::CloseDownload };
+fn receiving_message(user: Username, mut download: Box<Download>, event: Event, dialect: Dialect) -> Transition {
+    let leaves = |state: State, response: Response| Transition { state, response, action: Action::CloseDownload };
     match event {
         Event::Acknowledge => match download.unacknowledged.pop_front() {
-            Some(id) => Step {
+            Some(id) => Transition {
                 state: State::ReceivingMessage { user, download },
-                say: Say::Messages,
+                response: Response::Messages,
                 action: Action::Delete(id),
             },
-            // While WMSG waits there is nothing to acknowledge or to reject.
+            // While WMSG waits, there is nothing to acknowledge or to reject.
             None if download.waiting => State::ReceivingMessage { user, download }.stays(),
-            None => State::ReceivingMessage { user, download }.says(Say::Later),
+            None => State::ReceivingMessage { user, download }.responds(Response::Deferred),
         },
         Event::Reject if download.waiting => State::ReceivingMessage { user, download }.stays(),
         Event::Reject if download.unacknowledged.is_empty() => {
-            State::ReceivingMessage { user, download }.says(Say::Later)
+            State::ReceivingMessage { user, download }.responds(Response::Deferred)
         }
-        Event::Reject => leaves(error_state(user, dialect), Say::Nothing),
-        Event::Nothing => leaves(State::ProcessCommand { user }, Say::Reply(Reply::NoMessages)),
+        Event::Reject => leaves(error_state(user, dialect), Response::Nothing),
+        Event::Nothing => leaves(State::ProcessCommand { user }, Response::Reply(Reply::NoMessages)),
         Event::Finished => {
-            let reply = if download.delivered { Reply::End } else { Reply::NoMessages };
-            leaves(State::ProcessCommand { user }, Say::Reply(reply))
+            let reply = if download.any_sent { Reply::End } else { Reply::NoMessages };
+            leaves(State::ProcessCommand { user }, Response::Reply(reply))
         }
         Event::StoreFailed => {
-            leaves(error_state(user, dialect), Say::Reply(Reply::DownloadError(Stopped::StoreFailed)))
+            leaves(error_state(user, dialect), Response::Reply(Reply::DownloadError(DownloadFailure::StoreFailed)))
         }
         Event::AckTimeout => {
-            leaves(error_state(user, dialect), Say::Reply(Reply::DownloadError(Stopped::NotAcknowledged)))
+            leaves(error_state(user, dialect), Response::Reply(Reply::DownloadError(DownloadFailure::NotAcknowledged)))
         }
         Event::Granted => {
             download.waiting = false;
-            Step { state: State::ReceivingMessage { user, download }, say: Say::Messages, action: Action::ReadQueue }
+            Transition {
+                state: State::ReceivingMessage { user, download },
+                response: Response::Messages,
+                action: Action::ReadQueue,
+            }
         }
         Event::Page(page) => {
-            download.add(page);
-            State::ReceivingMessage { user, download }.says(Say::Messages)
+            download.add_page(page);
+            State::ReceivingMessage { user, download }.responds(Response::Messages)
         }
         Event::Terminate => terminate(),
         Event::User(_)
@@ -436,25 +444,25 @@ fn receiving_message(user: Username, mut download: Box<Download>, event: Event, 
         | Event::Recover
         | Event::Help
         | Event::Bad(_)
-        | Event::Late(_) => {
-            // While WMSG waits the wait is ended first: the PDU belongs to Process Command.
+        | Event::TimedOut(_) => {
+            // While WMSG waits, the session ends the wait first and then handles this PDU in Process Command.
             let later = download.unacknowledged.is_empty();
             let state = State::ReceivingMessage { user, download };
             match event {
-                _ if later => state.says(Say::Later),
-                Event::Help => state.helps(),
-                _ => state.bad(&event),
+                _ if later => state.responds(Response::Deferred),
+                Event::Help => state.replies_help(),
+                _ => state.replies_bad_command(&event),
             }
         }
         Event::Verified(_) | Event::Stored | Event::Refused(_) => State::ReceivingMessage { user, download }.stays(),
     }
 }
 
-fn error_processing(user: Username, event: Event) -> Step {
+fn error_processing(user: Username, event: Event) -> Transition {
     let state = State::ErrorProcessing { user };
     match event {
         Event::Recover => State::ProcessCommand { user }.replies(Reply::Recovered),
-        Event::Help => state.helps(),
+        Event::Help => state.replies_help(),
         Event::Terminate => terminate(),
         Event::User(_)
         | Event::BadUser
@@ -465,7 +473,7 @@ fn error_processing(user: Username, event: Event) -> Step {
         | Event::Receive { .. }
         | Event::Wait { .. }
         | Event::Bad(_)
-        | Event::Late(_) => state.bad(&event),
+        | Event::TimedOut(_) => state.replies_bad_command(&event),
         Event::Acknowledge
         | Event::Reject
         | Event::Verified(_)

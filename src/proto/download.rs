@@ -1,116 +1,122 @@
-//! What a session in Receiving Message owns: the messages on their way to the client.
+//! The data of the state Receiving Message: the messages of a download that are on their way to the client.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::types::Username;
 
-/// A message's number: grows with the order of queueing and is never used twice, not even after a restart.
+/// The number of a message. Numbers grow in the order of queueing and are never reused, not even after a restart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MessageId(pub u64);
 
-/// Messages of a download. `bytes[body]` is a message's body.
+/// Some consecutive messages of a download, as the store reads them at once. `bytes` holds their bodies.
 #[derive(Debug, Default)]
 pub struct Page {
     pub messages: Vec<PageMessage>,
     pub bytes: Vec<u8>,
 }
 
+/// A message of a page.
 #[derive(Debug)]
 pub struct PageMessage {
     pub id: MessageId,
     pub sender: Username,
+    /// The range of its body in [`Page::bytes`].
     pub body: Range<u32>,
 }
 
-/// One RMSG or WMSG from its PDU to its 255.
+/// A download: what one RMSG or WMSG started, until it ends.
 #[derive(Debug)]
 pub struct Download {
-    /// Tells this download's pages from those of an earlier one of the same session.
+    /// The number of this download within its session, by which late pages of an earlier download are recognised.
     pub serial: u32,
-    /// Messages that may be sent ahead of their acknowledgements.
+    /// How many messages may be sent and not yet acknowledged.
     pub window: u16,
-    /// WMSG: no message yet, or another session downloads.
+    /// This is a WMSG that has not got the lease yet: there is no message, or another session has the lease.
     pub waiting: bool,
-    /// A page was asked for and is not here.
-    pub reading: bool,
-    /// Messages beyond the page that was asked for last.
-    pub more: bool,
+    /// A page was requested and has not arrived.
+    pub page_requested: bool,
+    /// Messages are left after the page that was requested last.
+    pub more_queued: bool,
     /// At least one message was sent.
-    pub delivered: bool,
-    /// Sent and not acknowledged, oldest first.
+    pub any_sent: bool,
+    /// The messages that were sent and not acknowledged, oldest first.
     pub unacknowledged: VecDeque<MessageId>,
+    /// The page that is being sent.
     page: Page,
-    next: usize,
-    ahead: Option<Page>,
+    /// Index in `page` of the next message to send.
+    next_index: usize,
+    /// The page after `page`, if it has arrived already.
+    next_page: Option<Page>,
 }
 
 impl Download {
+    /// A download of which nothing has been read. The arguments are the fields of the same names.
     pub fn new(serial: u32, window: u16, waiting: bool) -> Download {
         Download {
             serial,
             window,
             waiting,
-            reading: false,
-            more: false,
-            delivered: false,
+            page_requested: false,
+            more_queued: false,
+            any_sent: false,
             unacknowledged: VecDeque::new(),
             page: Page::default(),
-            next: 0,
-            ahead: None,
+            next_index: 0,
+            next_page: None,
         }
     }
 
-    /// Takes a page in; messages of an earlier one are sent before it.
-    pub fn add(&mut self, page: Page) {
-        self.reading = false;
-        if self.next >= self.page.messages.len() {
+    /// Adds the page that was requested. What is left of the page before it is sent first.
+    pub fn add_page(&mut self, page: Page) {
+        self.page_requested = false;
+        if self.next_index >= self.page.messages.len() {
             self.page = page;
-            self.next = 0;
+            self.next_index = 0;
         } else {
-            self.ahead = Some(page);
+            self.next_page = Some(page);
         }
     }
 
-    /// The next message to send, if one is here.
+    /// Takes the next message to send, as id, sender and body; `None` if no page with one has arrived.
     pub fn take_next(&mut self) -> Option<(MessageId, Username, &[u8])> {
-        if self.next >= self.page.messages.len() {
-            self.page = self.ahead.take()?;
-            self.next = 0;
+        if self.next_index >= self.page.messages.len() {
+            self.page = self.next_page.take()?;
+            self.next_index = 0;
         }
-        let message = self.page.messages.get(self.next)?;
-        self.next += 1;
+        let message = self.page.messages.get(self.next_index)?;
+        self.next_index += 1;
         let body = self.page.bytes.get(message.body.start as usize..message.body.end as usize)?;
         Some((message.id, message.sender, body))
     }
 
-    /// Whether a message is here that was not sent.
+    /// Whether a message has been read and not been sent.
     pub fn has_next(&self) -> bool {
-        self.next < self.page.messages.len() || self.ahead.as_ref().is_some_and(|p| !p.messages.is_empty())
+        self.next_index < self.page.messages.len() || self.next_page.as_ref().is_some_and(|p| !p.messages.is_empty())
     }
 
-    /// Whether another page should be asked for: one is kept ahead of the one being sent.
+    /// Whether another page should be requested. One page is read in advance while the page before it is being sent.
     pub fn wants_page(&self) -> bool {
-        self.more && !self.reading && !self.waiting && self.ahead.is_none()
+        self.more_queued && !self.page_requested && !self.waiting && self.next_page.is_none()
     }
 
-    /// Whether the window has room for messages that are being read.
-    pub fn starved(&self) -> bool {
-        self.reading && !self.has_next() && self.unacknowledged.len() < usize::from(self.window)
+    /// Whether the window has room for another message, but the next one is still being read.
+    pub fn awaits_page(&self) -> bool {
+        self.page_requested && !self.has_next() && self.unacknowledged.len() < usize::from(self.window)
     }
 
     /// Whether every message of this download was sent and acknowledged.
     pub fn exhausted(&self) -> bool {
-        self.unacknowledged.is_empty() && !self.waiting && !self.reading && !self.more && !self.has_next()
+        self.unacknowledged.is_empty() && !self.waiting && !self.page_requested && !self.more_queued && !self.has_next()
     }
 
-    /// Forgets the messages not yet sent for which `gone` is true.
+    /// Drops those unsent messages for which `gone` is true.
     pub fn drop_unsent(&mut self, gone: impl Fn(MessageId) -> bool) {
-        let sent = self.next.min(self.page.messages.len());
+        let sent = self.next_index.min(self.page.messages.len());
         self.page.messages.drain(..sent);
-        self.next = 0;
+        self.next_index = 0;
         self.page.messages.retain(|m| !gone(m.id));
-        if let Some(page) = &mut self.ahead {
+        if let Some(page) = &mut self.next_page {
             page.messages.retain(|m| !gone(m.id));
         }
     }

@@ -1,61 +1,64 @@
-//! From a stream to lines: NVT commands are taken out, the rest is cut at its terminators. Never holds more than one
-//! PDU, and nothing at all between two of them.
+//! Cuts a client's stream into lines, after taking NVT commands out of it. The decoder never holds more than one line,
+//! and between two lines it holds no memory.
 
+mod handover;
 mod silence;
-mod snapshot;
 
 use super::command::{Line, Verb};
 use super::limits::{PASSWORD_MAX_BYTES, PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
-use super::telnet::{IAC, Nvt, Telnet};
+use super::telnet::{IAC, NvtEvent, NvtParser};
 
 const LF: u8 = b'\n';
 const CR: u8 = b'\r';
-/// Bytes of a line that tell what becomes of it: no more of an over-long one are copied.
-const TELLING_BYTES: usize = PDU_MAX_BYTES + VERB_BYTES;
-/// A line of this length never moves in memory: the longest PASS, so that no part of one is left where it was.
-const FIRST_BYTES: usize = VERB_BYTES + 1 + PASSWORD_MAX_BYTES;
+/// At most this many bytes of a line are copied: enough to see that it is over-long and to know its verb.
+const HELD_MAX_BYTES: usize = PDU_MAX_BYTES + VERB_BYTES;
+/// The capacity that a held line begins with. It suffices for the longest valid PASS, so that no password is ever moved
+/// in memory, which would leave a copy of it behind.
+const PASS_CAPACITY_BYTES: usize = VERB_BYTES + 1 + PASSWORD_MAX_BYTES;
 
-/// What [`Decoder::peek`] finds next in the stream.
+/// What comes next in the stream, as [`Decoder::peek`] finds it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<'a> {
-    /// A line; it stays the next one until [`Decoder::take`] gets the `Token`.
-    Line(Line<'a>, Token),
-    /// An option to refuse: these bytes go to the client.
+    /// A line. It stays the next one until [`Decoder::take_line`] is called with this `LineToken`.
+    Line(Line<'a>, LineToken),
+    /// The client asked for a telnet option or offered one; these bytes refuse it and must be sent.
     Refuse([u8; 3]),
-    /// The client asks whether anybody is there.
+    /// The client sent the telnet command AYT ("are you there").
     AreYouThere,
-    /// More than `UNTERMINATED_MAX_BYTES` without a terminator.
+    /// More than `UNTERMINATED_MAX_BYTES` came without a terminator.
     Flood,
-    /// The client has said that nothing more comes; what follows was thrown away.
+    /// The client has ended its stream by the telnet command EOF. What follows it was thrown away.
     End,
-    /// All input is used up.
-    More,
+    /// All input was used, and more is needed.
+    NeedInput,
 }
 
-/// The bytes of the input that a found line stands for.
+/// How many bytes of the input a found line and its terminator take up; 0 if the decoder holds the line.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub struct Token(usize);
+pub struct LineToken(usize);
 
 /// The decoder of one connection.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    telnet: Telnet,
+    telnet: NvtParser,
     mode: Mode,
-    /// The unfinished line, or the finished one in `Mode::Whole`; without the CRs at its end.
+    /// The unfinished line, or in `Mode::Whole` the finished one, without the CRs at its end.
     held: Vec<u8>,
-    /// Bytes that came of a line that is not held, without the CRs at its end.
-    total: u32,
-    /// CRs behind the line's last byte: of its terminator, if LF follows.
-    crs: u32,
-    /// The last byte was a CR: a NUL right behind it belongs to it.
+    /// How many bytes have come of a line that is over-long or skipped and thus not held, without the CRs at its end.
+    dropped_bytes: u32,
+    /// How many CRs have come after the last other byte of the line. If an LF follows, they belong to the terminator.
+    trailing_crs: u32,
+    /// The last byte was a CR, so a NUL right after it belongs to it.
     after_cr: bool,
-    /// Silence ended a line behind a CR: an LF that comes first belongs to that end.
-    owes_lf: bool,
-    /// Bytes since the last terminator that are not in the line: erased, of subnegotiations, the NUL of CR NUL.
-    swallowed: u32,
-    /// Bytes of an unfinished line came; NVT commands are none.
-    touched: bool,
-    /// An unfinished line was erased as a whole.
+    /// Silence ended a line after a CR. An LF that comes before any byte of the next line belongs to that end and is
+    /// skipped.
+    skip_next_lf: bool,
+    /// How many bytes since the last terminator are not part of the line: erased ones, those of subnegotiations, and
+    /// the NULs of CR NUL.
+    removed_bytes: u32,
+    /// Bytes of a line have come since [`Decoder::observe`] was last called. Those of NVT commands do not count.
+    line_bytes_seen: bool,
+    /// An unfinished line was erased as a whole since [`Decoder::take_line_erased`] was last called.
     erased: bool,
 }
 
@@ -66,7 +69,7 @@ enum Mode {
     Collect,
     /// The line is over-long.
     Overlong { verb: [u8; VERB_BYTES] },
-    /// The rest of a line that was answered when it took too long.
+    /// The rest of a line is thrown away, because the line took too long and was answered.
     Skip,
     /// `held` is a whole line.
     Whole,
@@ -75,102 +78,105 @@ enum Mode {
 }
 
 impl Decoder {
-    /// What comes next; uses up `input` but for a line that still stands in it.
+    /// Finds what comes next, and removes from `input` what it used. A line that is whole in `input` is not copied and
+    /// stays there until [`Decoder::take_line`].
     pub fn peek<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Found<'a> {
-        if !self.finished() {
+        if !self.has_finished_line() {
             if let Some(found) = self.peek_in_place(input) {
                 return found;
             }
             match self.collect(input) {
-                Some(Nvt::Refuse(bytes)) => return Found::Refuse(bytes),
-                Some(Nvt::AreYouThere) => return Found::AreYouThere,
+                Some(NvtEvent::Refuse(bytes)) => return Found::Refuse(bytes),
+                Some(NvtEvent::AreYouThere) => return Found::AreYouThere,
                 _ => {}
             }
         }
         match self.mode {
-            Mode::Whole => Found::Line(Line::Whole(&self.held), Token(0)),
-            Mode::WholeOverlong { verb } => Found::Line(Line::Overlong(verb), Token(0)),
+            Mode::Whole => Found::Line(Line::Whole(&self.held), LineToken(0)),
+            Mode::WholeOverlong { verb } => Found::Line(Line::Overlong(verb), LineToken(0)),
             Mode::Overlong { .. } | Mode::Skip | Mode::Collect if self.flooded() => Found::Flood,
             Mode::Overlong { .. } | Mode::Skip | Mode::Collect if self.telnet.has_ended() => Found::End,
-            Mode::Overlong { .. } | Mode::Skip | Mode::Collect => Found::More,
+            Mode::Overlong { .. } | Mode::Skip | Mode::Collect => Found::NeedInput,
         }
     }
 
-    /// Takes the line that was found last.
-    pub fn take(&mut self, token: Token, input: &mut &[u8]) {
+    /// Removes the line that [`Decoder::peek`] has just found.
+    pub fn take_line(&mut self, token: LineToken, input: &mut &[u8]) {
         *input = input.get(token.0..).unwrap_or_default();
-        self.swallowed = 0;
-        if self.finished() {
-            self.forget();
+        self.removed_bytes = 0;
+        if self.has_finished_line() {
+            self.reset();
         }
     }
 
-    /// Whether a line has begun that has no end yet.
-    pub fn unfinished(&self) -> bool {
+    /// Whether a line has begun and not ended.
+    pub fn has_unfinished_line(&self) -> bool {
         match self.mode {
-            Mode::Collect => !self.held.is_empty() || self.crs > 0,
+            Mode::Collect => !self.held.is_empty() || self.trailing_crs > 0,
             Mode::Overlong { .. } | Mode::Skip => true,
             Mode::Whole | Mode::WholeOverlong { .. } => false,
         }
     }
 
-    /// Whether the time of an unfinished line counts: not once it was answered.
-    pub fn collecting(&self) -> bool {
-        self.unfinished() && !matches!(self.mode, Mode::Skip)
+    /// Whether there is an unfinished line whose time is limited. One that was answered already has no limit.
+    pub fn has_timed_line(&self) -> bool {
+        self.has_unfinished_line() && !matches!(self.mode, Mode::Skip)
     }
 
-    /// Whether an unfinished line was erased as a whole since this was last asked: what follows it is another line.
-    pub fn take_erased(&mut self) -> bool {
+    /// Returns whether an unfinished line was erased as a whole since the last call. What follows it is another line,
+    /// with a time limit of its own (section 6).
+    pub fn take_line_erased(&mut self) -> bool {
         std::mem::take(&mut self.erased)
     }
 
-    /// Whether a whole line waits in here.
-    pub fn finished(&self) -> bool {
+    /// Whether the decoder holds a finished line that was not taken.
+    pub fn has_finished_line(&self) -> bool {
         matches!(self.mode, Mode::Whole | Mode::WholeOverlong { .. })
     }
 
-    /// The unfinished line took too long: its verb, and what still comes of it is thrown away. `None`: it was
-    /// over-long already.
-    pub fn give_up(&mut self) -> Option<Verb> {
+    /// Gives up the unfinished line because it took too long; the rest of it will be thrown away. Returns its verb, or
+    /// `None` if it was over-long already.
+    pub fn abandon_line(&mut self) -> Option<Verb> {
         let verb = match self.mode {
             Mode::Collect => Some(Verb::of(&self.held)),
             Mode::Overlong { .. } | Mode::Skip => None,
             Mode::Whole | Mode::WholeOverlong { .. } => return None,
         };
-        let total = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
-        let crs = self.crs;
-        self.forget();
-        (self.crs, self.total, self.mode) = (crs, total, Mode::Skip);
+        let dropped_bytes = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
+        let trailing_crs = self.trailing_crs;
+        self.reset();
+        (self.trailing_crs, self.dropped_bytes, self.mode) = (trailing_crs, dropped_bytes, Mode::Skip);
         verb
     }
 
-    /// The unfinished line will never have an end.
-    pub fn drop_unfinished(&mut self) {
-        if self.unfinished() {
-            self.forget();
+    /// Drops the unfinished line, because nothing more will come.
+    pub fn drop_unfinished_line(&mut self) {
+        if self.has_unfinished_line() {
+            self.reset();
         }
-        self.telnet.close();
+        self.telnet.end_lone_iac();
     }
 
-    /// The usual case: a whole line without anything special in it stands in the input and is not copied.
+    /// Handles the usual case without copying: the input begins with a whole line that has no special bytes in it.
     fn peek_in_place<'a>(&self, input: &mut &'a [u8]) -> Option<Found<'a>> {
         if self.mode != Mode::Collect || !self.held.is_empty() || !self.telnet.is_plain() {
             return None;
         }
-        if self.crs > 0 || self.owes_lf {
+        if self.trailing_crs > 0 || self.skip_next_lf {
             return None;
         }
         let end = plain_length(input);
-        if input.get(end) != Some(&LF) || end + self.swallowed as usize > UNTERMINATED_MAX_BYTES {
+        if input.get(end) != Some(&LF) || end + self.removed_bytes as usize > UNTERMINATED_MAX_BYTES {
             return None;
         }
         let line = without_crs(input.get(..end)?);
         let found = if line.len() <= PDU_MAX_BYTES { Line::Whole(line) } else { Line::Overlong(verb_of(line)) };
-        Some(Found::Line(found, Token(end + 1)))
+        Some(Found::Line(found, LineToken(end + 1)))
     }
 
-    /// Moves input into the line until it ends, the input does, or an NVT command wants an answer.
-    fn collect(&mut self, input: &mut &[u8]) -> Option<Nvt> {
+    /// Moves input into the line until the line or the input ends, there is a flood, the client ends its stream, or an
+    /// NVT command needs an answer, which is returned.
+    fn collect(&mut self, input: &mut &[u8]) -> Option<NvtEvent> {
         while let Some((&byte, rest)) = input.split_first() {
             if self.telnet.is_plain() {
                 let plain = plain_length(input);
@@ -187,43 +193,43 @@ impl Decoder {
             let again = *input;
             *input = rest;
             match self.telnet.feed(byte) {
-                Nvt::Data(LF) if self.owes_lf => (self.owes_lf, self.after_cr) = (false, false),
-                Nvt::Data(LF) => {
-                    self.end();
-                    if self.finished() {
+                NvtEvent::Data(LF) if self.skip_next_lf => (self.skip_next_lf, self.after_cr) = (false, false),
+                NvtEvent::Data(LF) => {
+                    self.end_line();
+                    if self.has_finished_line() {
                         return None;
                     }
                 }
-                Nvt::Data(0) if self.after_cr => {
+                NvtEvent::Data(0) if self.after_cr => {
                     self.after_cr = false;
-                    self.touched |= self.unfinished();
-                    self.swallow(1);
+                    self.line_bytes_seen |= self.has_unfinished_line();
+                    self.count_removed(1);
                     if self.flooded() {
                         return None;
                     }
                 }
-                Nvt::Stray => {
+                NvtEvent::StrayIac => {
                     self.push(&[IAC]);
                     *input = again;
                     if self.flooded() {
                         return None;
                     }
                 }
-                Nvt::End => {
+                NvtEvent::End => {
                     *input = &[];
                     return None;
                 }
-                Nvt::Data(byte) => {
+                NvtEvent::Data(byte) => {
                     self.push(&[byte]);
                     if self.flooded() {
                         return None;
                     }
                 }
-                Nvt::EraseCharacter => self.erase_character(),
-                Nvt::EraseLine => self.erase_line(),
-                answer @ (Nvt::Refuse(_) | Nvt::AreYouThere) => return Some(answer),
-                Nvt::Nothing => {
-                    self.swallow(usize::from(self.telnet.is_subnegotiation()));
+                NvtEvent::EraseCharacter => self.erase_character(),
+                NvtEvent::EraseLine => self.erase_line(),
+                answer @ (NvtEvent::Refuse(_) | NvtEvent::AreYouThere) => return Some(answer),
+                NvtEvent::Nothing => {
+                    self.count_removed(usize::from(self.telnet.is_subnegotiation()));
                     if self.flooded() {
                         return None;
                     }
@@ -233,34 +239,34 @@ impl Decoder {
         None
     }
 
-    /// Bytes of the line came. CRs at the end are counted only: they may be its terminator's.
+    /// Adds bytes to the line. CRs at the end are only counted, because they may belong to the terminator.
     fn push(&mut self, bytes: &[u8]) {
-        self.touched = true;
-        self.owes_lf = false;
+        self.line_bytes_seen = true;
+        self.skip_next_lf = false;
         let text = without_crs(bytes);
-        let crs = u32::try_from(bytes.len() - text.len()).unwrap_or(u32::MAX);
-        self.after_cr = crs > 0;
+        let trailing_crs = u32::try_from(bytes.len() - text.len()).unwrap_or(u32::MAX);
+        self.after_cr = trailing_crs > 0;
         if text.is_empty() {
-            self.crs = self.crs.saturating_add(crs);
+            self.trailing_crs = self.trailing_crs.saturating_add(trailing_crs);
             return;
         }
-        let before = std::mem::replace(&mut self.crs, crs);
+        let before = std::mem::replace(&mut self.trailing_crs, trailing_crs);
         let more = before.saturating_add(u32::try_from(text.len()).unwrap_or(u32::MAX));
         match self.mode {
-            Mode::Overlong { .. } | Mode::Skip => self.total = self.total.saturating_add(more),
+            Mode::Overlong { .. } | Mode::Skip => self.dropped_bytes = self.dropped_bytes.saturating_add(more),
             Mode::Collect => {
                 if self.held.capacity() == 0 {
-                    self.held.reserve(FIRST_BYTES);
+                    self.held.reserve(PASS_CAPACITY_BYTES);
                 }
                 let length = self.held.len() + more as usize;
-                let room = |held: &Vec<u8>| TELLING_BYTES.saturating_sub(held.len());
-                // The CRs before belong to the line after all.
+                let room = |held: &Vec<u8>| HELD_MAX_BYTES.saturating_sub(held.len());
+                // The CRs that were counted before turn out to belong to the line.
                 self.held.resize(self.held.len() + room(&self.held).min(before as usize), CR);
                 self.held.extend_from_slice(text.get(..room(&self.held).min(text.len())).unwrap_or_default());
                 if length > PDU_MAX_BYTES {
                     let verb = verb_of(&self.held);
-                    self.forget();
-                    (self.crs, self.total) = (crs, u32::try_from(length).unwrap_or(u32::MAX));
+                    self.reset();
+                    (self.trailing_crs, self.dropped_bytes) = (trailing_crs, u32::try_from(length).unwrap_or(u32::MAX));
                     self.mode = Mode::Overlong { verb };
                 }
             }
@@ -268,34 +274,34 @@ impl Decoder {
         }
     }
 
-    fn swallow(&mut self, bytes: usize) {
-        self.swallowed = self.swallowed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+    fn count_removed(&mut self, bytes: usize) {
+        self.removed_bytes = self.removed_bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
     fn flooded(&self) -> bool {
         let in_line = match self.mode {
             Mode::Collect => self.held.len(),
-            Mode::Overlong { .. } | Mode::Skip => self.total as usize,
+            Mode::Overlong { .. } | Mode::Skip => self.dropped_bytes as usize,
             Mode::Whole | Mode::WholeOverlong { .. } => return false,
         };
-        in_line + self.crs as usize + self.swallowed as usize > UNTERMINATED_MAX_BYTES
+        in_line + self.trailing_crs as usize + self.removed_bytes as usize > UNTERMINATED_MAX_BYTES
     }
 
-    /// A terminator came.
-    fn end(&mut self) {
-        (self.swallowed, self.crs, self.after_cr, self.owes_lf) = (0, 0, false, false);
+    /// Ends the line at its terminator.
+    fn end_line(&mut self) {
+        (self.removed_bytes, self.trailing_crs, self.after_cr, self.skip_next_lf) = (0, 0, false, false);
         match self.mode {
             Mode::Collect => self.mode = Mode::Whole,
-            Mode::Overlong { verb } => (self.mode, self.total) = (Mode::WholeOverlong { verb }, 0),
-            Mode::Skip => self.forget(),
+            Mode::Overlong { verb } => (self.mode, self.dropped_bytes) = (Mode::WholeOverlong { verb }, 0),
+            Mode::Skip => self.reset(),
             Mode::Whole | Mode::WholeOverlong { .. } => {}
         }
     }
 
     fn erase_character(&mut self) {
-        if self.crs > 0 {
-            self.crs -= 1;
-            self.swallow(1);
+        if self.trailing_crs > 0 {
+            self.trailing_crs -= 1;
+            self.count_removed(1);
         } else if self.mode == Mode::Collect {
             let before = self.held.len();
             while let Some(byte) = self.held.pop() {
@@ -304,61 +310,61 @@ impl Decoder {
                     break;
                 }
             }
-            self.swallow(before - self.held.len());
-            // Those before it are at the line's end now.
+            self.count_removed(before - self.held.len());
+            // CRs before the erased character are at the end of the line now.
             let text = without_crs(&self.held).len();
-            self.crs = u32::try_from(self.held.len() - text).unwrap_or(u32::MAX);
+            self.trailing_crs = u32::try_from(self.held.len() - text).unwrap_or(u32::MAX);
             self.held.truncate(text);
         }
         self.after_cr = false;
-        if self.mode == Mode::Collect && !self.unfinished() {
+        if self.mode == Mode::Collect && !self.has_unfinished_line() {
             self.erased = true;
-            self.forget();
+            self.reset();
         }
     }
 
     fn erase_line(&mut self) {
         let erased = match self.mode {
             Mode::Collect => self.held.len(),
-            Mode::Overlong { .. } => self.total as usize,
+            Mode::Overlong { .. } => self.dropped_bytes as usize,
             Mode::Skip | Mode::Whole | Mode::WholeOverlong { .. } => return,
         };
-        self.swallow(erased + self.crs as usize);
+        self.count_removed(erased + self.trailing_crs as usize);
         self.after_cr = false;
         self.erased = true;
-        self.forget();
+        self.reset();
     }
 
-    /// Back to the start, without memory; a password does not stay in freed memory.
-    fn forget(&mut self) {
+    /// Forgets the line and frees its memory, overwriting it first if it holds a password.
+    fn reset(&mut self) {
         if Verb::of(&self.held) == Verb::Pass {
             self.held.fill(0);
             std::hint::black_box(&self.held);
         }
         self.held = Vec::new();
         self.mode = Mode::Collect;
-        (self.crs, self.total) = (0, 0);
+        (self.trailing_crs, self.dropped_bytes) = (0, 0);
     }
 }
 
 impl Drop for Decoder {
     fn drop(&mut self) {
-        self.forget();
+        self.reset();
     }
 }
 
-/// What a decoder holds of a line; a password that goes on to come stays where it is.
-fn held_as(begun: &[u8]) -> Vec<u8> {
+/// A copy of a held line, with enough capacity that a password of which more bytes come is not moved in memory.
+fn copy_held(begun: &[u8]) -> Vec<u8> {
     let mut held = Vec::new();
     if !begun.is_empty() {
-        held.reserve(FIRST_BYTES.max(begun.len()));
+        held.reserve(PASS_CAPACITY_BYTES.max(begun.len()));
         held.extend_from_slice(begun);
     }
     held
 }
 
-/// However many stand right before the LF, and also what stood there as CR NUL: tools send CR CR LF and CR NUL CR LF for
-/// the end of one line.
+/// `line` without the CRs at its end. If an LF follows, all of them belong to the terminator, because some tools end a
+/// line with CR CR LF or CR NUL CR LF (section 1).
 fn without_crs(mut line: &[u8]) -> &[u8] {
     while let Some(rest) = line.strip_suffix(&[CR]) {
         line = rest;
@@ -370,7 +376,7 @@ fn verb_of(line: &[u8]) -> [u8; VERB_BYTES] {
     line.first_chunk().copied().unwrap_or_default()
 }
 
-/// How many bytes come before the first that is LF, NUL or IAC.
+/// How many bytes come before the first LF, NUL or IAC.
 fn plain_length(bytes: &[u8]) -> usize {
     const STEP: usize = 32;
     let special = |b: &u8| *b == LF || *b == 0 || *b == IAC;

@@ -1,11 +1,12 @@
-//! CP itself, pure: bytes and events in, replies and effects out. No clock, socket, thread or log.
+//! The protocol CP as pure code: bytes and events go in, replies and requests to the surroundings come out. Nothing in
+//! it uses a clock, a socket, a thread or a log.
 
-pub mod codec;
 pub mod command;
 pub mod dfa;
 pub mod download;
 pub mod limits;
 pub mod line;
+pub mod record;
 pub mod reply;
 pub mod services;
 pub mod session;
@@ -13,4 +14,4 @@ pub mod settings;
 pub mod table;
 pub mod telnet;
 pub mod types;
-pub mod waiting;
+pub mod unread;

@@ -1,33 +1,34 @@
-//! What the server says. The only home of reply codes and their texts (docs/protocol.md section 4): programs read the
-//! code, people the text, which tells them why and what to do now. No text has anything of a client in it.
+//! The replies of the server. Reply codes and their texts stand here and nowhere else (docs/protocol.md section 4).
+//! Programs read the code alone; the text explains the cause to a human reader and what to send next. No text contains
+//! anything that a client sent.
 
 use super::types::Username;
 
-/// Longest reply in bytes, without its CRLF: a line of a terminal.
+/// Longest reply in bytes, without its CRLF, so that it fits a line of a terminal.
 pub const TEXT_MAX_BYTES: usize = 78;
 
-/// A server PDU other than a message.
+/// A server PDU that begins with a code. Its data select the text only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reply {
     Recovered,
-    Help(Stage),
+    Help(ReplyStage),
     UserReceived,
     Authenticated,
     Sent,
     End,
     NoMessages,
-    BadCommand(Stage, Why),
-    SendError(NotSent),
+    BadCommand(ReplyStage, BadCommandCause),
+    SendError(SendFailure),
     NoSuchUser,
     TooManyColons,
-    DownloadError(Stopped),
+    DownloadError(DownloadFailure),
     UserError,
     AuthError,
 }
 
-/// What a client may send next: the states that answer, as far as texts tell them apart.
+/// The state of a session as far as the texts of replies distinguish it: which verbs a client may send next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stage {
+pub enum ReplyStage {
     Idle,
     UserValidated,
     ProcessCommand,
@@ -35,81 +36,81 @@ pub enum Stage {
     ErrorProcessing,
 }
 
-/// Why a PDU is a bad command.
+/// Why a PDU, or a whole connection, is answered 500.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Why {
-    /// The verb is known, and not accepted in this state.
+pub enum BadCommandCause {
+    /// The verb is known, but not accepted in this state.
     OutOfOrder,
-    /// 250 or 550 where no message was sent.
+    /// 250 or 550 although no message was sent.
     NothingToAcknowledge,
-    /// 201 where no error was.
+    /// 201 although there was no error.
     NothingToRecoverFrom,
     UnknownVerb,
     Empty,
     Overlong,
-    Late,
-    /// RMSG's number.
+    TimedOut,
+    /// The number of an RMSG is malformed or out of range.
     Window,
-    /// WMSG's number.
+    /// The number of a WMSG is malformed, missing or out of range.
     Seconds,
     /// A browser's request.
     Http,
     /// There are too many connections.
-    Crowded,
-    /// The user has as many sessions as it may have.
+    TooManyConnections,
+    /// The user has as many sessions as are allowed.
     TooManySessions,
 }
 
 /// Why a message was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NotSent {
+pub enum SendFailure {
     NoColon,
     EmptySide,
     TooLong,
     NotUtf8,
     ControlCharacter,
-    Late,
+    TimedOut,
     QueueFull,
     SenderFull,
-    /// In all queues, or in a minute.
+    /// The sender has too many messages in all queues together, or sends too many in a minute.
     SenderLimit,
     NoRoom,
-    /// The store does not answer; it was not even asked.
+    /// The store does not answer, so it was not given the message.
     Stalled,
-    /// A retry may double it.
-    Unknown,
+    /// It is not known whether the message is stored, so a retry may double it.
+    OutcomeUnknown,
 }
 
-/// Why a download was broken off.
+/// Why a download failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stopped {
+pub enum DownloadFailure {
     NotAcknowledged,
     StoreFailed,
 }
 
-/// One reply of each code, in the order of the codes.
+/// One reply for each code, in the order of the codes.
 pub const ALL: [Reply; 14] = [
     Reply::Recovered,
-    Reply::Help(Stage::Idle),
+    Reply::Help(ReplyStage::Idle),
     Reply::UserReceived,
     Reply::Authenticated,
     Reply::Sent,
     Reply::End,
     Reply::NoMessages,
-    Reply::BadCommand(Stage::Idle, Why::OutOfOrder),
-    Reply::SendError(NotSent::NoColon),
+    Reply::BadCommand(ReplyStage::Idle, BadCommandCause::OutOfOrder),
+    Reply::SendError(SendFailure::NoColon),
     Reply::NoSuchUser,
     Reply::TooManyColons,
-    Reply::DownloadError(Stopped::NotAcknowledged),
+    Reply::DownloadError(DownloadFailure::NotAcknowledged),
     Reply::UserError,
     Reply::AuthError,
 ];
 
-/// How to leave Error Processing: the first of these for which there is room.
-const RECOVERIES: [&str; 3] = ["; send 201 to go on, TERM to end", "; send 201 to go on", "; send 201"];
+/// How to leave Error Processing, in texts of decreasing length. The first one that fits is appended to a reply.
+const RECOVERY_HINTS: [&str; 3] = ["; send 201 to go on, TERM to end", "; send 201 to go on", "; send 201"];
 
 impl Reply {
-    /// The code, a space, and what every reply of this code begins with.
+    /// The code, a space, and the text of section 4, with which every reply of this code begins.
     pub const fn heading(self) -> &'static str {
         match self {
             Reply::Recovered => "201 recovered from error",
@@ -129,12 +130,12 @@ impl Reply {
         }
     }
 
-    /// The three digits.
+    /// The three digits of the code.
     pub fn code(self) -> &'static str {
         self.heading().get(..3).unwrap_or_default()
     }
 
-    /// Whether it tells that what the client wanted has failed, and leads to Error Processing where there is one.
+    /// Whether the reply leads to Error Processing, or in the classic dialect straight back to Process Command.
     pub fn is_failure(self) -> bool {
         match self {
             Reply::SendError(_) | Reply::NoSuchUser | Reply::TooManyColons | Reply::DownloadError(_) => true,
@@ -151,7 +152,7 @@ impl Reply {
         }
     }
 
-    /// Appends the PDU. `recover` adds how to leave Error Processing.
+    /// Appends the PDU to `out`, with `recover` including a hint how to leave Error Processing.
     pub fn write(self, recover: bool, out: &mut Vec<u8>) {
         let begin = out.len();
         out.extend_from_slice(self.heading().as_bytes());
@@ -164,21 +165,21 @@ impl Reply {
             }
         }
         let room = TEXT_MAX_BYTES.saturating_sub(out.len() - begin);
-        if recover && let Some(text) = RECOVERIES.iter().find(|text| text.len() <= room) {
+        if recover && let Some(text) = RECOVERY_HINTS.iter().find(|text| text.len() <= room) {
             out.extend_from_slice(text.as_bytes());
         }
         out.extend_from_slice(b"\r\n");
     }
 
-    /// What follows the heading: the cause, and what to do now.
+    /// The texts after the heading: the cause, and what to do next. An empty one is left out.
     fn details(self) -> [&'static str; 2] {
         match self {
             Reply::Help(stage) => [stage.verbs(), ""],
             Reply::BadCommand(stage, why) => why.details(stage),
             Reply::SendError(cause) => [cause.text(), ""],
             Reply::TooManyColons => ["this server takes one colon", ""],
-            Reply::DownloadError(Stopped::NotAcknowledged) => ["no 250 came in time", ""],
-            Reply::DownloadError(Stopped::StoreFailed) => ["the store failed", ""],
+            Reply::DownloadError(DownloadFailure::NotAcknowledged) => ["no 250 came in time", ""],
+            Reply::DownloadError(DownloadFailure::StoreFailed) => ["the store failed", ""],
             Reply::Recovered
             | Reply::UserReceived
             | Reply::Authenticated
@@ -186,81 +187,83 @@ impl Reply {
             | Reply::End
             | Reply::NoMessages
             | Reply::NoSuchUser
-            // These two never vary: whatever the cause, whoever the user.
+            // These two never vary, whatever the cause and whoever the user (section 7).
             | Reply::UserError
             | Reply::AuthError => ["", ""],
         }
     }
 }
 
-impl Stage {
-    /// The verbs that are accepted.
+impl ReplyStage {
+    /// The verbs that are accepted, for the reply to HELP.
     const fn verbs(self) -> &'static str {
         match self {
-            Stage::Idle => "log in with USER and your name; or HELP, TERM",
-            Stage::UserValidated => "go on with PASS and your password; or HELP, TERM",
-            Stage::ProcessCommand => "SMSG name:text, RMSG, RMSG 1-256, WMSG 1-300, HELP, TERM",
-            Stage::ReceivingMessage => "250 you have the message, 550 you do not; or HELP, TERM",
-            Stage::ErrorProcessing => "go on with 201; or HELP, TERM",
+            ReplyStage::Idle => "log in with USER and your name; or HELP, TERM",
+            ReplyStage::UserValidated => "go on with PASS and your password; or HELP, TERM",
+            ReplyStage::ProcessCommand => "SMSG name:text, RMSG, RMSG 1-256, WMSG 1-300, HELP, TERM",
+            ReplyStage::ReceivingMessage => "250 you have the message, 550 you do not; or HELP, TERM",
+            ReplyStage::ErrorProcessing => "go on with 201; or HELP, TERM",
         }
     }
 
-    /// What has to come next.
+    /// What to send next, for a reply of 500.
     const fn advice(self) -> &'static str {
         match self {
-            Stage::Idle => "log in with USER first",
-            Stage::UserValidated => "send PASS first",
-            Stage::ProcessCommand => "HELP tells what works",
-            Stage::ReceivingMessage => "answer with 250 or 550 first",
-            Stage::ErrorProcessing => "send 201 first",
+            ReplyStage::Idle => "log in with USER first",
+            ReplyStage::UserValidated => "send PASS first",
+            ReplyStage::ProcessCommand => "HELP tells what works",
+            ReplyStage::ReceivingMessage => "answer with 250 or 550 first",
+            ReplyStage::ErrorProcessing => "send 201 first",
         }
     }
 }
 
-impl Why {
-    const fn details(self, stage: Stage) -> [&'static str; 2] {
+impl BadCommandCause {
+    const fn details(self, stage: ReplyStage) -> [&'static str; 2] {
         let closing = "this connection closes";
         let cause = match (self, stage) {
-            (Why::OutOfOrder, Stage::ProcessCommand) => "you are logged in",
-            (Why::OutOfOrder, _) => "",
-            (Why::NothingToAcknowledge, _) => "nothing to acknowledge",
-            (Why::NothingToRecoverFrom, _) => "nothing to recover from",
-            (Why::UnknownVerb, _) => "unknown verb",
-            (Why::Empty, _) => "an empty line",
-            (Why::Overlong, Stage::Idle | Stage::UserValidated) => return ["a line over 1024 bytes", closing],
-            (Why::Overlong, _) => "a line over 1024 bytes",
-            (Why::Late, _) => "the line took too long",
-            // As everything else about these commands is right.
-            (Why::Window, _) => return ["RMSG takes a number from 1 to 256", ""],
-            (Why::Seconds, _) => return ["WMSG takes a number from 1 to 300", ""],
-            (Why::Http, _) => return ["this is no web server", closing],
-            (Why::Crowded, _) => return ["too many connections; try again later", closing],
-            (Why::TooManySessions, _) => return ["too many sessions of this user", closing],
+            (BadCommandCause::OutOfOrder, ReplyStage::ProcessCommand) => "you are logged in",
+            (BadCommandCause::OutOfOrder, _) => "",
+            (BadCommandCause::NothingToAcknowledge, _) => "nothing to acknowledge",
+            (BadCommandCause::NothingToRecoverFrom, _) => "nothing to recover from",
+            (BadCommandCause::UnknownVerb, _) => "unknown verb",
+            (BadCommandCause::Empty, _) => "an empty line",
+            (BadCommandCause::Overlong, ReplyStage::Idle | ReplyStage::UserValidated) => {
+                return ["a line over 1024 bytes", closing];
+            }
+            (BadCommandCause::Overlong, _) => "a line over 1024 bytes",
+            (BadCommandCause::TimedOut, _) => "the line took too long",
+            // Only the number was wrong, so no advice about the state is needed.
+            (BadCommandCause::Window, _) => return ["RMSG takes a number from 1 to 256", ""],
+            (BadCommandCause::Seconds, _) => return ["WMSG takes a number from 1 to 300", ""],
+            (BadCommandCause::Http, _) => return ["this is no web server", closing],
+            (BadCommandCause::TooManyConnections, _) => return ["too many connections; try again later", closing],
+            (BadCommandCause::TooManySessions, _) => return ["too many sessions of this user", closing],
         };
         [cause, stage.advice()]
     }
 }
 
-impl NotSent {
+impl SendFailure {
     const fn text(self) -> &'static str {
         match self {
-            NotSent::NoColon => "no colon between name and text",
-            NotSent::EmptySide => "the name or the text is empty",
-            NotSent::TooLong => "too long, over 1009 bytes",
-            NotSent::NotUtf8 => "the text is not UTF-8",
-            NotSent::ControlCharacter => "a control character in the text",
-            NotSent::Late => "the line took too long",
-            NotSent::QueueFull => "that queue is full",
-            NotSent::SenderFull => "your share of that queue is used up",
-            NotSent::SenderLimit => "you send too much, try again later",
-            NotSent::NoRoom => "no room",
-            NotSent::Stalled => "not stored, the disk does not answer",
-            NotSent::Unknown => "not known to be stored, retry may double",
+            SendFailure::NoColon => "no colon between name and text",
+            SendFailure::EmptySide => "the name or the text is empty",
+            SendFailure::TooLong => "too long, over 1009 bytes",
+            SendFailure::NotUtf8 => "the text is not UTF-8",
+            SendFailure::ControlCharacter => "a control character in the text",
+            SendFailure::TimedOut => "the line took too long",
+            SendFailure::QueueFull => "that queue is full",
+            SendFailure::SenderFull => "your share of that queue is used up",
+            SendFailure::SenderLimit => "you send too much, try again later",
+            SendFailure::NoRoom => "no room",
+            SendFailure::Stalled => "not stored, the disk does not answer",
+            SendFailure::OutcomeUnknown => "not known to be stored, retry may double",
         }
     }
 }
 
-/// Appends the PDU that carries one message.
+/// Appends the PDU that carries one message to `out`.
 pub fn write_message(sender: Username, body: &[u8], out: &mut Vec<u8>) {
     out.reserve(body.len() + 4 + 10 + 1 + 2);
     out.extend_from_slice(b"RMSG");

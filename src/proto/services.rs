@@ -1,4 +1,4 @@
-//! What a session needs of the world around it.
+//! What a session needs from its surroundings: the store, the verifiers and the counters.
 
 use super::dfa::Refusal;
 use super::download::MessageId;
@@ -6,55 +6,60 @@ use super::reply::Reply;
 use super::settings::SessionSettings;
 use super::types::{Millis, Password, Username};
 
-/// Whether the store takes a message.
+/// The answer of [`Services::store`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// [`super::session::Session::stored`] tells the outcome later.
+    /// The message is on its way to the store; [`super::session::Session::stored`] will be called with the outcome.
     Admitted,
+    /// The message is not stored.
     Refused(Refusal),
-    /// No room now; [`super::session::Session::resume`] when there is.
+    /// There is no room on the way to the store now; [`super::session::Session::resume`] will be called once there may
+    /// be some.
     Full,
 }
 
-/// Whether a queue can be downloaded.
+/// The answer of [`Services::open_download`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening {
-    /// It is this session's; [`Services::read_queue`] may be called.
-    Opened,
-    /// Nothing is there, or another session has it.
+pub enum LeaseAnswer {
+    /// This session has the lease of the queue, and may call [`Services::read_queue`].
+    Granted,
+    /// The queue is empty, or another session has its lease.
     Nothing,
-    /// [`super::session::Session::granted`] comes when there is something.
+    /// The session waits for the lease; [`super::session::Session::granted`] will be called when it gets it.
     Waiting,
 }
 
-/// What a session asks of the world around it. Each answers at once; what takes time comes back as a call of the
-/// session's method that is named.
+/// What a session requests from its surroundings. No method blocks: the outcome of a request that takes time is
+/// delivered later, by a call of the session's method that its comment names.
 pub trait Services {
-    /// Check `password` for `name`, or do the same work for nothing; [`super::session::Session::verified`].
+    /// Starts a verification of `password` for the user `name`; without a password, a dummy verification that takes the
+    /// same time. [`super::session::Session::verified`] will be called with the outcome.
     fn verify(&mut self, name: Username, password: Option<Password>);
-    /// Queue a message.
+    /// Offers a message to the store.
     fn store(&mut self, sender: Username, recipient: Username, body: &[u8]) -> Admission;
-    /// Begin to download `user`'s queue; with `wait`, queue up for it.
-    fn open_download(&mut self, user: Username, wait: bool) -> Opening;
-    /// Read the next page of the open download; [`super::session::Session::page`]. `None`: no message is left. Else whether more are
-    /// left behind this page.
+    /// Requests the lease of `user`'s queue. With `wait`, the session waits for it if it cannot have it now.
+    fn open_download(&mut self, user: Username, wait: bool) -> LeaseAnswer;
+    /// Starts to read the next page of the open download; [`super::session::Session::page`] will be called with it and
+    /// with `serial`. Returns whether messages are left after this page, or `None` if no message is left and nothing is
+    /// read.
     fn read_queue(&mut self, user: Username, serial: u32) -> Option<bool>;
-    /// The client has this message. Whether [`super::session::Session::deleted`] will be called for it.
+    /// Deletes a message that the client has acknowledged. Returns whether it was still queued; only then
+    /// [`super::session::Session::deleted`] will be called for it.
     fn delete(&mut self, user: Username, id: MessageId) -> bool;
-    /// The client waits for its deletes.
-    fn hurry(&mut self);
-    /// This reply is on its way; for those who count.
-    fn replied(&mut self, reply: Reply);
-    /// From now on this is a session of `user`'s.
+    /// Sends delayed deletes to the store now, because the client waits for them.
+    fn flush_deletes(&mut self);
+    /// Counts a reply for the statistics.
+    fn count_reply(&mut self, reply: Reply);
+    /// Counts the session as one of `user`'s.
     fn logged_in(&mut self, user: Username);
-    /// It is one no longer, while the connection is still there.
+    /// Stops counting the session as one of `user`'s. Not called if the connection ends while the user is logged in.
     fn logged_out(&mut self, user: Username);
-    /// The download or the wait for it is over; what is not deleted stays queued.
+    /// Gives back the lease of `user`'s queue, or stops waiting for it. Messages that were not deleted stay queued.
     fn close_download(&mut self, user: Username);
 }
 
-/// What each call needs to know.
-pub struct Context<'a, S: Services> {
+/// What the methods of a session need in each call: the current time, the settings, and the services.
+pub struct SessionContext<'a, S: Services> {
     pub now: Millis,
     pub settings: &'a SessionSettings,
     pub services: &'a mut S,

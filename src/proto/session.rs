@@ -1,43 +1,43 @@
-//! One connection's side of CP: bytes, events and the time go in; output, deadlines and requests to [`Services`] come
-//! out. Nothing here waits, and nothing grows: what is not taken up stays unread.
+//! The server's side of one connection: bytes, events and the time go in; output, deadlines and requests to
+//! [`Services`] come out. Nothing here blocks, and every buffer is bounded: once one is full, the client is not read.
 
-mod clock;
-mod flow;
+mod deadlines;
+mod dispatch;
+mod handover;
 mod silence;
-mod snapshot;
 mod stall;
 
 use std::mem;
 
 use super::dfa::{Dialect, Event, Refusal, State};
 use super::download::{MessageId, Page};
-use super::limits::{CLASSIC_AHEAD_BYTES, OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES, WRITE_PROGRESS_BYTES};
+use super::limits::{CLASSIC_UNREAD_MAX_BYTES, OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES, WRITE_PROGRESS_MIN_BYTES};
 use super::line::Decoder;
-use super::reply::{Reply, Why};
-use super::services::{Context, Services};
+use super::reply::{BadCommandCause, Reply};
+use super::services::{Services, SessionContext};
 use super::settings::SessionSettings;
 use super::types::Millis;
-use super::waiting::Waiting;
+use super::unread::Unread;
 
-/// How long a session that has to go keeps its place for its last reply.
-pub const MAKING_WAY_MS: Millis = 1000;
+/// How long an evicted session may take to send its last reply, in milliseconds.
+pub const EVICTION_GRACE_MS: Millis = 1000;
 
-/// A deadline that is not set.
+/// The value of a deadline that is not set.
 pub const NEVER: Millis = Millis::MAX;
 
-/// How a session ends.
+/// Whether, and how, a session is closing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closing {
-    /// It goes on.
+    /// The session is not closing.
     Open,
-    /// The daemon stops, or the session does behind an SMSG: no further PDU is taken, what is being stored is still
-    /// answered.
+    /// No further PDU is handled, because the daemon stops, or because the session ends while an SMSG is at the store.
+    /// Work at the store is still answered.
     Stopping,
-    /// A successor goes on: no further PDU is taken, and what was not taken is kept.
+    /// No further PDU is handled, because the session is about to be handed over. Unread input is kept.
     Paused,
-    /// What was answered is still sent, then the connection is shut down in order.
+    /// The output is still sent, then the connection is shut down in order.
     Flush,
-    /// At once.
+    /// The connection is closed at once.
     Now,
 }
 
@@ -46,138 +46,150 @@ pub enum Closing {
 pub struct Session {
     state: State,
     decoder: Decoder,
-    /// Bytes received and not taken up: what stands first in it waits for what is under way.
-    input: Waiting,
-    /// The decoder behind `input`, where silence counts and there is any.
-    tail: Option<Box<Decoder>>,
+    /// Input that was received and not parsed, because the PDU at its beginning cannot be handled yet.
+    input: Unread,
+    /// In the classic dialect, the decoder's state after `input`, to find the end of a line by silence. `None` until it
+    /// is needed, and while `input` is empty.
+    lookahead: Option<Box<Decoder>>,
     output: Vec<u8>,
+    /// How many bytes at the beginning of `output` have been sent.
     sent: u16,
-    /// Bytes that the client took since `write_deadline` was set.
-    progress: u16,
+    /// How many bytes the client has read since `write_deadline` was set.
+    write_progress: u16,
+    /// When the unfinished PDU has taken too long.
     pdu_deadline: Millis,
-    quiet_deadline: Millis,
-    /// Login, acknowledgement, recovery or the end of WMSG, as the state has it. While a PASS waits for cpd it stands still.
+    /// When silence ends the unfinished PDU.
+    silence_deadline: Millis,
+    /// The deadline of the login, of an acknowledgement, of the recovery from an error, or of a WMSG, depending on the
+    /// state. It is suspended while a password is being verified.
     state_deadline: Millis,
     idle_deadline: Millis,
     write_deadline: Millis,
-    /// When the last complete PDU was taken, or the connection made; when the PASS came that waits for cpd.
-    last_pdu: Millis,
-    /// SMSGs behind the one of Sending Message that the store has already.
-    ahead: u16,
-    /// Outcomes to come of SMSGs that were answered 500 because one before them failed.
-    void: u16,
-    /// Deletes that are not on stable storage yet.
-    undeleted: u32,
+    /// When the last complete PDU was taken, or the connection was made. While a password is being verified: when that
+    /// began.
+    last_pdu_at: Millis,
+    /// How many SMSGs are at the store in addition to the one of Sending Message.
+    pipelined: u16,
+    /// How many stores are under way whose SMSG was answered already: 500, because an SMSG before it failed, or 540,
+    /// because the store did not answer.
+    discarded_outcomes: u16,
+    /// How many deletes are not on stable storage yet.
+    pending_deletes: u32,
+    /// How many downloads the session has begun.
     downloads: u32,
-    failures: u8,
-    /// Replies of 500 or 560 before the login.
+    /// How many logins have failed.
+    login_failures: u8,
+    /// How many replies of 500 or 560 were sent before the login.
     bad_pdus: u8,
     /// No line has come yet.
-    fresh: bool,
-    /// The reply 565 that waits for the work behind it.
-    penance: bool,
-    ended: bool,
+    no_line_yet: bool,
+    /// A dummy verification is under way, and 565 will be sent when it ends.
+    dummy_verification: bool,
+    /// The client has ended its stream.
+    input_ended: bool,
     dialect: Dialect,
     closing: Closing,
 }
 
 impl Session {
-    /// A connection was made at `now`.
+    /// The session of a connection that was made at `now`.
     pub fn new(dialect: Dialect, now: Millis, settings: &SessionSettings) -> Session {
         Session {
             state: State::Idle,
             decoder: Decoder::default(),
-            input: Waiting::default(),
-            tail: None,
+            input: Unread::default(),
+            lookahead: None,
             output: Vec::new(),
             sent: 0,
-            progress: 0,
+            write_progress: 0,
             pdu_deadline: NEVER,
-            quiet_deadline: NEVER,
+            silence_deadline: NEVER,
             state_deadline: now.saturating_add(settings.timeouts.login),
             idle_deadline: NEVER,
             write_deadline: NEVER,
-            last_pdu: now,
-            ahead: 0,
-            void: 0,
-            undeleted: 0,
+            last_pdu_at: now,
+            pipelined: 0,
+            discarded_outcomes: 0,
+            pending_deletes: 0,
             downloads: 0,
-            failures: 0,
+            login_failures: 0,
             bad_pdus: 0,
-            fresh: true,
-            penance: false,
-            ended: false,
+            no_line_yet: true,
+            dummy_verification: false,
+            input_ended: false,
             dialect,
             closing: Closing::Open,
         }
     }
 
+    /// The state of section 5.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// `Flush` once all output is sent that there will be.
-    pub fn closing(&self) -> Closing {
+    /// How the owner of the connection has to close it now. This is `Flush` only once all output has been sent.
+    pub fn next_close_step(&self) -> Closing {
         match self.closing {
             Closing::Flush if !self.output.is_empty() => Closing::Stopping,
-            Closing::Stopping if self.output.is_empty() && !self.is_storing() => Closing::Flush,
+            Closing::Stopping if self.output.is_empty() && !self.has_store_work() => Closing::Flush,
             other => other,
         }
     }
 
-    /// Milliseconds since the last complete PDU, or since the connection was made.
+    /// How long ago the last complete PDU came, or the connection was made, in milliseconds.
     pub fn idle_for(&self, now: Millis) -> Millis {
-        now.saturating_sub(self.last_pdu)
+        now.saturating_sub(self.last_pdu_at)
     }
 
-    /// Whether bytes should be read from the peer: none that came before are waiting; in the classic dialect few, as
-    /// silence is heard only where reading goes on.
+    /// Whether the client's bytes should be read: only if there is no unread input, or in the classic dialect only a
+    /// little, because silence can only be noticed while the socket is read.
     pub fn wants_input(&self) -> bool {
         let room = match self.dialect {
-            Dialect::Cp => self.input.is_empty() && !self.is_full(),
-            Dialect::Classic => self.input.len() < CLASSIC_AHEAD_BYTES,
+            Dialect::Cp => self.input.is_empty() && !self.output_is_full(),
+            Dialect::Classic => self.input.len() < CLASSIC_UNREAD_MAX_BYTES,
         };
-        room && !self.ended && self.closing == Closing::Open
+        room && !self.input_ended && self.closing == Closing::Open
     }
 
-    /// The client's bytes, in order.
-    pub fn receive<S: Services>(&mut self, bytes: &[u8], cx: &mut Context<'_, S>) {
-        if self.closing != Closing::Open || self.ended {
+    /// Handles bytes that came from the client.
+    pub fn receive<S: Services>(&mut self, bytes: &[u8], cx: &mut SessionContext<'_, S>) {
+        if self.closing != Closing::Open || self.input_ended {
             return;
         }
         if self.input.is_empty() {
-            self.hear(bytes, cx);
+            self.note_input(bytes, cx);
             let mut rest = bytes;
-            self.run(&mut rest, cx);
-            self.input = Waiting::of(&[rest]);
+            self.handle_input(&mut rest, cx);
+            self.input = Unread::concat(&[rest]);
         } else {
-            self.hear_behind(bytes, cx);
+            self.note_queued_input(bytes, cx);
         }
-        self.settle(cx);
+        self.rearm_deadlines(cx);
     }
 
-    /// Takes up input that had to wait. To be called when [`Admission::Full`] may be over.
-    pub fn resume<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+    /// Handles unread input as far as possible. Call this when there may be room again after
+    /// [`Admission::Full`](super::services::Admission::Full).
+    pub fn resume<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
         let mut input = mem::take(&mut self.input);
         let mut rest = &*input;
-        self.run(&mut rest, cx);
+        self.handle_input(&mut rest, cx);
         let used = input.len() - rest.len();
         input.consume(used);
         self.input = input;
-        self.settle(cx);
+        self.rearm_deadlines(cx);
     }
 
-    /// The client has shut down its sending side.
-    pub fn end_of_input<S: Services>(&mut self, cx: &mut Context<'_, S>) {
-        self.ended = true;
-        self.settle(cx);
+    /// Handles the end of the client's stream.
+    pub fn end_of_input<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
+        self.input_ended = true;
+        self.rearm_deadlines(cx);
     }
 
-    /// The work asked for by [`Services::verify`] is done.
-    pub fn verified<S: Services>(&mut self, ok: bool, cx: &mut Context<'_, S>) {
-        self.resume_login(cx.now);
-        if mem::take(&mut self.penance) {
-            self.say(Reply::AuthError, cx);
+    /// Handles the outcome of [`Services::verify`]: whether the credentials are correct.
+    pub fn verified<S: Services>(&mut self, ok: bool, cx: &mut SessionContext<'_, S>) {
+        self.resume_login_timer(cx.now);
+        if mem::take(&mut self.dummy_verification) {
+            self.send_reply(Reply::AuthError, cx);
             self.count_failure();
         } else {
             self.apply(Event::Verified(ok), cx);
@@ -188,59 +200,59 @@ impl Session {
         self.resume(cx);
     }
 
-    /// The password was right, and its user has as many sessions as it may have.
-    pub fn one_too_many<S: Services>(&mut self, cx: &mut Context<'_, S>) {
-        self.say(Reply::BadCommand(self.state.stage(), Why::TooManySessions), cx);
-        self.finish();
-        self.settle(cx);
+    /// Refuses a login whose password was correct, because its user has as many sessions as are allowed, and closes.
+    pub fn refuse_login<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
+        self.send_reply(Reply::BadCommand(self.state.stage(), BadCommandCause::TooManySessions), cx);
+        self.close_after_output();
+        self.rearm_deadlines(cx);
     }
 
-    /// The oldest message given to [`Services::store`] is on stable storage, or why it is not.
-    pub fn stored<S: Services>(&mut self, result: Result<(), Refusal>, cx: &mut Context<'_, S>) {
-        if self.void > 0 {
-            self.void -= 1;
+    /// Handles the outcome of the oldest message given to [`Services::store`]: it is on stable storage, or why not.
+    pub fn stored<S: Services>(&mut self, result: Result<(), Refusal>, cx: &mut SessionContext<'_, S>) {
+        if self.discarded_outcomes > 0 {
+            self.discarded_outcomes -= 1;
         } else {
             self.apply(result.map_or_else(Event::Refused, |()| Event::Stored), cx);
-            self.follow_up(cx);
+            self.advance_pipeline(cx);
         }
-        if self.ahead < OVERLAP_MAX_STORES / 2 && (self.has_pdu() || self.ended) {
+        if self.pipelined < PIPELINE_MAX_STORES / 2 && (self.has_unread_input() || self.input_ended) {
             self.resume(cx);
         } else {
-            self.settle(cx);
+            self.rearm_deadlines(cx);
         }
     }
 
-    /// A page of the download `serial`; `None`: it could not be read.
-    pub fn page<S: Services>(&mut self, serial: u32, page: Option<Page>, cx: &mut Context<'_, S>) {
+    /// Handles a page of the download `serial`; `None` means that it could not be read.
+    pub fn page<S: Services>(&mut self, serial: u32, page: Option<Page>, cx: &mut SessionContext<'_, S>) {
         if let State::ReceivingMessage { download, .. } = &self.state
             && download.serial == serial
-            && download.reading
+            && download.page_requested
         {
             self.apply(page.map_or(Event::StoreFailed, Event::Page), cx);
             self.resume(cx);
         }
     }
 
-    /// The queue that WMSG waits for is this session's.
-    pub fn granted<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+    /// Handles the grant of the lease that a WMSG waits for.
+    pub fn granted<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
         self.apply(Event::Granted, cx);
         self.resume(cx);
     }
 
-    /// One delete asked for by [`Services::delete`] is on stable storage, or is not yet.
-    pub fn deleted<S: Services>(&mut self, ok: bool, cx: &mut Context<'_, S>) {
-        self.undeleted = self.undeleted.saturating_sub(1);
+    /// Handles the outcome of one [`Services::delete`]: whether the delete is on stable storage.
+    pub fn deleted<S: Services>(&mut self, ok: bool, cx: &mut SessionContext<'_, S>) {
+        self.pending_deletes = self.pending_deletes.saturating_sub(1);
         if !ok {
             self.apply(Event::StoreFailed, cx);
         }
-        if self.undeleted == 0 {
+        if self.pending_deletes == 0 {
             self.deliver(cx);
             self.resume(cx);
         }
     }
 
-    /// An administrator took messages away: those not yet sent are not sent.
-    pub fn purged<S: Services>(&mut self, gone: impl Fn(MessageId) -> bool, cx: &mut Context<'_, S>) {
+    /// Drops unsent messages for which `gone` is true, because an administrator has removed them from the queue.
+    pub fn purged<S: Services>(&mut self, gone: impl Fn(MessageId) -> bool, cx: &mut SessionContext<'_, S>) {
         if let State::ReceivingMessage { download, .. } = &mut self.state {
             download.drop_unsent(gone);
             self.deliver(cx);
@@ -248,49 +260,51 @@ impl Session {
         }
     }
 
-    /// Ends the session in favour of another one's. Who does not take what is said within [`MAKING_WAY_MS`] hears nothing.
-    pub fn make_way<S: Services>(&mut self, cx: &mut Context<'_, S>) {
-        self.say(Reply::BadCommand(self.state.stage(), Why::Crowded), cx);
-        self.finish();
-        self.write_deadline = self.write_deadline.min(cx.now.saturating_add(MAKING_WAY_MS));
+    /// Ends the session with a 500 in favour of a new connection (section 5). A client that does not read its output
+    /// within [`EVICTION_GRACE_MS`] is disconnected without it.
+    pub fn evict<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
+        self.send_reply(Reply::BadCommand(self.state.stage(), BadCommandCause::TooManyConnections), cx);
+        self.close_after_output();
+        self.write_deadline = self.write_deadline.min(cx.now.saturating_add(EVICTION_GRACE_MS));
     }
 
-    /// Ends the session at once, without a reply.
-    pub fn kick(&mut self) {
+    /// Disconnects the client at once, without a reply.
+    pub fn disconnect(&mut self) {
         self.closing = Closing::Now;
     }
 
-    /// The daemon stops.
+    /// Ends the session because the daemon stops.
     pub fn stop(&mut self) {
         if self.closing == Closing::Open {
             self.closing = Closing::Stopping;
         }
     }
 
-    /// A successor goes on with the session.
+    /// Stops handling PDUs, because the session is about to be handed over.
     pub fn pause(&mut self) {
         if self.closing == Closing::Open {
             self.closing = Closing::Paused;
         }
     }
 
+    /// The dialect of the listener that accepted the connection.
     pub fn dialect(&self) -> Dialect {
         self.dialect
     }
 
-    /// Whether work is under way whose outcome the client has not been told.
-    pub fn is_storing(&self) -> bool {
-        matches!(self.state, State::SendingMessage { .. }) || self.undeleted > 0
+    /// Whether a store or a delete is under way whose outcome the client has not been sent.
+    pub fn has_store_work(&self) -> bool {
+        matches!(self.state, State::SendingMessage { .. }) || self.pending_deletes > 0
     }
 
-    /// Bytes for the client.
+    /// The bytes that are still to be sent to the client.
     pub fn output(&self) -> &[u8] {
         self.output.get(self.sent as usize..).unwrap_or_default()
     }
 
-    /// The client's side took `count` bytes of the output.
-    pub fn output_sent<S: Services>(&mut self, count: usize, cx: &mut Context<'_, S>) {
-        let was_full = self.is_full();
+    /// Removes `count` bytes from the output, because the client's socket has taken them.
+    pub fn output_sent<S: Services>(&mut self, count: usize, cx: &mut SessionContext<'_, S>) {
+        let was_full = self.output_is_full();
         self.sent = self.sent.saturating_add(u16::try_from(count).unwrap_or(u16::MAX));
         if self.sent as usize >= self.output.len() {
             self.output = Vec::new();
@@ -301,14 +315,14 @@ impl Session {
                 self.output.drain(..self.sent as usize);
                 self.sent = 0;
             }
-            // A byte now and then is no progress.
-            self.progress = self.progress.saturating_add(u16::try_from(count).unwrap_or(u16::MAX));
-            if self.progress >= WRITE_PROGRESS_BYTES {
-                self.progress = 0;
+            // Only this many bytes restart the timer; a byte now and then does not.
+            self.write_progress = self.write_progress.saturating_add(u16::try_from(count).unwrap_or(u16::MAX));
+            if self.write_progress >= WRITE_PROGRESS_MIN_BYTES {
+                self.write_progress = 0;
                 self.write_deadline = cx.now.saturating_add(cx.settings.timeouts.write);
             }
         }
-        if was_full && !self.is_full() {
+        if was_full && !self.output_is_full() {
             self.deliver(cx);
             self.resume(cx);
         }

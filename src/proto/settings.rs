@@ -1,21 +1,22 @@
-//! The settings that a session obeys (docs/protocol.md sections 6 and 8).
+//! The settings of a session (docs/protocol.md sections 6 and 8).
 
 use super::types::Millis;
 
-/// How long a peer may take. Milliseconds each.
+/// How long a client may take for each of these, in milliseconds (section 6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
-    /// First byte of a PDU to its end.
+    /// From the first byte of a PDU to its end.
     pub pdu: Millis,
-    /// Connect to logged in.
+    /// From the connection to the successful login.
     pub login: Millis,
-    /// RMSG sent, or an earlier one acknowledged, to the next 250.
+    /// From sending a message, or from the acknowledgement of an earlier one, to the next 250.
     pub ack: Millis,
-    /// Error Processing to 201.
+    /// From entering Error Processing to 201.
     pub recover: Millis,
-    /// Last complete PDU to the next, while logged in.
+    /// From one complete PDU to the next, while logged in.
     pub idle: Millis,
-    /// Bytes waiting for a client that takes none.
+    /// How long output may wait for a client that reads neither all of it nor
+    /// [`WRITE_PROGRESS_MIN_BYTES`](super::limits::WRITE_PROGRESS_MIN_BYTES).
     pub write: Millis,
 }
 
@@ -25,13 +26,15 @@ impl Default for Timeouts {
     }
 }
 
-/// What a session is told when it begins.
+/// The settings that a session consults. They are passed with each call, so that a reload affects open sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionSettings {
-    /// The first `:` of an SMSG ends the recipient, further ones belong to the message.
+    /// The first `:` of an SMSG ends the recipient, and further ones belong to the message. If this is off, a second
+    /// `:` is an error.
     pub allow_colon: bool,
-    /// Silence that ends a PDU in the classic dialect.
+    /// How long a silence ends a PDU in the classic dialect, in milliseconds.
     pub classic_quiet: Millis,
+    /// The timeouts of section 6.
     pub timeouts: Timeouts,
 }
 

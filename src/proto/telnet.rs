@@ -1,8 +1,9 @@
-//! The NVT commands of RFC 854 ahead of framing (docs/protocol.md section 10): a plain `telnet` is a full client.
+//! Parses the NVT commands of RFC 854 before lines are framed, so that a plain `telnet` is a full client
+//! (docs/protocol.md section 10).
 
-/// Begins a command; doubled, it is a data byte.
+/// The byte that begins a command. Two of them are one data byte.
 pub const IAC: u8 = 255;
-/// The lowest command that there is, the client's end; what is below makes no command of the IAC before it.
+/// The command by which a client ends its stream. It is the lowest command: an IAC before a lower byte is a data byte.
 const EOF: u8 = 236;
 const SE: u8 = 240;
 const IP: u8 = 244;
@@ -15,92 +16,97 @@ const WONT: u8 = 252;
 const DO: u8 = 253;
 const DONT: u8 = 254;
 
-/// The answer to AYT: a line, not a PDU.
-pub const PRESENT: &[u8] = b"[yes]\r\n";
+/// The answer to the command AYT ("are you there"): a line that is not a PDU.
+pub const AYT_ANSWER: &[u8] = b"[yes]\r\n";
 
-/// What one byte of the stream turned out to be.
+/// The meaning of one byte of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Nvt {
+pub enum NvtEvent {
+    /// A data byte.
     Data(u8),
-    /// Part of a command, or one that CP has no use for.
+    /// Part of a command that is not complete, or the end of one that CP ignores.
     Nothing,
-    /// The refusal of an option, to be sent.
+    /// The client asked for an option or offered one; these bytes refuse it and must be sent.
     Refuse([u8; 3]),
     AreYouThere,
     EraseCharacter,
     EraseLine,
-    /// The IAC before this byte began no command: it is a byte of data, and this one is still to be fed.
-    Stray,
-    /// The client has said that nothing more comes.
+    /// The IAC before this byte did not begin a command and is a data byte. This byte must be fed again.
+    StrayIac,
+    /// The client ends its stream.
     End,
 }
 
-/// Where in a command the stream stands.
+/// The state of the parser between two bytes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub enum Telnet {
+pub enum NvtParser {
+    /// Outside of any command.
     #[default]
     Plain,
+    /// After an IAC.
     Command,
-    /// WILL, WONT, DO or DONT came; its option follows.
+    /// After WILL, WONT, DO or DONT, which is the value; the option follows.
     Option(u8),
     Subnegotiation,
+    /// After an IAC within a subnegotiation.
     SubnegotiationCommand,
-    /// The client's end came: whatever follows is nothing.
+    /// The client has ended its stream. All further bytes are ignored.
     Ended,
 }
 
-impl Telnet {
-    /// Whether the next byte is data unless it is IAC.
+impl NvtParser {
+    /// Whether the stream is outside of any command, so that the next byte is data unless it is an IAC.
     pub fn is_plain(self) -> bool {
-        self == Telnet::Plain
+        self == NvtParser::Plain
     }
 
-    /// Whether a subnegotiation has begun that has no end yet.
+    /// Whether a subnegotiation has begun and not ended.
     pub fn is_subnegotiation(self) -> bool {
-        matches!(self, Telnet::Subnegotiation | Telnet::SubnegotiationCommand)
+        matches!(self, NvtParser::Subnegotiation | NvtParser::SubnegotiationCommand)
     }
 
-    /// Whether an IAC came of which nobody knows yet what it begins.
-    pub fn is_open(self) -> bool {
-        self == Telnet::Command
+    /// Whether the last byte was an IAC whose meaning depends on the next byte.
+    pub fn is_after_iac(self) -> bool {
+        self == NvtParser::Command
     }
 
-    /// Whether the client has said that nothing more comes.
+    /// Whether the client has ended its stream.
     pub fn has_ended(self) -> bool {
-        self == Telnet::Ended
+        self == NvtParser::Ended
     }
 
-    /// The stream stops behind an IAC: whether it did; such an IAC is a byte of data.
-    pub fn close(&mut self) -> bool {
-        let open = self.is_open();
+    /// If the last byte was an IAC whose meaning is open, makes it a data byte, because the stream or the line ends
+    /// here. Returns whether that was so; adding the byte to the line is left to the caller.
+    pub fn end_lone_iac(&mut self) -> bool {
+        let open = self.is_after_iac();
         if open {
-            *self = Telnet::Plain;
+            *self = NvtParser::Plain;
         }
         open
     }
 
-    /// Takes the next byte of the stream.
-    pub fn feed(&mut self, byte: u8) -> Nvt {
+    /// Parses the next byte of the stream.
+    pub fn feed(&mut self, byte: u8) -> NvtEvent {
         let (next, nvt) = match (*self, byte) {
-            (Telnet::Plain, IAC) => (Telnet::Command, Nvt::Nothing),
-            (Telnet::Plain, data) => (Telnet::Plain, Nvt::Data(data)),
-            (Telnet::Command, IAC) => (Telnet::Plain, Nvt::Data(IAC)),
-            (Telnet::Command, SB) => (Telnet::Subnegotiation, Nvt::Nothing),
-            (Telnet::Command, verb @ (WILL | WONT | DO | DONT)) => (Telnet::Option(verb), Nvt::Nothing),
-            (Telnet::Command, AYT) => (Telnet::Plain, Nvt::AreYouThere),
-            (Telnet::Command, EOF) => (Telnet::Ended, Nvt::End),
-            (Telnet::Command, EC) => (Telnet::Plain, Nvt::EraseCharacter),
-            (Telnet::Command, EL | IP) => (Telnet::Plain, Nvt::EraseLine),
-            (Telnet::Command, ..EOF) => (Telnet::Plain, Nvt::Stray),
-            (Telnet::Command, _) => (Telnet::Plain, Nvt::Nothing),
-            (Telnet::Option(WILL), option) => (Telnet::Plain, Nvt::Refuse([IAC, DONT, option])),
-            (Telnet::Option(DO), option) => (Telnet::Plain, Nvt::Refuse([IAC, WONT, option])),
-            (Telnet::Option(_), _) => (Telnet::Plain, Nvt::Nothing),
-            (Telnet::Subnegotiation, IAC) => (Telnet::SubnegotiationCommand, Nvt::Nothing),
-            (Telnet::Subnegotiation, _) => (Telnet::Subnegotiation, Nvt::Nothing),
-            (Telnet::SubnegotiationCommand, SE) => (Telnet::Plain, Nvt::Nothing),
-            (Telnet::SubnegotiationCommand, _) => (Telnet::Subnegotiation, Nvt::Nothing),
-            (Telnet::Ended, _) => (Telnet::Ended, Nvt::Nothing),
+            (NvtParser::Plain, IAC) => (NvtParser::Command, NvtEvent::Nothing),
+            (NvtParser::Plain, data) => (NvtParser::Plain, NvtEvent::Data(data)),
+            (NvtParser::Command, IAC) => (NvtParser::Plain, NvtEvent::Data(IAC)),
+            (NvtParser::Command, SB) => (NvtParser::Subnegotiation, NvtEvent::Nothing),
+            (NvtParser::Command, verb @ (WILL | WONT | DO | DONT)) => (NvtParser::Option(verb), NvtEvent::Nothing),
+            (NvtParser::Command, AYT) => (NvtParser::Plain, NvtEvent::AreYouThere),
+            (NvtParser::Command, EOF) => (NvtParser::Ended, NvtEvent::End),
+            (NvtParser::Command, EC) => (NvtParser::Plain, NvtEvent::EraseCharacter),
+            (NvtParser::Command, EL | IP) => (NvtParser::Plain, NvtEvent::EraseLine),
+            (NvtParser::Command, ..EOF) => (NvtParser::Plain, NvtEvent::StrayIac),
+            (NvtParser::Command, _) => (NvtParser::Plain, NvtEvent::Nothing),
+            (NvtParser::Option(WILL), option) => (NvtParser::Plain, NvtEvent::Refuse([IAC, DONT, option])),
+            (NvtParser::Option(DO), option) => (NvtParser::Plain, NvtEvent::Refuse([IAC, WONT, option])),
+            (NvtParser::Option(_), _) => (NvtParser::Plain, NvtEvent::Nothing),
+            (NvtParser::Subnegotiation, IAC) => (NvtParser::SubnegotiationCommand, NvtEvent::Nothing),
+            (NvtParser::Subnegotiation, _) => (NvtParser::Subnegotiation, NvtEvent::Nothing),
+            (NvtParser::SubnegotiationCommand, SE) => (NvtParser::Plain, NvtEvent::Nothing),
+            (NvtParser::SubnegotiationCommand, _) => (NvtParser::Subnegotiation, NvtEvent::Nothing),
+            (NvtParser::Ended, _) => (NvtParser::Ended, NvtEvent::Nothing),
         };
         *self = next;
         nvt

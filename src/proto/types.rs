@@ -1,10 +1,10 @@
-//! The values of the protocol: they can only hold what section 2 of docs/protocol.md allows.
+//! The values of the protocol. A value of these types always obeys section 2 of docs/protocol.md.
 
 use std::fmt;
 
 use super::limits::{MESSAGE_MAX_BYTES, PASSWORD_MAX_BYTES, USERNAME_MAX_BYTES};
 
-/// Milliseconds on the monotonic clock since a start that the caller chose.
+/// Milliseconds on a monotonic clock, counted from a moment that the caller chose.
 pub type Millis = u64;
 
 /// A user name: 1 to 10 ASCII letters, digits, `.`, `_`, `-`, starting with a letter or digit.
@@ -15,7 +15,7 @@ pub struct Username {
 }
 
 impl Username {
-    /// The name in `bytes`, or `None` when the rule of section 2 forbids it.
+    /// Parses a user name; `None` if section 2 does not allow it.
     pub fn parse(bytes: &[u8]) -> Option<Username> {
         let first = *bytes.first()?;
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
@@ -35,7 +35,7 @@ impl Username {
 
 impl std::hash::Hash for Username {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        // What lies behind the name's end is zero, so that the whole array stands for it.
+        // The bytes after the name are zero, so equal names have equal arrays.
         state.write(&self.bytes);
     }
 }
@@ -65,14 +65,15 @@ impl fmt::Display for Username {
 }
 
 /// A password as a client sent it: 1 to 15 bytes of UTF-8 without control characters and without a space at either
-/// end. Never printed; overwritten when dropped, and in one place until then: a move copies the pointer alone.
+/// end. It is never printed, and overwritten when dropped. It is boxed so that a move copies the pointer and leaves no
+/// second copy of the password in memory.
 pub struct Password {
     length: u8,
     bytes: Box<[u8; PASSWORD_MAX_BYTES]>,
 }
 
 impl Password {
-    /// The password in `bytes`, or `None` when the rule of section 2 forbids it.
+    /// Parses a password; `None` if section 2 does not allow it.
     pub fn parse(bytes: &[u8]) -> Option<Password> {
         if bytes.is_empty() || bytes.starts_with(b" ") || bytes.ends_with(b" ") {
             return None;
@@ -105,8 +106,8 @@ impl fmt::Debug for Password {
     }
 }
 
-/// Whether `bytes` can be a message: 1 to 1009 bytes of UTF-8 without control characters but TAB.
-pub fn is_message(bytes: &[u8]) -> bool {
+/// Whether `bytes` are a valid message: 1 to 1009 bytes of UTF-8 without control characters other than TAB.
+pub fn is_valid_message(bytes: &[u8]) -> bool {
     if bytes.is_empty() || bytes.len() > MESSAGE_MAX_BYTES {
         return false;
     }

@@ -1,6 +1,6 @@
-//! A copy of the store, made between batches by the connection that writes: SQLite carries what is committed
-//! meanwhile over into the copy, so that it is whole as of its end. Where much of it is empty pages, what it holds is then
-//! copied once more, without them.
+//! A copy of the store, made between batches by the connection that writes. SQLite carries commits that are made
+//! meanwhile over into the copy, so that it is consistent as of the moment when it is complete. If many of its pages
+//! are empty, its contents are copied once more without them.
 
 use std::fs::File;
 use std::io;
@@ -10,164 +10,180 @@ use std::path::Path;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
-use super::cycle::Core;
-use super::files::{self, BACKUP_SUFFIX, Place};
+use super::compact::{self, TableCopy};
+use super::files::{self, BACKUP_SUFFIX, StoreFiles};
 use super::history;
-use super::squeeze::{self, Squeeze};
-use super::writer::{Exit, Inbox, serve};
+use super::round::WriterState;
+use super::writer::{Inbox, ServeExit, serve};
 use crate::engine::port::{AdminAnswer, RequestId};
 
-/// Pages copied between two looks at what waits.
+/// Pages copied before waiting batches are served again.
 const STEP_PAGES: i32 = 128;
-/// Where a SQLite file says that it has a write-ahead log.
+/// Offset of the two bytes that say whether a SQLite file uses a write-ahead log.
 const FORMAT_OFFSET: u64 = 18;
-/// Bytes of one answer to a read.
-pub const READ_MAX_BYTES: u32 = 1024 * 1024;
+/// Maximum number of bytes in one answer to a read.
+pub const BACKUP_READ_MAX_BYTES: u32 = 1024 * 1024;
 
-/// A finished copy. Its file has no name any more: it is gone when this value is, whatever happens.
-pub struct Held {
+/// A finished copy. Its file has no name any more, so it disappears with this value or with the process.
+pub struct HeldBackup {
     pub number: u64,
     pub bytes: u64,
     file: File,
 }
 
-impl Held {
-    /// Up to `length` bytes from `offset`; fewer at the end.
+impl HeldBackup {
+    /// Reads up to `length` bytes from `offset`, at most [`BACKUP_READ_MAX_BYTES`]; fewer at the end of the copy.
     pub fn read(&self, offset: u64, length: u32) -> io::Result<Vec<u8>> {
-        let wanted = u64::from(length.min(READ_MAX_BYTES)).min(self.bytes.saturating_sub(offset));
+        let wanted = u64::from(length.min(BACKUP_READ_MAX_BYTES)).min(self.bytes.saturating_sub(offset));
         let mut bytes = vec![0; usize::try_from(wanted).unwrap_or(0)];
         self.file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
     }
 }
 
-/// A copy under way, as the writer's loop sees it.
-pub enum Copying<'a> {
-    /// The pages of the store, as they are.
+/// A copy in progress, as the writer's loop sees it.
+pub enum CopyInProgress<'a> {
+    /// Copies the pages of the store as they are.
     Pages(Backup<'a, 'a>),
-    /// What the pages hold.
-    Rows(Squeeze<'a>),
+    /// Copies the rows of one table, without empty pages.
+    Rows(TableCopy<'a>),
 }
 
-/// What a step of copying came to.
-pub enum Step {
+/// The result of one step of copying.
+pub enum CopyStep {
+    /// There is more to copy.
     More,
-    Whole,
+    /// The copy is complete.
+    Complete,
+    /// The copy has failed for this reason.
     Failed(String),
 }
 
 /// Copies a little more.
-pub fn step(copy: &Copying<'_>) -> Step {
+pub fn copy_step(copy: &CopyInProgress<'_>) -> CopyStep {
     match copy {
-        Copying::Pages(copy) => match copy.step(STEP_PAGES) {
-            Ok(StepResult::Done) => Step::Whole,
-            Ok(StepResult::More) => Step::More,
-            Ok(_) => Step::Failed("the store is locked".to_owned()),
-            Err(e) => Step::Failed(super::sqlite::text(&e)),
+        CopyInProgress::Pages(copy) => match copy.step(STEP_PAGES) {
+            Ok(StepResult::Done) => CopyStep::Complete,
+            Ok(StepResult::More) => CopyStep::More,
+            Ok(_) => CopyStep::Failed("the store is locked".to_owned()),
+            Err(e) => CopyStep::Failed(super::sqlite::error_text(&e)),
         },
-        Copying::Rows(squeeze) => match squeeze.step() {
-            Ok(true) => Step::Whole,
-            Ok(false) => Step::More,
-            Err(e) => Step::Failed(super::sqlite::text(&e)),
+        CopyInProgress::Rows(table) => match table.step() {
+            Ok(true) => CopyStep::Complete,
+            Ok(false) => CopyStep::More,
+            Err(e) => CopyStep::Failed(super::sqlite::error_text(&e)),
         },
     }
 }
 
-/// Serves batches and copies between them until the copy is whole or cannot be, and answers `request`.
-pub fn copy_while_serving(core: &mut Core, connection: &Connection, request: RequestId, inbox: &mut Inbox) -> Exit {
-    let exit = match Target::make(&core.place, core.place.bytes()) {
-        Err(cause) => Exit::CopyOver(Err(cause)),
+/// Serves batches and copies between them until the copy is complete or has failed, then answers `request`.
+pub fn copy_while_serving(
+    core: &mut WriterState,
+    connection: &Connection,
+    request: RequestId,
+    inbox: &mut Inbox,
+) -> ServeExit {
+    let exit = match CopyTarget::create(&core.files, core.files.bytes()) {
+        Err(cause) => ServeExit::CopyEnded(Err(cause)),
         Ok(mut target) => {
             let exit = match Backup::new(connection, &mut target.connection) {
-                Ok(copy) => serve(core, connection, inbox, Some(&Copying::Pages(copy))),
-                Err(e) => Exit::CopyOver(Err(super::sqlite::text(&e))),
+                Ok(copy) => serve(core, connection, inbox, Some(&CopyInProgress::Pages(copy))),
+                Err(e) => ServeExit::CopyEnded(Err(super::sqlite::error_text(&e))),
             };
             match exit {
-                Exit::CopyOver(Ok(())) => without_gaps(core, connection, inbox, target),
+                ServeExit::CopyEnded(Ok(())) => compact_copy(core, connection, inbox, target),
                 other => other,
             }
         }
     };
-    // Once it is open it needs no name; if it is not whole nobody needs it.
-    let _ = files::remove(&core.place.beside(BACKUP_SUFFIX));
-    core.copying = false;
+    // A complete copy is open and needs no name; an incomplete one is not needed at all.
+    let _ = files::remove_if_exists(&core.files.sibling(BACKUP_SUFFIX));
+    core.backup_active = false;
     let (answer, exit) = match exit {
-        Exit::CopyOver(Ok(())) => match &core.held {
-            Some(held) => (AdminAnswer::Backup { backup: held.number, bytes: held.bytes }, Exit::Again),
-            None => (AdminAnswer::Failed("the copy is gone".to_owned()), Exit::Again),
+        ServeExit::CopyEnded(Ok(())) => match &core.held_backup {
+            Some(held) => (AdminAnswer::Backup { backup: held.number, bytes: held.bytes }, ServeExit::Continue),
+            None => (AdminAnswer::Failed("the copy is gone".to_owned()), ServeExit::Continue),
         },
-        Exit::CopyOver(Err(cause)) => (AdminAnswer::Failed(format!("cannot copy the store: {cause}")), Exit::Again),
+        ServeExit::CopyEnded(Err(cause)) => {
+            (AdminAnswer::Failed(format!("cannot copy the store: {cause}")), ServeExit::Continue)
+        }
         other => (AdminAnswer::Failed("the copy was broken off; try again".to_owned()), other),
     };
     core.answer(request, answer);
     exit
 }
 
-/// Copies what the whole copy holds once more, if that is worth it, and holds the better one of both.
-fn without_gaps(core: &mut Core, connection: &Connection, inbox: &mut Inbox, copy: Target) -> Exit {
-    let Target { connection: writing, file } = copy;
+/// Copies the contents of a complete copy once more if many of its pages are empty, and holds the better of the two.
+fn compact_copy(core: &mut WriterState, connection: &Connection, inbox: &mut Inbox, copy: CopyTarget) -> ServeExit {
+    let CopyTarget { connection: writing, file } = copy;
     if let Err((_, e)) = writing.close() {
-        return Exit::CopyOver(Err(super::sqlite::text(&e)));
+        return ServeExit::CopyEnded(Err(super::sqlite::error_text(&e)));
     }
-    // Read from its file alone, it needs no log; and once it is open, no name.
-    let path = core.place.beside(BACKUP_SUFFIX);
-    let reading = super::sqlite::view(&path);
-    let squeezed = match reading.map(|reading| squeeze::run(core, connection, inbox, &reading)) {
-        Ok(Ok(squeezed)) => squeezed,
+    // The copy is opened without a log. Once open, it needs no name, and the second copy can take that name.
+    let path = core.files.sibling(BACKUP_SUFFIX);
+    let reading = super::sqlite::open_immutable(&path);
+    let compacted = match reading.map(|reading| compact::run(core, connection, inbox, &reading)) {
+        Ok(Ok(compacted)) => compacted,
         Ok(Err(exit)) => return exit,
         Err(_) => None,
     };
-    Exit::CopyOver(match squeezed.map(|Target { connection, file, .. }| (connection.close(), file)) {
-        Some((Ok(()), squeezed)) => hold(core, squeezed),
-        _ => hold(core, file),
+    ServeExit::CopyEnded(match compacted.map(|CopyTarget { connection, file, .. }| (connection.close(), file)) {
+        Some((Ok(()), compacted)) => hold_copy(core, compacted),
+        _ => hold_copy(core, file),
     })
 }
 
-/// A file to copy to. Its name goes as soon as it is not needed; one that a killed process leaves the next start deletes.
-pub struct Target {
+/// A file to copy to. Its name is removed as soon as it is not needed; if a killed process leaves it, the next start
+/// deletes it.
+pub struct CopyTarget {
     pub connection: Connection,
     file: File,
 }
 
-impl Target {
-    /// Makes one, if the disk has room for `bytes`.
-    pub fn make(place: &Place, bytes: u64) -> Result<Target, String> {
+impl CopyTarget {
+    /// Creates one.
+    ///
+    /// # Errors
+    /// The cause as text: the disk has no room for `bytes` bytes, or the file cannot be created.
+    pub fn create(place: &StoreFiles, bytes: u64) -> Result<CopyTarget, String> {
         let free = place.available().map_err(|e| e.to_string())?;
-        let needed = bytes.saturating_add(super::room::DISK_RESERVE_BYTES);
+        let needed = bytes.saturating_add(super::disk_space::DISK_RESERVE_BYTES);
         if free < needed {
             return Err(format!("the disk has {free} bytes left, the copy needs {needed}"));
         }
-        let named = |e: io::Error| format!("{}: {e}", place.beside(BACKUP_SUFFIX).display());
-        let (path, file) = place.make(BACKUP_SUFFIX).map_err(named)?;
-        Target::open(&path, file)
+        let named = |e: io::Error| format!("{}: {e}", place.sibling(BACKUP_SUFFIX).display());
+        let (path, file) = place.create_file(BACKUP_SUFFIX).map_err(named)?;
+        CopyTarget::open(&path, file)
     }
 
-    fn open(path: &Path, file: File) -> Result<Target, String> {
+    fn open(path: &Path, file: File) -> Result<CopyTarget, String> {
         let flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let open = || -> rusqlite::Result<Connection> {
             let connection = Connection::open_with_flags(path, flags)?;
-            // Whoever reads the copy syncs what he makes of it.
+            // No sync is needed: whoever fetches the copy syncs their own file.
             connection.execute_batch(
                 "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;
                  PRAGMA cache_size=-2048;",
             )?;
             Ok(connection)
         };
-        open().map(|connection| Target { connection, file }).map_err(|e: rusqlite::Error| super::sqlite::text(&e))
+        open()
+            .map(|connection| CopyTarget { connection, file })
+            .map_err(|e: rusqlite::Error| super::sqlite::error_text(&e))
     }
 }
 
-/// Takes the finished copy under a new number.
-fn hold(core: &mut Core, file: File) -> Result<(), String> {
+/// Keeps the finished copy in `core` under a new number.
+fn hold_copy(core: &mut WriterState, file: File) -> Result<(), String> {
     let mark = || -> io::Result<u64> {
-        history::set_number(&file, history::NO_LOG)?;
-        // As the store itself: to open it with a log needs no change of it.
+        history::set_number(&file, history::COPY_NUMBER)?;
+        // The copy is to use a write-ahead log like the store itself, so that opening it as a store does not change it.
         file.write_all_at(&[2, 2], FORMAT_OFFSET)?;
         Ok(file.metadata()?.len())
     };
     let bytes = mark().map_err(|e| e.to_string())?;
-    core.backups += 1;
-    core.held = Some(Held { number: core.backups, bytes, file });
+    core.last_backup += 1;
+    core.held_backup = Some(HeldBackup { number: core.last_backup, bytes, file });
     Ok(())
 }

@@ -1,41 +1,44 @@
-//! Finds the rows of a store page by page, without the trees that lead to them: what is sound is known by its checksum,
-//! wherever it lies. Deleted rows are no danger: cpd has SQLite overwrite them.
+//! Finds the rows of a store page by page, without following the trees that lead to them: a sound row is recognised by
+//! its checksum, wherever it lies. Deleted rows do not reappear, because cpd makes SQLite overwrite deleted content.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
 use super::files::with_suffix;
-use super::pages::{PAGE, Pages, half, word};
+use super::pages::{PAGE_SIZE, Pages, read_u16, read_u32};
 use super::row::{self, message_sum};
 use super::users::{self, User};
 use crate::proto::types::Username;
 
-/// Longest row in bytes that is put together.
-const ROW_MAX_BYTES: usize = 64 * 1024;
-/// Kinds of pages of a tree.
+/// Longest record, in bytes, that is assembled from its pages.
+const RECORD_MAX_BYTES: usize = 64 * 1024;
+/// Types of b-tree pages (SQLite file format, section 1.6).
 const TABLE_LEAF: u8 = 0x0d;
-const TABLE_INSIDE: u8 = 0x05;
+const TABLE_INTERIOR: u8 = 0x05;
 const INDEX_LEAF: u8 = 0x0a;
-const INDEX_INSIDE: u8 = 0x02;
+const INDEX_INTERIOR: u8 = 0x02;
 
-/// A sound row.
+/// A row whose checksum matches.
 #[derive(Debug)]
-pub enum Found {
-    Message(Letter),
+pub enum CarvedRow {
+    Message(CarvedMessage),
     User(User),
+    /// A row of the table `seen`.
     Seen {
         user: String,
         address: String,
         at: u64,
     },
+    /// The record of used message ids: those below this number may be in use.
     Reserved(u64),
-    /// What a running cpd knows its file by.
+    /// The mark by which a running cpd recognises its file (see [`super::watch`]).
     Mark,
 }
 
+/// A message as it stands in its row.
 #[derive(Debug)]
-pub struct Letter {
+pub struct CarvedMessage {
     pub id: u64,
     pub recipient: Username,
     pub sender: Username,
@@ -43,35 +46,35 @@ pub struct Letter {
     pub body: Vec<u8>,
 }
 
-/// What could not be had.
+/// How much could not be recovered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Lost {
+pub struct Losses {
     pub messages: u64,
     /// Rows of other tables.
     pub others: u64,
-    /// Pages whose rows nobody can count.
+    /// Pages, and frames of the log, whose rows cannot be counted.
     pub pages: u64,
 }
 
-/// Hands every sound row to `on_row`, each as often as it is found.
-pub fn rows(pages: &Pages, mut on_row: impl FnMut(Found)) -> Lost {
-    let mut lost = Lost { pages: pages.damaged_frames, ..Lost::default() };
-    // The first page leads to the others.
+/// Calls `on_row` for every sound row, once for each place where it is found.
+pub fn each_row(pages: &Pages, mut on_row: impl FnMut(CarvedRow)) -> Losses {
+    let mut lost = Losses { pages: pages.damaged_frames, ..Losses::default() };
+    // Pages that are referred to, beginning with the first, and pages that were found to belong to a tree.
     let (mut wanted, mut had) = (BTreeSet::from([1]), BTreeSet::new());
     for number in 1..=pages.count() {
         let Some(page) = pages.page(number) else {
             lost.pages += 1;
             continue;
         };
-        let Some(tree) = Tree::of(number, &page) else { continue };
+        let Some(tree) = TreePage::parse(number, &page) else { continue };
         had.insert(number);
         wanted.extend(tree.children());
         wanted.extend(tree.roots(pages));
         for at in tree.cells() {
             match tree.row(at, pages) {
                 Some(Ok(found)) => on_row(found),
-                Some(Err(Kind::Message)) => lost.messages += 1,
-                Some(Err(Kind::Other)) => lost.others += 1,
+                Some(Err(LostKind::Message)) => lost.messages += 1,
+                Some(Err(LostKind::Other)) => lost.others += 1,
                 None => {}
             }
         }
@@ -80,7 +83,8 @@ pub fn rows(pages: &Pages, mut on_row: impl FnMut(Found)) -> Lost {
     lost
 }
 
-/// The first id that no message of the store at `path` has had, as far as can be read; 0 when there is no store.
+/// The first message id above all that the store at `path` is known to have used, as far as it can be read; 0 when
+/// there is no store.
 pub fn first_free_id(path: &Path) -> io::Result<u64> {
     let pages = match Pages::open(path, Some(&with_suffix(path, "-wal"))) {
         Ok(pages) => pages,
@@ -88,57 +92,58 @@ pub fn first_free_id(path: &Path) -> io::Result<u64> {
         Err(e) => return Err(e),
     };
     let mut first = 0u64;
-    rows(&pages, |found| {
+    each_row(&pages, |found| {
         first = first.max(match found {
-            Found::Message(letter) => letter.id.saturating_add(1),
-            Found::Reserved(reserved) => reserved,
-            Found::User(_) | Found::Seen { .. } | Found::Mark => 0,
+            CarvedRow::Message(message) => message.id.saturating_add(1),
+            CarvedRow::Reserved(reserved) => reserved,
+            CarvedRow::User(_) | CarvedRow::Seen { .. } | CarvedRow::Mark => 0,
         });
     });
     Ok(first)
 }
 
-enum Kind {
+enum LostKind {
     Message,
     Other,
 }
 
-/// A page of a tree.
-struct Tree<'p> {
+/// A page of a b-tree.
+struct TreePage<'p> {
     page: &'p [u8],
     base: usize,
     kind: u8,
     first: bool,
 }
 
-impl<'p> Tree<'p> {
-    fn of(number: u32, page: &'p [u8]) -> Option<Tree<'p>> {
+impl<'p> TreePage<'p> {
+    fn parse(number: u32, page: &'p [u8]) -> Option<TreePage<'p>> {
         let base = if number == 1 { 100 } else { 0 };
         let kind = *page.get(base)?;
-        let known = [TABLE_LEAF, TABLE_INSIDE, INDEX_LEAF, INDEX_INSIDE].contains(&kind);
-        known.then_some(Tree { page, base, kind, first: number == 1 })
+        let known = [TABLE_LEAF, TABLE_INTERIOR, INDEX_LEAF, INDEX_INTERIOR].contains(&kind);
+        known.then_some(TreePage { page, base, kind, first: number == 1 })
     }
 
-    /// Where the cells begin.
+    /// The offsets of the page's cells.
     fn cells(&self) -> impl Iterator<Item = usize> {
-        let header = self.base + if matches!(self.kind, TABLE_INSIDE | INDEX_INSIDE) { 12 } else { 8 };
-        let count = half(self.page, self.base + 3).min(PAGE / 2);
-        (0..count).map(move |cell| half(self.page, header + 2 * cell))
+        let header = self.base + if matches!(self.kind, TABLE_INTERIOR | INDEX_INTERIOR) { 12 } else { 8 };
+        let count = read_u16(self.page, self.base + 3).min(PAGE_SIZE / 2);
+        (0..count).map(move |cell| read_u16(self.page, header + 2 * cell))
     }
 
+    /// The pages below this one; none below a leaf.
     fn children(&self) -> Vec<u32> {
-        if !matches!(self.kind, TABLE_INSIDE | INDEX_INSIDE) {
+        if !matches!(self.kind, TABLE_INTERIOR | INDEX_INTERIOR) {
             return Vec::new();
         }
-        let cells = self.cells().map(|at| word(self.page, at));
-        cells.chain([word(self.page, self.base + 8)]).collect()
+        let cells = self.cells().map(|at| read_u32(self.page, at));
+        cells.chain([read_u32(self.page, self.base + 8)]).collect()
     }
 
-    /// Where the trees of the tables begin, as the first page of a file says.
+    /// The root pages of the tables. The first page of a file lists them; for any other page the result is empty.
     fn roots(&self, pages: &Pages) -> Vec<u32> {
         let root = |at| {
             let (_, record) = self.record(at, pages)?;
-            match values(&record)?.get(3) {
+            match decode_columns(&record)?.get(3) {
                 Some(Value::Number(root)) => u32::try_from(*root).ok().filter(|root| *root > 0),
                 _ => None,
             }
@@ -147,40 +152,44 @@ impl<'p> Tree<'p> {
         cells.filter_map(root).collect()
     }
 
-    /// The row in the cell at `at`; `None` where it is none of a store.
-    fn row(&self, at: usize, pages: &Pages) -> Option<Result<Found, Kind>> {
-        if self.kind == TABLE_INSIDE || self.first {
+    /// The row in the cell at offset `at`. `None`: the cells of this page hold no rows of a store.
+    ///
+    /// # Errors
+    /// The row is damaged; the error says of which kind it is.
+    fn row(&self, at: usize, pages: &Pages) -> Option<Result<CarvedRow, LostKind>> {
+        if self.kind == TABLE_INTERIOR || self.first {
             return None;
         }
         let is_table = self.kind == TABLE_LEAF;
-        let lost = if is_table { Kind::Message } else { Kind::Other };
+        let lost = if is_table { LostKind::Message } else { LostKind::Other };
         let found = self.record(at, pages).and_then(|(id, record)| {
-            let values = values(&record)?;
-            if is_table { message(id, &values) } else { other(&values) }
+            let values = decode_columns(&record)?;
+            if is_table { parse_message(id, &values) } else { parse_other(&values) }
         });
         Some(found.ok_or(lost))
     }
 
-    /// The row's id, in a table, and its record.
+    /// The row id (0 in an index) and the whole record of the cell at offset `at`.
     fn record(&self, at: usize, pages: &Pages) -> Option<(u64, Vec<u8>)> {
         let is_table = self.kind == TABLE_LEAF;
-        let mut rest = self.page.get(at + if self.kind == INDEX_INSIDE { 4 } else { 0 }..)?;
-        let length = usize::try_from(varint(&mut rest)?).ok().filter(|length| *length <= ROW_MAX_BYTES)?;
+        let mut rest = self.page.get(at + if self.kind == INDEX_INTERIOR { 4 } else { 0 }..)?;
+        let length = usize::try_from(varint(&mut rest)?).ok().filter(|length| *length <= RECORD_MAX_BYTES)?;
         let id = if is_table { varint(&mut rest)? } else { 0 };
-        let most = if is_table { PAGE - 35 } else { (PAGE - 12) * 64 / 255 - 23 };
-        if length <= most {
+        // How much of a record is stored on its own page: SQLite file format, section 1.6.
+        let max_local = if is_table { PAGE_SIZE - 35 } else { (PAGE_SIZE - 12) * 64 / 255 - 23 };
+        if length <= max_local {
             return Some((id, rest.get(..length)?.to_vec()));
         }
-        let least = (PAGE - 12) * 32 / 255 - 23;
-        let here = least + (length - least) % (PAGE - 4);
-        let here = if here <= most { here } else { least };
-        let mut record = rest.get(..here)?.to_vec();
-        let mut next = word(rest, here);
+        let min_local = (PAGE_SIZE - 12) * 32 / 255 - 23;
+        let local = min_local + (length - min_local) % (PAGE_SIZE - 4);
+        let local = if local <= max_local { local } else { min_local };
+        let mut record = rest.get(..local)?.to_vec();
+        let mut next = read_u32(rest, local);
         while record.len() < length {
             let page = pages.page(next)?;
-            let wanted = (length - record.len()).min(PAGE - 4);
+            let wanted = (length - record.len()).min(PAGE_SIZE - 4);
             record.extend_from_slice(page.get(4..4 + wanted)?);
-            next = word(&page, 0);
+            next = read_u32(&page, 0);
         }
         Some((id, record))
     }
@@ -192,8 +201,9 @@ enum Value<'r> {
     Text(&'r [u8]),
 }
 
-/// The columns of a record.
-fn values(record: &[u8]) -> Option<Vec<Value<'_>>> {
+/// Decodes the columns of a record (SQLite file format, section 2.1). `None`: the record is malformed, or has a column
+/// of a type that no store uses.
+fn decode_columns(record: &[u8]) -> Option<Vec<Value<'_>>> {
     let mut head = record;
     let length = usize::try_from(varint(&mut head)?).ok()?;
     let mut body = record.get(length..)?;
@@ -218,7 +228,7 @@ fn values(record: &[u8]) -> Option<Vec<Value<'_>>> {
             1..=6 => {
                 let sign = if value.first().is_some_and(|byte| byte & 0x80 != 0) { u64::MAX } else { 0 };
                 let number = value.iter().fold(sign, |number, byte| number << 8 | u64::from(*byte));
-                // Nothing in a store is below 0.
+                // No column of a store is negative.
                 Value::Number(if sign == 0 { number } else { u64::MAX })
             }
             _ => Value::Text(value),
@@ -227,7 +237,8 @@ fn values(record: &[u8]) -> Option<Vec<Value<'_>>> {
     Some(values)
 }
 
-fn message(id: u64, values: &[Value<'_>]) -> Option<Found> {
+/// The row of the table `message`. `None`: its checksum does not match.
+fn parse_message(id: u64, values: &[Value<'_>]) -> Option<CarvedRow> {
     let [Value::Null, Value::Text(to), Value::Text(from), Value::Number(at), Value::Number(sum), Value::Text(body)] =
         values
     else {
@@ -237,11 +248,12 @@ fn message(id: u64, values: &[Value<'_>]) -> Option<Found> {
         return None;
     }
     let (recipient, sender) = (Username::parse(to)?, Username::parse(from)?);
-    Some(Found::Message(Letter { id, recipient, sender, queued_at: *at, body: body.to_vec() }))
+    Some(CarvedRow::Message(CarvedMessage { id, recipient, sender, queued_at: *at, body: body.to_vec() }))
 }
 
-/// A row of the tables that are kept like an index.
-fn other(values: &[Value<'_>]) -> Option<Found> {
+/// The row of a table `WITHOUT ROWID`, which SQLite stores like an index; the number and the types of its columns tell
+/// which table that is. `None`: its checksum does not match.
+fn parse_other(values: &[Value<'_>]) -> Option<CarvedRow> {
     match values {
         [
             Value::Text(name),
@@ -258,22 +270,22 @@ fn other(values: &[Value<'_>]) -> Option<Found> {
             };
             let (name, hash) = (Username::parse(name)?, std::str::from_utf8(hash).ok()?.to_owned());
             let user = User { name, hash, locked: *locked == 1, created: *created, last_login };
-            (u64::from(user.sum()) == *sum).then_some(Found::User(user))
+            (u64::from(user.checksum()) == *sum).then_some(CarvedRow::User(user))
         }
         [Value::Text(user), Value::Text(address), Value::Number(at), Value::Number(sum)] => {
             let (user, address) = (std::str::from_utf8(user).ok()?, std::str::from_utf8(address).ok()?);
             let is_sound = u64::from(users::seen_sum(user, address, *at)) == *sum;
-            is_sound.then(|| Found::Seen { user: user.to_owned(), address: address.to_owned(), at: *at })
+            is_sound.then(|| CarvedRow::Seen { user: user.to_owned(), address: address.to_owned(), at: *at })
         }
         [Value::Text(key), Value::Number(value), Value::Number(sum)] => {
             let key = std::str::from_utf8(key).ok().filter(|key| u64::from(row::meta_sum(key, *value)) == *sum)?;
-            Some(if key == row::RESERVED { Found::Reserved(*value) } else { Found::Mark })
+            Some(if key == row::RESERVED_KEY { CarvedRow::Reserved(*value) } else { CarvedRow::Mark })
         }
         _ => None,
     }
 }
 
-/// A number of one to nine bytes.
+/// Takes a variable-length integer of one to nine bytes from the front of `bytes` (SQLite file format, section 1.6).
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0u64;
     for place in 0..9 {

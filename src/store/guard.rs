@@ -1,92 +1,94 @@
-//! What the writer does about files that are no longer its own (see [`super::watch`]): nothing more is answered and
-//! nothing is written to a file that is in doubt. Where only a name was taken, the log is still brought into the file that
-//! had it, so that whoever has moved that has all of it.
+//! How the writer reacts to files that are no longer its own (see [`super::watch`]): it answers nothing more, and
+//! writes nothing to a file that is in doubt. If only a name was changed, the log is still moved into the file that had
+//! the name, so that this file, wherever it is now, is complete.
 
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
-use super::cycle::Core;
-use super::sqlite::{self, Point};
-use super::watch::{Change, Look};
+use super::round::WriterState;
+use super::sqlite::{self, FaultPoint};
+use super::watch::{FileChange, FileCheck};
 use super::{StoreEvent, row};
 use crate::engine::port::FromStore;
 
-/// The store's files were changed by others.
+/// The store's files were changed by others; `WriterState::change` says how.
 #[derive(Debug)]
-pub struct Changed;
+pub struct FilesChanged;
 
-impl Core {
-    /// Looks at the store's files. What is found is kept for [`Core::end_changed`].
-    pub fn look(&mut self, connection: &Connection) -> Result<(), Changed> {
+impl WriterState {
+    /// Checks the store's files. A change that is found is kept for [`WriterState::report_change`].
+    pub fn check_files(&mut self, connection: &Connection) -> Result<(), FilesChanged> {
         if self.change.is_none() {
-            match self.watch.look(connection) {
-                Look::Same => self.unseen = false,
-                Look::Changed(change) => self.change = Some(change),
-                Look::Unseen(error) => self.could_not_look(&error),
+            match self.watch.check(connection) {
+                FileCheck::Unchanged => self.file_check_failing = false,
+                FileCheck::Changed(change) => self.change = Some(change),
+                FileCheck::Failed(error) => self.report_check_failure(&error),
             }
         }
-        self.unchanged()
+        self.ensure_unchanged()
     }
 
-    /// What the looks have found so far.
-    pub fn unchanged(&self) -> Result<(), Changed> {
-        if self.change.is_some() { Err(Changed) } else { Ok(()) }
+    /// Fails if any check so far has found a change.
+    pub fn ensure_unchanged(&self) -> Result<(), FilesChanged> {
+        if self.change.is_some() { Err(FilesChanged) } else { Ok(()) }
     }
 
-    /// A look before a commit, which would write on behind the end of a log that was cut.
-    pub fn look_at_log(&mut self) -> Result<(), Changed> {
+    /// Checks the length of the log before a commit, which would otherwise be written behind the end of a truncated
+    /// log.
+    pub fn check_log_length(&mut self) -> Result<(), FilesChanged> {
         if self.change.is_none() {
-            self.change = self.watch.log_is_cut();
+            self.change = self.watch.check_log_length();
         }
-        self.unchanged()
+        self.ensure_unchanged()
     }
 
-    /// Takes note of what this process has done to its files: of a commit, by the number of frames in the log.
+    /// Notes that this process has committed: the log now has `frames` frames.
     pub fn note_commit(&mut self, frames: u64) {
-        if let Err(error) = self.watch.committed(frames) {
-            self.could_not_look(&error);
+        if let Err(error) = self.watch.note_commit(frames) {
+            self.report_check_failure(&error);
         }
     }
 
-    /// Of the log, the `whole` of it or not, being moved into the file.
-    pub fn note_move(&mut self, connection: &Connection, whole: bool) {
-        // SQLite has cut the file to its length.
-        self.file_reserved = 0;
-        match self.watch.moved(connection, whole) {
+    /// Notes that this process has moved the log into the store's file, either the `whole` of it or a part.
+    pub fn note_checkpoint(&mut self, connection: &Connection, whole: bool) {
+        // SQLite has truncated the file to the length that it needs, and with that has released the reserved blocks.
+        self.file_reserved_to = 0;
+        match self.watch.note_checkpoint(connection, whole) {
             Ok(None) => {}
-            Ok(Some(what)) => self.change = Some(Change { what, can_be_saved: false }),
-            Err(error) => self.could_not_look(&error),
+            Ok(Some(what)) => self.change = Some(FileChange { what, can_be_saved: false }),
+            Err(error) => self.report_check_failure(&error),
         }
     }
 
-    /// Said once until a look succeeds.
-    fn could_not_look(&mut self, error: &io::Error) {
-        if !self.unseen {
-            self.event(StoreEvent::Unseen(error.to_string()));
+    /// Logs that the files could not be checked, once until a check succeeds.
+    fn report_check_failure(&mut self, error: &io::Error) {
+        if !self.file_check_failing {
+            self.event(StoreEvent::FileCheckFailed(error.to_string()));
         }
-        self.unseen = true;
+        self.file_check_failing = true;
     }
 
-    /// Puts a new mark into the transaction, if the log has none yet; to be noted in [`super::watch::Watch::mark`] when
-    /// that is stored.
-    pub fn mark(&self, connection: &Connection) -> rusqlite::Result<u64> {
+    /// Writes a new mark as part of the open transaction, unless the log has one already, and returns the mark. When
+    /// the transaction is committed, the caller stores it in [`super::watch::Watch::mark`].
+    pub fn write_mark(&self, connection: &Connection) -> rusqlite::Result<u64> {
         if let Some(mark) = self.watch.mark {
             return Ok(mark);
         }
-        // No two are the same by any clock that goes. With this bit each takes all of its eight bytes.
+        // As long as the clock advances no two marks are the same. Bit 62 makes SQLite use all eight bytes for each.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let mark = u64::try_from(now & (u128::from(u64::MAX) >> 2)).unwrap_or(0) | 1 << 62;
         row::set_mark(connection, mark)?;
         Ok(mark)
     }
 
-    /// The last word. Nothing is written to what is not ours, also not by closing the connection.
-    pub fn end_changed(&mut self, connection: Option<&Connection>) {
-        let Some(Change { what, can_be_saved }) = self.change.take() else { return };
-        let open = connection.filter(|_| can_be_saved && self.faults.at(Point::Checkpoint).is_ok());
-        let saved = open.is_some_and(|connection| sqlite::settle(connection).is_ok());
+    /// Reports the change as the store's last result. Writes nothing to a file that is not the store's own, not even by
+    /// closing the connection.
+    pub fn report_change(&mut self, connection: Option<&Connection>) {
+        let Some(FileChange { what, can_be_saved }) = self.change.take() else { return };
+        let open = connection.filter(|_| can_be_saved && self.faults.check(FaultPoint::Checkpoint).is_ok());
+        let saved = open.is_some_and(|connection| sqlite::truncate_log(connection).is_ok());
         self.send(FromStore::Changed { what, saved });
         (self.wake)();
     }

@@ -1,136 +1,144 @@
-//! What a store's folder knows of its store, beside the store: the number in the header of the store's file, by which a
-//! log that belongs to another file is told from its own, and the message ids that were given out. The file's name begins
-//! with a dot, so that nobody takes it away or copies it together with the store.
+//! What a store's folder records about its store, in a file of its own: the number in the header of the store's file,
+//! which tells a log of this file from a log of another one, and the message ids that were given out. The name of the
+//! history file begins with a dot, so that nobody takes it away or copies it together with the store.
 //!
-//! Each start gives the store's file a new number. A crash in the middle of that is no riddle: the file has the old or the
-//! new number, and both are on record until the change is settled.
+//! Each start gives the store's file a new number. A crash in between does no harm: the file has the old or the new
+//! number, and both are on record until the change is complete.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::entry;
+use super::file_checks;
 use crate::sabotage;
 
-/// Where a SQLite file keeps a number that nothing uses any more (`default_cache_size`).
+/// Offset of a field in the header of a SQLite file that nothing uses any more (`default_cache_size`); it holds the
+/// store's number.
 const NUMBER_OFFSET: u64 = 48;
-/// Bits of that number: SQLite takes it for a signed one, and its amount.
+/// Bits of that number: SQLite takes the field for a signed integer and uses its absolute value.
 const NUMBER_MASK: u32 = 0x7fff_ffff;
-/// Records are written in turn to two places, so that a write that is cut leaves the one before.
-const PLACES: [u64; 2] = [0, 4096];
-/// Bytes of a place: what a disk writes whole or not at all.
-const PLACE_BYTES: usize = 512;
-/// The number of a backup: no log belongs to it.
-pub const NO_LOG: u32 = 0;
-/// The word that begins a record, with its version.
-const HEAD: &str = "cpd-history 1";
+/// Offsets of the two slots to which records are written alternately, so that an interrupted write leaves the record
+/// before it intact.
+const SLOT_OFFSETS: [u64; 2] = [0, 4096];
+/// Bytes of a slot: a disk writes this much either completely or not at all.
+const SLOT_BYTES: usize = 512;
+/// The number of a backup. It says that no log belongs to the file.
+pub const COPY_NUMBER: u32 = 0;
+/// The beginning of each record: its format and the version of that.
+const RECORD_PREFIX: &str = "cpd-history 1";
 
-/// How far ids go on above every one that is known, where a store was replaced by a copy: what was stored after the copy
-/// was made had ids as well.
-pub const IDS_APART: u64 = 1 << 40;
+/// Gap between the last known message id and the first new one after a store was replaced by a copy: messages that were
+/// stored after the copy was made had ids too.
+pub const ID_GAP: u64 = 1 << 40;
 
-/// What the folder knows.
+/// What the history records about the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Record {
+pub struct HistoryRecord {
     /// The number of the store's file.
     pub number: u32,
-    /// The number that it is being given; 0 when it is not.
-    pub next: u32,
-    /// The number of a copy that is being put in the store's place; 0 when none is.
-    pub put: u32,
-    /// When that began, in seconds since 1970: the name under which the old files are kept.
-    pub put_at: u64,
+    /// The number that the file is being given; 0 when it is not being given one.
+    pub next_number: u32,
+    /// The number of a copy that is replacing the store; 0 when there is none.
+    pub restore_number: u32,
+    /// When that replacement began, in seconds since 1970; the names of the old files that are kept contain this time.
+    pub restore_time: u64,
     /// Message ids below this may have been given out.
     pub reserved: u64,
 }
 
-impl Record {
-    /// Whether the file with this number is the one that is meant.
-    pub fn knows(&self, number: u32) -> bool {
-        number == self.number || (self.next != 0 && number == self.next)
+impl HistoryRecord {
+    /// Whether the file with this number is the store that the record describes.
+    pub fn matches(&self, number: u32) -> bool {
+        number == self.number || (self.next_number != 0 && number == self.next_number)
     }
 }
 
-/// The file of records.
+/// The history file of a store.
 #[derive(Debug)]
 pub struct History {
     path: PathBuf,
     exists: bool,
-    record: Option<Record>,
-    turn: u64,
+    record: Option<HistoryRecord>,
+    /// Sequence number of `record`; it is 1 for the first that was written.
+    sequence: u64,
+    /// The history file, open for writing; `None` before the first write.
     open: Option<File>,
 }
 
 impl History {
-    /// Reads what the folder of `store` knows; changes nothing.
+    /// Reads the history of `store` without changing anything. It is no error if there is none.
     pub fn read(store: &Path) -> io::Result<History> {
         let path = path(store);
-        let (mut record, mut turn) = (None, 0);
-        let file = match entry::carefully().read(true).open(&path) {
+        let (mut record, mut sequence) = (None, 0);
+        let file = match file_checks::careful_options().read(true).open(&path) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };
-        for place in PLACES {
-            let mut bytes = [0; PLACE_BYTES];
-            let read = file.as_ref().map_or(Ok(0), |file| read_up_to(file, &mut bytes, place))?;
-            if let Some((found_turn, found)) = bytes.get(..read).and_then(parse)
-                && (record.is_none() || found_turn > turn)
+        for offset in SLOT_OFFSETS {
+            let mut bytes = [0; SLOT_BYTES];
+            let read = file.as_ref().map_or(Ok(0), |file| read_up_to(file, &mut bytes, offset))?;
+            if let Some((found_sequence, found)) = bytes.get(..read).and_then(parse_record)
+                && (record.is_none() || found_sequence > sequence)
             {
-                (record, turn) = (Some(found), found_turn);
+                (record, sequence) = (Some(found), found_sequence);
             }
         }
-        Ok(History { path, exists: file.is_some(), record, turn, open: None })
+        Ok(History { path, exists: file.is_some(), record, sequence, open: None })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the folder had a store.
+    /// Whether there is a history file: if so, the folder has had a store.
     pub fn exists(&self) -> bool {
         self.exists
     }
 
-    /// What is on record; `None` also when the file cannot be made sense of.
-    pub fn record(&self) -> Option<&Record> {
+    /// The current record. `None`: there is no history file, or it has no intact record.
+    pub fn record(&self) -> Option<&HistoryRecord> {
         self.record.as_ref()
     }
 
-    /// Puts `record` in the place of what is on record, on stable storage.
-    pub fn write(&mut self, record: Record) -> io::Result<()> {
-        let turn = self.turn.saturating_add(1);
-        let place = PLACES[usize::from(turn.is_multiple_of(2))];
+    /// Replaces the current record by `record`, on stable storage.
+    pub fn write(&mut self, record: HistoryRecord) -> io::Result<()> {
+        let sequence = self.sequence.saturating_add(1);
+        let offset = SLOT_OFFSETS[usize::from(sequence.is_multiple_of(2))];
         let file = match self.open.take() {
             Some(file) => file,
-            None => {
-                entry::carefully().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?
-            }
+            None => file_checks::careful_options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&self.path)?,
         };
-        file.write_all_at(&show(turn, &record), place)?;
+        file.write_all_at(&format_record(sequence, &record), offset)?;
         file.sync_data()?;
         if !self.exists {
             let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
-            if !sabotage::is(sabotage::Fault::DeafFolder) {
+            if !sabotage::is_ordered(sabotage::Fault::DeafFolder) {
                 synced?;
             }
         }
-        (self.open, self.exists, self.turn, self.record) = (Some(file), true, turn, Some(record));
+        (self.open, self.exists, self.sequence, self.record) = (Some(file), true, sequence, Some(record));
         Ok(())
     }
 
-    /// Records that ids below `reserved` may be in use, before they are.
+    /// Records that ids below `reserved` may be in use. Call this before they are given out.
     pub fn reserve(&mut self, reserved: u64) -> io::Result<()> {
         match self.record {
-            Some(record) if record.reserved < reserved => self.write(Record { reserved, ..record }),
+            Some(record) if record.reserved < reserved => self.write(HistoryRecord { reserved, ..record }),
             _ => Ok(()),
         }
     }
 }
 
-/// The name of the history of `store`.
+/// The path of the history of `store`.
 pub fn path(store: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(store.file_name().unwrap_or_default());
@@ -138,10 +146,10 @@ pub fn path(store: &Path) -> PathBuf {
     store.with_file_name(name)
 }
 
-/// The number in the header of a store's file, read without its log. It changes when cpd starts and at no other time, so a
-/// file that has another number than at the start is another file, or another one was written over it. 0: a copy, or a
-/// store that no start has given a number yet. `None`: the file is too short for a header.
-pub fn number_of(file: &File) -> io::Result<Option<u32>> {
+/// The number in the header of a store's file, read without its log. It changes only when cpd starts: a file with
+/// another number than at the start is another file, or was overwritten with another one. 0: a copy, or a store that no
+/// start has numbered yet. `None`: the file is too short for a header.
+pub fn read_number(file: &File) -> io::Result<Option<u32>> {
     let mut bytes = [0; 4];
     match file.read_exact_at(&mut bytes, NUMBER_OFFSET) {
         Ok(()) => Ok(Some(u32::from_be_bytes(bytes) & NUMBER_MASK)),
@@ -150,18 +158,21 @@ pub fn number_of(file: &File) -> io::Result<Option<u32>> {
     }
 }
 
-/// Gives a whole, closed file without a log this number.
+/// Writes this number into a complete file that has no log and that SQLite does not have open.
 pub fn set_number(file: &File, number: u32) -> io::Result<()> {
     file.write_all_at(&number.to_be_bytes(), NUMBER_OFFSET)
 }
 
-/// Takes the number out of the first bytes of a store's file.
-pub fn blank_number(head: &mut [u8]) {
+/// Replaces the number in the first bytes of a store's file by 0.
+pub fn zero_number(head: &mut [u8]) {
     let at = usize::try_from(NUMBER_OFFSET).unwrap_or(usize::MAX);
     head.iter_mut().skip(at).take(4).for_each(|byte| *byte = 0);
 }
 
-/// A number that no other store has, as far as chance goes, and that is not `old`.
+/// A random number, which is not `old` and which hardly any other store can have.
+///
+/// # Errors
+/// The system provides no random numbers.
 pub fn new_number(old: u32) -> io::Result<u32> {
     loop {
         let mut bytes = [0; 4];
@@ -173,6 +184,8 @@ pub fn new_number(old: u32) -> io::Result<u32> {
     }
 }
 
+/// Reads into `bytes` from `offset` on, and returns how many bytes were read; fewer than asked for at the end of the
+/// file.
 fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut read = 0;
     while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
@@ -186,35 +199,36 @@ fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(read)
 }
 
-/// A record as it is written: a line that people can read, and its checksum.
-fn show(turn: u64, record: &Record) -> Vec<u8> {
-    let Record { number, next, put, put_at, reserved } = record;
-    let text = format!("{HEAD} {turn} {number} {next} {put} {put_at} {reserved}");
+/// A record as it is written to its slot: a line of text that ends with its checksum.
+fn format_record(sequence: u64, record: &HistoryRecord) -> Vec<u8> {
+    let HistoryRecord { number, next_number, restore_number, restore_time, reserved } = record;
+    let text = format!("{RECORD_PREFIX} {sequence} {number} {next_number} {restore_number} {restore_time} {reserved}");
     let mut bytes = format!("{text} {}\n", crc32fast::hash(text.as_bytes())).into_bytes();
-    bytes.resize(PLACE_BYTES, b'\n');
+    bytes.resize(SLOT_BYTES, b'\n');
     bytes
 }
 
-fn parse(bytes: &[u8]) -> Option<(u64, Record)> {
+/// The record in a slot and its sequence number. `None`: the slot has no intact record.
+fn parse_record(bytes: &[u8]) -> Option<(u64, HistoryRecord)> {
     let text = std::str::from_utf8(bytes).ok()?.lines().next()?;
     let (text, sum) = text.rsplit_once(' ')?;
     if sum.parse() != Ok(crc32fast::hash(text.as_bytes())) {
         return None;
     }
-    let mut fields = text.strip_prefix(HEAD)?.split_whitespace().map(str::parse::<u64>);
+    let mut fields = text.strip_prefix(RECORD_PREFIX)?.split_whitespace().map(str::parse::<u64>);
     let mut field = || fields.next()?.ok();
-    let turn = field()?;
+    let sequence = field()?;
     let number = u32::try_from(field()?).ok()?;
-    let next = u32::try_from(field()?).ok()?;
-    let put = u32::try_from(field()?).ok()?;
-    let (put_at, reserved) = (field()?, field()?);
-    Some((turn, Record { number, next, put, put_at, reserved }))
+    let next_number = u32::try_from(field()?).ok()?;
+    let restore_number = u32::try_from(field()?).ok()?;
+    let (restore_time, reserved) = (field()?, field()?);
+    Some((sequence, HistoryRecord { number, next_number, restore_number, restore_time, reserved }))
 }
 
 /// The number of the store at `path`; `None` when there is no such file, or one too short for a header.
-pub fn number_at(path: &Path) -> io::Result<Option<u32>> {
-    match entry::carefully().read(true).open(path) {
-        Ok(file) => number_of(&file),
+pub fn read_number_at(path: &Path) -> io::Result<Option<u32>> {
+    match file_checks::careful_options().read(true).open(path) {
+        Ok(file) => read_number(&file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
@@ -235,21 +249,22 @@ mod tests {
         let file = folder.path().join(".cpd.db.history");
         assert!(!file.exists(), "reading makes nothing");
         for number in 1..=7 {
-            history.write(Record { number, next: number + 1, reserved: 65_536, ..Record::default() }).expect("writes");
+            history
+                .write(HistoryRecord { number, next_number: number + 1, reserved: 65_536, ..HistoryRecord::default() })
+                .expect("writes");
             let read = History::read(&store).expect("reads");
             assert_eq!((read.exists(), read.record()), (true, history.record()));
         }
         let whole = fs::read(&file).expect("reads");
-        // The place that would be written next, cut anywhere, changes nothing; the one that was written last gives way to
-        // the one before.
-        for (place, left) in [(4096, 7), (0, 6)] {
+        // Cutting off the older of the two records changes nothing. Without the newer one, the older one counts.
+        for (offset, left) in [(4096, 7), (0, 6)] {
             for cut in [0, 1, 20, 511] {
                 let mut torn = whole.clone();
-                torn[place + cut..(place + PLACE_BYTES)].fill(0);
+                torn[offset + cut..(offset + SLOT_BYTES)].fill(0);
                 fs::write(&file, &torn).expect("writes");
                 let number = History::read(&store).expect("reads").record().map(|record| record.number);
                 let untouched = cut == 511;
-                assert_eq!(number, Some(if untouched { 7 } else { left }), "{place} {cut}");
+                assert_eq!(number, Some(if untouched { 7 } else { left }), "{offset} {cut}");
             }
         }
         for nothing in [&b""[..], b"hello\n", &[0; 5000]] {
@@ -263,10 +278,10 @@ mod tests {
     fn ids_are_never_taken_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut history = History::read(&folder.path().join("cpd.db")).expect("reads");
-        history.write(Record { number: 5, reserved: 10, ..Record::default() }).expect("writes");
+        history.write(HistoryRecord { number: 5, reserved: 10, ..HistoryRecord::default() }).expect("writes");
         history.reserve(20).expect("writes");
         history.reserve(15).expect("is known");
-        assert_eq!(history.record(), Some(&Record { number: 5, reserved: 20, ..Record::default() }));
+        assert_eq!(history.record(), Some(&HistoryRecord { number: 5, reserved: 20, ..HistoryRecord::default() }));
     }
 
     #[test]

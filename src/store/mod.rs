@@ -1,35 +1,35 @@
 //! The store: users and undelivered messages in one SQLite file that one thread owns.
 //!
-//! A [`Store`] is opened, checked and read once, then becomes a [`Writer`]: batches go in, and come back in order once
-//! their writes are on stable storage or are known not to be. What the store said is kept is kept over a crash of the
-//! process, of the system and of its power. A file that is damaged is refused and left as it was found.
+//! A [`Store`] is opened, checked and loaded once, then becomes a [`Writer`]: batches go in, and come back in order
+//! once their writes are on stable storage or have failed. What the store has acknowledged survives a crash of the
+//! process or of the system and a power failure. A file that is damaged is refused and left as it was found.
 //!
-//! The room must never: answer for a write before its commit is synced, use a message id twice, hold an index of
-//! messages on disk (the engine has one in memory), or let a second program at its file.
+//! The store must never: answer a write before its commit is synced, use a message id twice, keep an index of messages
+//! on disk (the engine has one in memory), or let a second program open its file.
 
-mod admin;
+mod admin_ops;
 mod backup;
-mod before;
 mod carve;
-mod cycle;
-mod entry;
+mod compact;
+mod disk_space;
+mod file_checks;
 mod files;
 mod guard;
 mod history;
 mod lock;
+mod log_checkpoint;
+mod migration_copy;
 mod pages;
-mod pending;
+mod pending_deletes;
 mod reads;
 mod recovery;
 mod restore;
-mod room;
+mod round;
 mod row;
 mod salvage;
 mod schema;
-mod settle;
 mod shrink;
 mod sqlite;
-mod squeeze;
 mod users;
 mod verify;
 mod watch;
@@ -47,32 +47,34 @@ use rusqlite::Connection;
 use crate::engine::port::{AddressKey, StoredMessage};
 use crate::proto::types::Username;
 
-pub use entry::probe;
-pub use restore::{Restored, Source, restore};
-pub use salvage::{Damaged, Salvaged};
-pub use verify::{Report, check};
+pub use file_checks::preflight;
+pub use restore::{RestoreSource, Restored, restore};
+pub use salvage::{DamagedStore, Salvaged};
+pub use verify::{CheckReport, check};
 pub use writer::{BATCHES_MAX, Progress, Writer};
 
-/// Why a store could not be opened. Each kind has its exit code in cpd(8).
+/// Why a store could not be opened. cpd(8) lists the exit code of each kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpenErrorKind {
-    /// Not a store, or altered behind cpd's back; left untouched.
+    /// The file is not a store, or its contents are not what cpd wrote; it was left untouched.
     Damaged,
-    /// Others could put something in its place.
+    /// Other users could put another file in the store's place.
     Exposed,
-    /// Written by a later cpd.
+    /// The store was written by a later version of cpd.
     Newer,
-    /// The file is missing where there was one.
+    /// There was a store, but its file is missing.
     Gone,
-    /// The log beside the file belongs to another file; both are left untouched.
-    Foreign,
-    /// There is no such file to restore.
+    /// The write-ahead log next to the file belongs to another file; both were left untouched.
+    ForeignLog,
+    /// The file to restore does not exist, is not a regular file, or is the store itself.
     NoInput,
-    /// Another program holds it.
+    /// Another program has the store open.
     Busy,
-    /// A tool of cpd works on it.
-    InWork,
+    /// A tool of cpd, such as a check or a restore, is working on the store.
+    ToolAtWork,
+    /// The store cannot be created or written at its path; for instance, the disk is full or mounted read-only.
     CannotCreate,
+    /// The files belong to another user, or this process may not access them.
     Permission,
     /// The system failed to read or write.
     System,
@@ -90,28 +92,32 @@ impl OpenError {
         OpenError { kind, message: message.into() }
     }
 
-    /// What an error of SQLite means for a store that is being opened.
-    fn sql(path: &Path, doing: &str, error: &rusqlite::Error) -> OpenError {
-        // SQLite calls a file damaged that the disk fails to read, too.
-        if sqlite::kind(error) == OpenErrorKind::Damaged
+    /// Makes an error of opening from one of SQLite; `doing` is what was attempted.
+    fn from_sqlite(path: &Path, doing: &str, error: &rusqlite::Error) -> OpenError {
+        // SQLite reports damage also when the disk fails to read, so read the files directly to tell the two apart.
+        if sqlite::open_error_kind(error) == OpenErrorKind::Damaged
             && let Err(cause) = files::read_through(path)
         {
             return OpenError::new(OpenErrorKind::System, format!("{}: {doing}: {cause}", path.display()));
         }
         if sqlite::may_be_read_only(error) && files::is_read_only(path) {
-            let said = format!("{}: {doing}: read-only file system (SQLite {})", path.display(), sqlite::code(error));
-            return OpenError::new(OpenErrorKind::CannotCreate, said);
+            let message =
+                format!("{}: {doing}: read-only file system (SQLite {})", path.display(), sqlite::code(error));
+            return OpenError::new(OpenErrorKind::CannotCreate, message);
         }
-        OpenError::new(sqlite::kind(error), format!("{}: {doing}: {}", path.display(), sqlite::text(error)))
+        OpenError::new(
+            sqlite::open_error_kind(error),
+            format!("{}: {doing}: {}", path.display(), sqlite::error_text(error)),
+        )
     }
 
-    fn row(path: &Path, error: &row::RowError) -> OpenError {
+    fn from_row(path: &Path, error: &row::RowError) -> OpenError {
         match error {
             row::RowError::Damaged(what) => OpenError::new(
                 OpenErrorKind::Damaged,
                 format!("{}: {what}; the file was left as it is", path.display()),
             ),
-            row::RowError::Sql(error) => OpenError::sql(path, "cannot read the store", error),
+            row::RowError::Sql(error) => OpenError::from_sqlite(path, "cannot read the store", error),
         }
     }
 }
@@ -124,38 +130,38 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// What [`Store::load`] learned beside the rows.
+/// What [`Store::load`] returns in addition to the rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Loaded {
-    /// The first message id that was never stored, nor any after it.
+    /// The first message id to give out: neither it nor any higher one was ever stored.
     pub next_id: u64,
-    /// Addresses from which users have logged in, the latest ones, in the order of their last logins.
+    /// The addresses from which users have logged in most recently, ordered by last login, oldest first.
     pub known_addresses: Vec<AddressKey>,
 }
 
-/// What the store has to say to the log.
+/// What the store reports for the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreEvent {
     /// A transaction failed with this cause; its inserts are refused.
     CommitFailed(String),
-    /// The store was closed and opened again after a failed commit, and nothing of that commit's inserts is there.
+    /// The store was reopened after a failed commit; none of that commit's inserts is stored.
     Recovered,
-    /// Inserts are refused until the disk has this much room again.
+    /// Inserts are refused until the disk has room again. Both numbers are in bytes.
     DiskLow { available: u64, needed: u64 },
-    /// Inserts are taken again.
+    /// Inserts are accepted again.
     DiskOk,
-    /// Deletes wait for a disk that takes them.
+    /// This many deletes could not be written; they are kept in memory and tried again.
     DeletesPending { count: usize },
     /// A row does not match its checksum, or is missing.
     DamagedRow(String),
     /// The write-ahead log could not be moved into the store's file; it grows until that succeeds.
     CheckpointFailed(String),
-    /// Deletes have no room of their own on a full disk.
-    NoReserve(String),
+    /// No disk space could be reserved for deletes on a full disk.
+    LogReserveFailed(String),
     /// A read failed.
     ReadFailed(String),
-    /// Whether the store's files are still the own ones could not be looked at.
-    Unseen(String),
+    /// The store's files could not be inspected, so it is unknown whether others have changed them.
+    FileCheckFailed(String),
 }
 
 impl fmt::Display for StoreEvent {
@@ -170,30 +176,32 @@ impl fmt::Display for StoreEvent {
             StoreEvent::DeletesPending { count } => write!(f, "{count} deletes wait for room on the disk"),
             StoreEvent::DamagedRow(what) => write!(f, "damaged: {what}"),
             StoreEvent::CheckpointFailed(cause) => write!(f, "cannot checkpoint: {cause}"),
-            StoreEvent::NoReserve(cause) => write!(f, "no room was set apart for deletes on a full disk: {cause}"),
+            StoreEvent::LogReserveFailed(cause) => {
+                write!(f, "no room was set apart for deletes on a full disk: {cause}")
+            }
             StoreEvent::ReadFailed(cause) => write!(f, "cannot read: {cause}"),
-            StoreEvent::Unseen(cause) => write!(f, "cannot look at the store's files: {cause}"),
+            StoreEvent::FileCheckFailed(cause) => write!(f, "cannot look at the store's files: {cause}"),
         }
     }
 }
 
-/// How a store is to be opened.
-pub struct Opening<'a> {
-    /// A store that is missing is made also where there was one.
-    pub anew: bool,
-    /// Asked again and again while a tool holds the store: whether to go on waiting for it.
-    pub waits: &'a mut dyn FnMut() -> bool,
+/// How to open a store.
+pub struct StoreOptions<'a> {
+    /// Create a store if it is missing, even where there was one before.
+    pub recreate_missing: bool,
+    /// Called repeatedly while a tool holds the store; returns whether to keep waiting for it.
+    pub keep_waiting: &'a mut dyn FnMut() -> bool,
 }
 
-/// An open store that nothing was written to yet.
+/// An open store whose writer thread is not running yet.
 pub struct Store {
-    // Closed before its place is left.
+    // Declared first so that it is closed before the lock in the store's files is released.
     connection: Connection,
     watch: watch::Watch,
-    place: files::Place,
-    origin: files::Origin,
-    made: bool,
-    /// Ids below this may have been used; kept in the file.
+    files: files::StoreFiles,
+    origin: files::FileOrigin,
+    created: bool,
+    /// Message ids below this may have been used; recorded in the file.
     reserved: u64,
     loaded: bool,
     warnings: Vec<String>,
@@ -201,159 +209,178 @@ pub struct Store {
 }
 
 impl Store {
-    /// As [`Store::open_as`]: makes a store only where there never was one, and waits for tools.
+    /// As [`Store::open_with_options`]: creates a store only where there never was one, and waits for tools.
+    ///
+    /// # Errors
+    /// See [`OpenErrorKind`].
     pub fn open(path: &Path) -> Result<Store, OpenError> {
-        Store::open_as(path, Opening { anew: false, waits: &mut || true })
+        Store::open_with_options(path, StoreOptions { recreate_missing: false, keep_waiting: &mut || true })
     }
 
-    /// Locks the store at `path` against every other cpd, makes it if it is missing, checks its form and brings an
-    /// older one up to date, of which a copy is kept.
-    pub fn open_as(path: &Path, opening: Opening<'_>) -> Result<Store, OpenError> {
-        Store::open_with(path, opening, schema::MIGRATIONS, sqlite::Faults::default())
+    /// Locks the store at `path` against every other cpd, creates it if it is missing, checks its header and its
+    /// tables, and migrates an older store after keeping a copy of it.
+    ///
+    /// # Errors
+    /// See [`OpenErrorKind`].
+    pub fn open_with_options(path: &Path, options: StoreOptions<'_>) -> Result<Store, OpenError> {
+        Store::open_with_migrations(path, options, schema::MIGRATIONS, sqlite::Faults::default())
     }
 
-    fn open_with(
+    fn open_with_migrations(
         path: &Path,
-        opening: Opening<'_>,
+        options: StoreOptions<'_>,
         steps: &[schema::Migration],
         mut faults: sqlite::Faults,
     ) -> Result<Store, OpenError> {
         let mut warnings = Vec::new();
-        let mut place = files::Place::take(path, steps.len(), opening.waits)?;
-        let file = place.file().to_owned();
-        warnings.extend(restore::finish(&file, &mut place.history)?);
-        let made = !place.examine(steps.len())?;
-        if made && place.history.exists() && !opening.anew {
-            return Err(entry::gone(&file, &place.history));
+        let mut files = files::StoreFiles::acquire(path, steps.len(), options.keep_waiting)?;
+        let file = files.file().to_owned();
+        warnings.extend(restore::finish_restore(&file, &mut files.history)?);
+        let created = !files.examine(steps.len())?;
+        if created && files.history.exists() && !options.recreate_missing {
+            return Err(file_checks::gone_error(&file, &files.history));
         }
-        if made {
-            schema::create(&place)?;
+        if created {
+            schema::create(&files)?;
         }
-        let origin = place.origin()?;
-        let file = place.file();
-        let watch = place.watch()?;
-        let connection = sqlite::connect(file).map_err(|e| OpenError::sql(file, "cannot open the store", &e))?;
-        if let Some(from) = schema::earlier(&connection, file, steps)? {
-            warnings.push(before::keep(&place, &watch, &connection, (from, steps.len()), &mut faults)?);
+        let origin = files.origin()?;
+        let file = files.file();
+        let watch = files.watch()?;
+        let connection =
+            sqlite::connect(file).map_err(|e| OpenError::from_sqlite(file, "cannot open the store", &e))?;
+        if let Some(from) = schema::older_version(&connection, file, steps)? {
+            warnings.push(migration_copy::keep_copy(&files, &watch, &connection, (from, steps.len()), &mut faults)?);
         }
-        schema::bring_up_to_date(&connection, file, steps)?;
-        // Now that it is known to be a store.
-        warnings.extend(place.tighten(&watch)?);
-        Ok(Store { connection, watch, place, origin, made, reserved: 0, loaded: false, warnings, faults })
+        schema::migrate(&connection, file, steps)?;
+        // Only now is the file known to be a store, so only now may its mode be changed.
+        warnings.extend(files.restrict_mode(&watch)?);
+        Ok(Store { connection, watch, files, origin, created, reserved: 0, loaded: false, warnings, faults })
     }
 
-    /// Whether there was no store, and an empty one was made.
-    pub fn was_made(&self) -> bool {
-        self.made
+    /// Whether there was no store and an empty one was created.
+    pub fn was_created(&self) -> bool {
+        self.created
     }
 
-    /// What was found and put right while opening; for the log.
+    /// What was found and repaired when the store was opened, for the log.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Reads the whole store, messages in the order of their ids, and verifies every row. Until this has succeeded
-    /// nothing is written to a store of the current version.
+    /// Reads the whole store, messages in the order of their ids, and verifies every row. Nothing is written to a store
+    /// of the current version before all rows are verified.
+    ///
+    /// # Errors
+    /// A row is damaged, or the store could not be read or written.
     pub fn load(
         &mut self,
         mut on_user: impl FnMut(Username),
         mut on_message: impl FnMut(StoredMessage),
     ) -> Result<Loaded, OpenError> {
-        let file = self.place.file();
-        let as_open = |e: row::RowError| OpenError::row(file, &e);
-        users::each(&self.connection, None, u32::MAX, |user| on_user(user.name)).map_err(as_open)?;
+        let file = self.files.file();
+        let to_open_error = |e: row::RowError| OpenError::from_row(file, &e);
+        users::each(&self.connection, None, u32::MAX, |user| on_user(user.name)).map_err(to_open_error)?;
         let mut known = users::KnownAddresses::default();
         let damaged = |what| Err(row::RowError::Damaged(what));
-        users::each_seen(&self.connection, |address, at| known.insert(address, at), damaged).map_err(as_open)?;
-        self.reserved = row::reserved(&self.connection).map_err(as_open)?;
+        users::each_seen(&self.connection, |address, at| known.insert(address, at), damaged).map_err(to_open_error)?;
+        self.reserved = row::reserved(&self.connection).map_err(to_open_error)?;
         let mut last = 0;
         row::each_message(&self.connection, |message| {
             last = message.id.0;
             on_message(message);
         })
-        .map_err(as_open)?;
-        self.settle()?;
-        let next_id = self.begin_anew(last.saturating_add(1))?;
+        .map_err(to_open_error)?;
+        self.sync_leftovers()?;
+        let next_id = self.renumber(last.saturating_add(1))?;
         self.loaded = true;
         Ok(Loaded { next_id, known_addresses: known.into_latest().collect() })
     }
 
-    /// Gives the store a new number, and returns the first id to give out when those of the messages are below `after`.
-    /// The log is empty before, and after: of which file what is written from now on is the log is known. Each step is on
-    /// stable storage before the next, and wherever a crash ends this, the next start has a file that the folder knows.
-    fn begin_anew(&mut self, after: u64) -> Result<u64, OpenError> {
-        let file = self.place.file().to_owned();
-        let read = |e| files::system(&file, "cannot read", &e);
+    /// Gives the store's file a new number (see [`history`]) and returns the first message id to give out; `after` is
+    /// one above the highest stored id. Unless the disk is full, the log is empty before and after this, so it is known
+    /// to which file all later log contents belong. Each step is on stable storage before the next one begins: wherever
+    /// a crash interrupts it, the next start finds a file whose number is on record.
+    fn renumber(&mut self, after: u64) -> Result<u64, OpenError> {
+        let file = self.files.file().to_owned();
+        let read = |e| files::system_error(&file, "cannot read", &e);
         let number = self.watch.number().map_err(read)?;
-        let known = self.place.history.record().map_or(0, |record| record.reserved);
+        let known = self.files.history.record().map_or(0, |record| record.reserved);
         let mut first = after.max(self.reserved).max(known);
-        if self.place.history.exists() && self.place.history.record().is_none() {
-            let said = "cannot be made sense of; that a log belongs to another store would not have been noticed";
-            self.warnings.push(format!("{}: {said}", self.place.history.path().display()));
+        if self.files.history.exists() && self.files.history.record().is_none() {
+            let message = "cannot be made sense of; that a log belongs to another store would not have been noticed";
+            self.warnings.push(format!("{}: {message}", self.files.history.path().display()));
         }
-        if self.origin == files::Origin::Copy {
-            first = first.saturating_add(history::IDS_APART);
-            let said = if self.made { "is a new store in the place of another" } else { "is a copy that was put here" };
-            self.warnings.push(format!("{}: {said}; message ids go on at {first}", file.display()));
+        if self.origin == files::FileOrigin::Copy {
+            first = first.saturating_add(history::ID_GAP);
+            let message =
+                if self.created { "is a new store in the place of another" } else { "is a copy that was put here" };
+            self.warnings.push(format!("{}: {message}; message ids go on at {first}", file.display()));
         }
         let next = history::new_number(number).map_err(read)?;
-        let record = history::Record { number, next, reserved: first, ..Default::default() };
-        let path = self.place.history.path().to_owned();
-        let cannot = |e: io::Error| files::system(&path, "cannot write", &e);
-        self.place.history.write(record).map_err(cannot)?;
-        let crash = |e: rusqlite::Error| OpenError::sql(&file, "cannot start", &e);
-        self.faults.at(sqlite::Point::Started).map_err(crash)?;
-        match self.give_number(next, first).map_err(|error| settle::full_or(&self.place, error)) {
+        let record = history::HistoryRecord { number, next_number: next, reserved: first, ..Default::default() };
+        let path = self.files.history.path().to_owned();
+        let cannot = |e: io::Error| files::system_error(&path, "cannot write", &e);
+        self.files.history.write(record).map_err(cannot)?;
+        let crash = |e: rusqlite::Error| OpenError::from_sqlite(&file, "cannot start", &e);
+        self.faults.check(sqlite::FaultPoint::StartStep).map_err(crash)?;
+        match self.commit_number(next, first).map_err(|error| log_checkpoint::explain_write_error(&self.files, error)) {
             Ok(()) => {}
-            // The old number goes on, or the new one is in the log alone: both stay on record.
+            // The old number stays in use, or the new one is only in the log: both remain on record.
             Err(e) if sqlite::is_full(&e) => {
                 self.warnings.push(format!(
                     "{}: it begins with the number it had: {}",
                     file.display(),
-                    sqlite::text(&e)
+                    sqlite::error_text(&e)
                 ));
                 return Ok(first);
             }
-            Err(e) => return Err(OpenError::sql(&file, "cannot write to the store", &e)),
+            Err(e) => return Err(OpenError::from_sqlite(&file, "cannot write to the store", &e)),
         };
-        self.place.history.write(history::Record { number: next, next: 0, ..record }).map_err(cannot)?;
+        self.files.history.write(history::HistoryRecord { number: next, next_number: 0, ..record }).map_err(cannot)?;
         Ok(first)
     }
 
-    fn give_number(&mut self, number: u32, reserved: u64) -> rusqlite::Result<()> {
+    fn commit_number(&mut self, number: u32, reserved: u64) -> rusqlite::Result<()> {
         let transaction = self.connection.unchecked_transaction()?;
         sqlite::set_number(&transaction, number)?;
         if reserved > self.reserved {
             row::set_reserved(&transaction, reserved)?;
         }
         transaction.commit()?;
-        self.faults.at(sqlite::Point::Started)?;
-        settle::moved(&self.connection, &self.place)?;
-        self.faults.at(sqlite::Point::Started)?;
+        self.faults.check(sqlite::FaultPoint::StartStep)?;
+        log_checkpoint::checkpoint_all(&self.connection, &self.files)?;
+        self.faults.check(sqlite::FaultPoint::StartStep)?;
         self.reserved = self.reserved.max(reserved);
         Ok(())
     }
 
-    /// The password hash of each user.
-    pub fn hashes(&self) -> Result<Vec<String>, OpenError> {
+    /// The password hashes of all users.
+    ///
+    /// # Errors
+    /// A row is damaged or cannot be read.
+    pub fn password_hashes(&self) -> Result<Vec<String>, OpenError> {
         let mut hashes = Vec::new();
         users::each(&self.connection, None, u32::MAX, |user| hashes.push(user.hash))
-            .map_err(|e| OpenError::row(self.place.file(), &e))?;
+            .map_err(|e| OpenError::from_row(self.files.file(), &e))?;
         Ok(hashes)
     }
 
-    /// Puts everything that an earlier process may have left unsynced on stable storage: a hole in the log below the
-    /// first commit of this process would take that commit with it.
-    fn settle(&mut self) -> Result<(), OpenError> {
-        let file = self.place.file();
-        let kept = settle::at_start(&self.connection, &self.place, &self.watch)
-            .map_err(|e| OpenError::sql(file, "cannot sync the store", &e))?;
+    /// Puts everything that an earlier process may have left unsynced on stable storage. If a power failure lost a part
+    /// of the log before the first commit of this process, SQLite would ignore that commit too.
+    fn sync_leftovers(&mut self) -> Result<(), OpenError> {
+        let file = self.files.file();
+        let kept = log_checkpoint::at_start(&self.connection, &self.files, &self.watch)
+            .map_err(|e| OpenError::from_sqlite(file, "cannot sync the store", &e))?;
         self.warnings.extend(kept.map(|why| format!("{}: {why}", file.display())));
-        self.place.sync_folder()
+        self.files.sync_folder()
     }
 
-    /// Starts the thread that owns the store. `wake` is called when results wait in [`Writer::try_recv`], `on_event`
-    /// with what belongs into the log; both on that thread, and `on_event` before it starts as well.
+    /// Starts the thread that owns the store, after loading the store if that was not done. `wake` is called when
+    /// results are ready for [`Writer::try_recv`], `on_event` with each event for the log. Both are called on that
+    /// thread, `on_event` also on the caller's thread before it starts.
+    ///
+    /// # Errors
+    /// The store could not be loaded, its files could not be inspected, or the thread could not be started.
     pub fn spawn(
         mut self,
         wake: impl Fn() + Send + 'static,

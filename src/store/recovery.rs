@@ -1,96 +1,112 @@
-//! After a commit of which nobody knows whether it was stored. A failed sync leaves pages that the kernel believes to
-//! be written: the row can be there now and gone after a power cut. So the connection is closed, the log is brought
-//! into the file by way of fresh writes and a sync that succeeds, and what the commit inserted is deleted.
+//! Recovery after a commit whose outcome is unknown. After a failed sync the kernel may believe pages to be on the disk
+//! that are not: a row can be readable now and gone after a power failure. So the connection is closed, the log is
+//! moved into the file by new writes and a sync that succeeds, and what the commit inserted is deleted.
 
 use std::thread;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::cycle::{self, Core, Cycle, Trouble, Written};
-use super::sqlite::{self, Hot, Point};
-use super::watch::Change;
-use super::{StoreEvent, admin, row, settle, users, writer};
+use super::round::{self, CommitError, Round, WriteAnswers, WriterState};
+use super::sqlite::{self, FaultPoint, HotStatements};
+use super::watch::FileChange;
+use super::{StoreEvent, admin_ops, log_checkpoint, row, users, writer};
 use crate::engine::port::Op;
 
 /// Attempts before the store gives up; the daemon then ends, and the next start reads what is there.
-pub const TRIES_MAX: u32 = 4;
+pub const ATTEMPTS_MAX: u32 = 4;
 /// Pause before the second attempt; it doubles each time.
-const PAUSE: Duration = Duration::from_millis(50);
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// Closes `connection` and returns a new one on which nothing of the cycle's inserts is stored and everything else
-/// is. The lock on the store is kept all the while.
-pub fn recover(connection: Connection, core: &mut Core, cycle: &mut Cycle, cause: &str) -> Result<Connection, String> {
+/// Closes `connection` and returns a new one on which none of the round's inserts is stored and everything else is. The
+/// lock on the store is held throughout.
+///
+/// # Errors
+/// Every attempt has failed; the text names the store and the causes.
+pub fn recover(
+    connection: Connection,
+    core: &mut WriterState,
+    round: &mut Round,
+    cause: &str,
+) -> Result<Connection, String> {
     core.event(StoreEvent::CommitFailed(cause.to_owned()));
     drop(connection);
     let mut last = String::new();
-    for attempt in 0..TRIES_MAX {
+    for attempt in 0..ATTEMPTS_MAX {
         if attempt > 0 {
-            thread::sleep(PAUSE * 2u32.saturating_pow(attempt - 1));
+            thread::sleep(FIRST_RETRY_PAUSE * 2u32.saturating_pow(attempt - 1));
         }
-        core.progress.step();
-        match reopen(core, cycle) {
-            Ok((connection, late)) => {
-                cycle.written.extend(late);
-                if cycle.inserting {
-                    cycle.refuse_inserts(core, false);
+        core.progress.note_step();
+        match reopen(core, round) {
+            Ok((connection, late_answers)) => {
+                round.write_answers.extend(late_answers);
+                if round.inserting {
+                    round.refuse_inserts(core, false);
                 }
-                core.pending.clear();
+                core.pending_deletes.clear();
                 core.event(StoreEvent::Recovered);
                 return Ok(connection);
             }
             Err(error) => last = error,
         }
     }
-    Err(format!("{}: a commit failed ({cause}) and so did recovery: {last}", core.place.file().display()))
+    Err(format!("{}: a commit failed ({cause}) and so did recovery: {last}", core.files.file().display()))
 }
 
-fn reopen(core: &mut Core, cycle: &Cycle) -> Result<(Connection, Written), String> {
-    core.faults.at(Point::Reopen).map_err(|e| text(core, e))?;
-    if let Err(what) = core.watch.is_in_place() {
-        core.change = Some(Change { what: what.clone(), can_be_saved: false });
+/// Makes one attempt: opens the store, moves its log into the file and executes [`redo`]. Returns the connection and
+/// the answers that [`redo`] returned.
+fn reopen(core: &mut WriterState, round: &Round) -> Result<(Connection, WriteAnswers), String> {
+    core.faults.check(FaultPoint::Reopen).map_err(|e| text(core, e))?;
+    if let Err(what) = core.watch.ensure_in_place() {
+        core.change = Some(FileChange { what: what.clone(), can_be_saved: false });
         return Err(what);
     }
-    let connection = sqlite::connect(core.place.file()).map_err(|e| text(core, e))?;
-    sqlite::settle(&connection).map_err(|e| text(core, e))?;
-    core.file_reserved = 0;
-    core.watch.begin(&connection).map_err(|e| e.to_string())?;
-    writer::reserve(core);
-    core.log_bytes = 0;
+    let connection = sqlite::connect(core.files.file()).map_err(|e| text(core, e))?;
+    sqlite::truncate_log(&connection).map_err(|e| text(core, e))?;
+    core.file_reserved_to = 0;
+    core.watch.start(&connection).map_err(|e| e.to_string())?;
+    writer::reserve_log(core);
+    core.unmoved_log_bytes = 0;
     core.reserved = row::reserved(&connection).map_err(|e| e.text())?;
-    let late = cycle::transaction(core, &connection, |core, hot| redo(core, &connection, hot, cycle))
-        .map_err(|(Trouble::Refused(e) | Trouble::Unknown(e))| text(core, e))?;
-    Ok((connection, late))
+    let late_answers = round::run_transaction(core, &connection, |core, hot| redo(core, &connection, hot, round))
+        .map_err(|(CommitError::RolledBack(e) | CommitError::Unknown(e))| text(core, e))?;
+    Ok((connection, late_answers))
 }
 
-fn text(core: &Core, error: rusqlite::Error) -> String {
-    sqlite::text(&settle::full_or(&core.place, error))
+fn text(core: &WriterState, error: rusqlite::Error) -> String {
+    sqlite::error_text(&log_checkpoint::explain_write_error(&core.files, error))
 }
 
-/// Takes the inserts back and executes the rest once more; each of these writes may be there already. Returns the
-/// answers to those that the failed transaction did not come to.
-fn redo(core: &Core, connection: &Connection, hot: &mut Hot<'_>, cycle: &Cycle) -> rusqlite::Result<Written> {
-    for id in &core.pending {
+/// Deletes what was inserted and executes the other writes once more, each of which may be stored already. Returns the
+/// answers to administrators' writes that the failed transaction did not reach.
+fn redo(
+    core: &WriterState,
+    connection: &Connection,
+    hot: &mut HotStatements<'_>,
+    round: &Round,
+) -> rusqlite::Result<WriteAnswers> {
+    for id in &core.pending_deletes {
         hot.delete(*id)?;
     }
-    let (mut written, mut late) = (cycle.written.iter(), Vec::new());
-    for taken in &cycle.batches {
+    let (mut write_answers, mut late_answers) = (round.write_answers.iter(), Vec::new());
+    for taken in &round.batches {
         for op in &taken.batch.ops {
             match op {
-                // An id of an insert that was not executed may be that of another message, if the caller erred.
-                Op::Insert { id, .. } if cycle.inserting && taken.accepted => hot.delete(id.0)?,
-                Op::Delete { id, .. } | Op::Forget { id } => hot.delete(id.0)?,
+                // Only ids that were inserted: if the caller made a mistake, the id of a refused insert may be that of
+                // another message.
+                Op::Insert { id, .. } if round.inserting && taken.inserts_accepted => hot.delete(id.0)?,
+                Op::Delete { id, .. } | Op::DeleteExpired { id } => hot.delete(id.0)?,
                 Op::LoggedIn { name, from, at, rehash } => {
-                    let again = users::logged_in(connection, *name, *from, *at, rehash.as_deref());
-                    cycle::logged_in(again)?;
+                    let again = users::record_login(connection, *name, *from, *at, rehash.as_deref());
+                    round::ignore_damage(again)?;
                 }
-                Op::Admin { request, op } if admin::is_write(op) => match written.next() {
-                    Some((_, answer)) => admin::again(connection, hot, op, answer)?,
-                    None => late.push((*request, admin::write(connection, hot, op)?)),
+                Op::Admin { request, op } if admin_ops::is_write(op) => match write_answers.next() {
+                    Some((_, answer)) => admin_ops::write_again(connection, hot, op, answer)?,
+                    None => late_answers.push((*request, admin_ops::write(connection, hot, op)?)),
                 },
                 Op::Insert { .. } | Op::Fetch { .. } | Op::Lookup { .. } | Op::Admin { .. } => {}
             }
         }
     }
-    Ok(late)
+    Ok(late_answers)
 }

@@ -1,29 +1,30 @@
-//! Rows and their checksums: nothing that is read is believed before its sum matches.
+//! Rows and their checksums: no row is used before its checksum was verified.
 
 use crc32fast::Hasher;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::sqlite::Text;
+use super::sqlite::TrustedText;
 use crate::engine::port::{MessageId, StoredMessage};
 use crate::proto::types::Username;
 use crate::sabotage;
 
-/// Message ids are reserved in blocks of this many, so that the reservation is rarely written.
-pub const RESERVE_IDS: u64 = 65_536;
+/// Message ids are reserved in blocks of this size, so that the reservation is rarely written.
+pub const ID_BLOCK_SIZE: u64 = 65_536;
 
-/// The columns of a message in the order that [`message`] reads.
+/// The columns of a message in the order in which [`read_message`] reads them.
 pub const MESSAGE_COLUMNS: &str = "id, recipient, sender, queued_at, sum, body";
 
-/// A message by its id, in the same columns.
-pub const MESSAGES_BY_ID: &str =
+/// Selects the messages with ids in a range, with the columns of [`MESSAGE_COLUMNS`].
+pub const SELECT_MESSAGE_RANGE: &str =
     "SELECT id, recipient, sender, queued_at, sum, body FROM message WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
-pub const MESSAGE_BY_ID: &str = "SELECT id, recipient, sender, queued_at, sum, body FROM message WHERE id = ?1";
+/// Selects one message by its id, with the columns of [`MESSAGE_COLUMNS`].
+pub const SELECT_MESSAGE: &str = "SELECT id, recipient, sender, queued_at, sum, body FROM message WHERE id = ?1";
 
-/// Why a row could not be had.
+/// Why a row could not be read.
 #[derive(Debug)]
 pub enum RowError {
-    /// It is not what was written.
+    /// It is missing, or not as it was written; the text names it.
     Damaged(String),
     Sql(rusqlite::Error),
 }
@@ -35,17 +36,17 @@ impl From<rusqlite::Error> for RowError {
 }
 
 impl RowError {
-    /// The cause for people.
+    /// The cause as human-readable text.
     pub fn text(&self) -> String {
         match self {
             RowError::Damaged(what) => what.clone(),
-            RowError::Sql(error) => super::sqlite::text(error),
+            RowError::Sql(error) => super::sqlite::error_text(error),
         }
     }
 }
 
-/// The checksum of a message. Lengths come before what they measure, so that no byte can move from one field to
-/// another unseen.
+/// The checksum of a message. It covers the lengths of the fields, so that moving a byte from one field to the next
+/// changes it.
 pub fn message_sum(id: u64, recipient: &[u8], sender: &[u8], queued_at: u64, body: &[u8]) -> u32 {
     let mut head = [0u8; 32];
     head[0] = b'm';
@@ -62,8 +63,8 @@ pub fn message_sum(id: u64, recipient: &[u8], sender: &[u8], queued_at: u64, bod
     hasher.finalize()
 }
 
-/// The checksum of a row of another table, `kind` telling them apart.
-pub fn sum(kind: &[u8], fields: &[&[u8]]) -> u32 {
+/// The checksum of a row of another table; `kind` makes the checksums of different tables differ.
+pub fn row_sum(kind: &[u8], fields: &[&[u8]]) -> u32 {
     let mut hasher = Hasher::new();
     for field in std::iter::once(&kind).chain(fields) {
         hasher.update(&length(field));
@@ -76,7 +77,7 @@ fn length(bytes: &[u8]) -> [u8; 4] {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-/// A message as it stands in its row.
+/// A message as its row holds it; `queued_at` is in seconds since 1970.
 pub struct Message<'r> {
     pub id: u64,
     pub recipient: Username,
@@ -85,15 +86,18 @@ pub struct Message<'r> {
     pub body: &'r [u8],
 }
 
-/// The message in a row of [`MESSAGE_COLUMNS`], verified.
-pub fn message<'r>(row: &'r Row<'_>) -> Result<Message<'r>, RowError> {
-    let id = number(row, 0)?;
+/// Reads and verifies the message in a row of [`MESSAGE_COLUMNS`].
+///
+/// # Errors
+/// The row is damaged or cannot be read.
+pub fn read_message<'r>(row: &'r Row<'_>) -> Result<Message<'r>, RowError> {
+    let id = read_unsigned(row, 0)?;
     let damaged = || RowError::Damaged(format!("message {id} does not match its checksum"));
-    let (recipient, sender, body) = (text(row, 1)?, text(row, 2)?, text(row, 5)?);
+    let (recipient, sender, body) = (read_text(row, 1)?, read_text(row, 2)?, read_text(row, 5)?);
     let (Some(recipient), Some(sender), Some(body)) = (recipient, sender, body) else { return Err(damaged()) };
-    let queued_at = number(row, 3)?;
-    let matches = number(row, 4)? == u64::from(message_sum(id, recipient, sender, queued_at, body));
-    if !matches && !sabotage::is(sabotage::Fault::TrustedRows) {
+    let queued_at = read_unsigned(row, 3)?;
+    let matches = read_unsigned(row, 4)? == u64::from(message_sum(id, recipient, sender, queued_at, body));
+    if !matches && !sabotage::is_ordered(sabotage::Fault::TrustedRows) {
         return Err(damaged());
     }
     let (Some(recipient), Some(sender)) = (Username::parse(recipient), Username::parse(sender)) else {
@@ -102,30 +106,33 @@ pub fn message<'r>(row: &'r Row<'_>) -> Result<Message<'r>, RowError> {
     Ok(Message { id, recipient, sender, queued_at, body })
 }
 
-/// A whole number of 0 or more; others are the maximum, which no checksum matches.
-pub fn number(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+/// Reads a non-negative integer; anything else becomes `u64::MAX`, for which no checksum matches.
+pub fn read_unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     Ok(match row.get_ref(column)? {
         ValueRef::Integer(value) => u64::try_from(value).unwrap_or(u64::MAX),
         _ => u64::MAX,
     })
 }
 
-/// The bytes of a text; `None` when the column holds anything else.
-pub fn text<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<&'r [u8]>> {
+/// Reads the bytes of a text; `None` if the column holds anything else.
+pub fn read_text<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<&'r [u8]>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Text(bytes) => Some(bytes),
         _ => None,
     })
 }
 
-/// Hands every message to `on_message`, in the order of their ids; ends at the first that is damaged.
+/// Passes every message to `on_message`, in the order of their ids.
+///
+/// # Errors
+/// A row is damaged or cannot be read; the rows after it are not passed.
 pub fn each_message(connection: &Connection, mut on_message: impl FnMut(StoredMessage)) -> Result<(), RowError> {
     let mut statement = connection.prepare(&format!("SELECT {MESSAGE_COLUMNS} FROM message ORDER BY id"))?;
     let mut rows = statement.query([])?;
     let mut last = None;
     while let Some(row) = rows.next()? {
-        let message = message(row)?;
-        // A damaged tree can hand out a row twice, or out of order.
+        let message = read_message(row)?;
+        // A damaged B-tree can yield a row twice, or out of order.
         if last.is_some_and(|last| message.id <= last) {
             return Err(RowError::Damaged(format!("message {} is out of order", message.id)));
         }
@@ -139,45 +146,45 @@ pub fn each_message(connection: &Connection, mut on_message: impl FnMut(StoredMe
     Ok(())
 }
 
-/// The key of the record of used ids.
-pub const RESERVED: &str = "reserved";
+/// The key under which the table `meta` records the used message ids.
+pub const RESERVED_KEY: &str = "reserved";
 
-/// What the file is told by from its earlier states: see [`super::watch`].
-const MARK: &str = "mark";
+/// The key of the mark that distinguishes the file from its earlier states: see [`super::watch`].
+const MARK_KEY: &str = "mark";
 
-/// Records `mark`, which takes all of eight bytes.
+/// Records `mark`, which must be so large that SQLite stores it in eight bytes.
 pub fn set_mark(connection: &Connection, mark: u64) -> rusqlite::Result<()> {
-    set_meta(connection, MARK, mark)
+    set_meta(connection, MARK_KEY, mark)
 }
 
-/// The first id that is not reserved.
+/// The first message id that is not reserved.
 pub fn reserved(connection: &Connection) -> Result<u64, RowError> {
     let damaged = || RowError::Damaged("the record of used message ids does not match its checksum".to_owned());
     let found = connection
         .prepare_cached("SELECT value, sum FROM meta WHERE key = ?1")?
-        .query_row([RESERVED], |row| Ok((number(row, 0)?, number(row, 1)?)))
+        .query_row([RESERVED_KEY], |row| Ok((read_unsigned(row, 0)?, read_unsigned(row, 1)?)))
         .optional()?;
     match found {
-        Some((value, check)) if check == u64::from(meta_sum(RESERVED, value)) => Ok(value),
+        Some((value, check)) if check == u64::from(meta_sum(RESERVED_KEY, value)) => Ok(value),
         _ => Err(damaged()),
     }
 }
 
-/// Records that ids below `value` may be in use.
+/// Records that message ids below `value` may be in use.
 pub fn set_reserved(connection: &Connection, value: u64) -> rusqlite::Result<()> {
-    set_meta(connection, RESERVED, value)
+    set_meta(connection, RESERVED_KEY, value)
 }
 
 fn set_meta(connection: &Connection, key: &str, value: u64) -> rusqlite::Result<()> {
     connection.prepare_cached("INSERT OR REPLACE INTO meta(key, value, sum) VALUES(?1, ?2, ?3)")?.execute((
-        Text(key.as_bytes()),
-        super::sqlite::rowid(value)?,
+        TrustedText(key.as_bytes()),
+        super::sqlite::sqlite_integer(value)?,
         meta_sum(key, value),
     ))?;
     Ok(())
 }
 
-/// The checksum of such a record.
+/// The checksum of a row of the table `meta`.
 pub fn meta_sum(key: &str, value: u64) -> u32 {
-    sum(b"meta", &[key.as_bytes(), &value.to_le_bytes()])
+    row_sum(b"meta", &[key.as_bytes(), &value.to_le_bytes()])
 }

@@ -1,4 +1,4 @@
-//! Copies what is sound of a damaged store into a new one. Of the old one nothing is changed.
+//! Copies the sound rows of a damaged store into a new store. The damaged store is not changed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -8,184 +8,195 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::carve::{self, Found, Lost};
-use super::files::{self, NEW_SUFFIX, system, with_suffix};
-use super::history::IDS_APART;
+use super::carve::{self, CarvedRow, Losses};
+use super::files::{self, NEW_SUFFIX, system_error, with_suffix};
+use super::history::ID_GAP;
 use super::pages::Pages;
-use super::sqlite::{self, Hot, NewMessage};
-use super::{OpenError, OpenErrorKind, entry, lock, row, schema, users};
+use super::sqlite::{self, HotStatements, NewMessage};
+use super::{OpenError, OpenErrorKind, file_checks, lock, row, schema, users};
 
-/// Rows of one transaction.
-const COMMIT_ROWS: u64 = 20_000;
+/// Rows that are written per transaction.
+const ROWS_PER_TRANSACTION: u64 = 20_000;
 
-/// What was kept, and what was not.
+/// How much was saved and how much was lost.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Salvaged {
     pub users: u64,
     pub messages: u64,
-    pub lost: Lost,
-    /// A log that belongs to another store, and was left out.
+    pub lost: Losses,
+    /// The log next to the damaged store, if it belongs to another store and was left out.
     pub foreign_log: Option<PathBuf>,
 }
 
-/// A damaged store that no cpd serves, open to be read by whoever may; held until this value goes.
-pub struct Damaged {
+/// A damaged store that no cpd serves, open for reading, and locked until this value is dropped. It is opened apart
+/// from [`DamagedStore::salvage`] because cpd, if root runs it, becomes the owner of the new store's folder in between, who
+/// might not be able to read the old store.
+pub struct DamagedStore {
     pages: Pages,
     /// Ids below this may have been used.
-    known: u64,
+    reserved: u64,
     foreign_log: Option<PathBuf>,
     _lock: lock::ToolLock,
 }
 
-impl Damaged {
-    pub fn open(path: &Path) -> Result<Damaged, OpenError> {
-        let file = entry::resolve(path)?;
+impl DamagedStore {
+    /// Locks the store at `path` and opens it for reading.
+    pub fn open(path: &Path) -> Result<DamagedStore, OpenError> {
+        let file = file_checks::resolve(path)?;
         let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
         let lock = lock::for_tool(&with_suffix(&file, "-lock"), &folder, &file, false)?;
         let log = with_suffix(&file, "-wal");
         let history = files::read_history(&file)?;
-        let foreign = matches!(files::origin(&file, &history), Err(error) if error.kind == OpenErrorKind::Foreign);
+        let foreign = matches!(files::origin(&file, &history), Err(error) if error.kind == OpenErrorKind::ForeignLog);
         let pages = Pages::open(&file, (!foreign).then_some(log.as_path())).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
                 OpenError::new(OpenErrorKind::Gone, format!("{}: there is no store", file.display()))
             }
-            _ => system(&file, "cannot read", &e),
+            _ => system_error(&file, "cannot read", &e),
         })?;
-        let known = history.record().map_or(0, |record| record.reserved);
-        Ok(Damaged { pages, known, foreign_log: foreign.then_some(log), _lock: lock })
+        let reserved = history.record().map_or(0, |record| record.reserved);
+        Ok(DamagedStore { pages, reserved, foreign_log: foreign.then_some(log), _lock: lock })
     }
 
-    /// Makes a store at `new`, which must not exist, from every row that has its checksum. It is this process's.
+    /// Creates a store at `new`, which must not exist yet, from every row whose checksum matches. The new store belongs
+    /// to this process's user.
     pub fn salvage(self, new: &Path) -> Result<Salvaged, OpenError> {
-        let target = entry::resolve(new)?;
+        let target = file_checks::resolve(new)?;
         if fs::symlink_metadata(&target).is_ok() {
-            let said = format!("{}: already exists; nothing was written", new.display());
-            return Err(OpenError::new(OpenErrorKind::CannotCreate, said));
+            let message = format!("{}: already exists; nothing was written", new.display());
+            return Err(OpenError::new(OpenErrorKind::CannotCreate, message));
         }
         let folder = target.parent().unwrap_or(Path::new("."));
-        entry::check_folder(folder, Some(nix::unistd::geteuid().as_raw()))?;
-        let made = with_suffix(&target, NEW_SUFFIX);
-        let salvaged = fill(&self.pages, self.known, &made).and_then(|(mut salvaged, file)| {
-            place(&file, &made, &target)?;
+        file_checks::check_folder(folder, Some(nix::unistd::geteuid().as_raw()))?;
+        let partial_path = with_suffix(&target, NEW_SUFFIX);
+        let salvaged = fill_store(&self.pages, self.reserved, &partial_path).and_then(|(mut salvaged, file)| {
+            publish(&file, &partial_path, &target)?;
             salvaged.foreign_log = self.foreign_log;
             Ok(salvaged)
         });
         if salvaged.is_err() {
             for tail in ["", "-wal", "-journal"] {
-                // What stays the next run takes away.
-                let _ = files::remove(&with_suffix(&made, tail));
+                // If this fails, the next run deletes the file.
+                let _ = files::remove_if_exists(&with_suffix(&partial_path, tail));
             }
         }
         salvaged
     }
 }
 
-fn fill(pages: &Pages, known: u64, made: &Path) -> Result<(Salvaged, File), OpenError> {
+/// Creates a store in the file `partial_path` and copies the sound rows of `pages` into it. Ids below `reserved` may have been
+/// used. Returns what was saved, and the file.
+fn fill_store(pages: &Pages, reserved: u64, partial_path: &Path) -> Result<(Salvaged, File), OpenError> {
     for tail in ["", "-wal", "-journal"] {
-        let left = with_suffix(made, tail);
-        files::remove(&left).map_err(|e| system(&left, "cannot delete", &e))?;
+        let left = with_suffix(partial_path, tail);
+        files::remove_if_exists(&left).map_err(|e| system_error(&left, "cannot delete", &e))?;
     }
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(made)
-        .map_err(|e| OpenError { kind: OpenErrorKind::CannotCreate, ..system(made, "cannot create", &e) })?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial_path).map_err(|e| {
+        OpenError { kind: OpenErrorKind::CannotCreate, ..system_error(partial_path, "cannot create", &e) }
+    })?;
     let cannot = |e: rusqlite::Error| {
-        let said = format!("{}: cannot write: {}", made.display(), sqlite::text(&e));
-        OpenError::new(OpenErrorKind::CannotCreate, said)
+        let message = format!("{}: cannot write: {}", partial_path.display(), sqlite::error_text(&e));
+        OpenError::new(OpenErrorKind::CannotCreate, message)
     };
-    schema::fill(made).map_err(cannot)?;
-    let connection = sqlite::connect(made).map_err(cannot)?;
-    let mut copy = Copy { connection: &connection, rows: 0, first: known, salvaged: Salvaged::default(), failed: None };
+    schema::create_schema(partial_path).map_err(cannot)?;
+    let connection = sqlite::connect(partial_path).map_err(cannot)?;
+    let mut copy = SalvageTarget {
+        connection: &connection,
+        rows: 0,
+        first_free_id: reserved,
+        salvaged: Salvaged::default(),
+        failed: None,
+    };
     copy.begin().map_err(cannot)?;
-    let lost = carve::rows(pages, |found| copy.add(found));
-    let Copy { first, mut salvaged, failed, .. } = copy;
+    let lost = carve::each_row(pages, |found| copy.add(found));
+    let SalvageTarget { first_free_id, mut salvaged, failed, .. } = copy;
     failed.map_or(Ok(()), Err).map_err(cannot)?;
     salvaged.lost = lost;
-    row::set_reserved(&connection, first.saturating_add(IDS_APART))
+    row::set_reserved(&connection, first_free_id.saturating_add(ID_GAP))
         .and_then(|()| connection.execute_batch("COMMIT"))
-        .and_then(|()| sqlite::settle(&connection))
+        .and_then(|()| sqlite::truncate_log(&connection))
         .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false))
         .map_err(cannot)?;
     connection.close().map_err(|(_, e)| cannot(e))?;
     Ok((salvaged, file))
 }
 
-/// The new store while it is filled.
-struct Copy<'c> {
+/// The new store while it is being filled.
+struct SalvageTarget<'c> {
     connection: &'c Connection,
+    /// Rows handed to [`SalvageTarget::insert_row`] so far.
     rows: u64,
-    /// The first id that no message had.
-    first: u64,
+    /// The first id of which it is certain that no message has had it.
+    first_free_id: u64,
     salvaged: Salvaged,
+    /// The first error; no more rows are written after it.
     failed: Option<rusqlite::Error>,
 }
 
-impl Copy<'_> {
+impl SalvageTarget<'_> {
     fn begin(&self) -> rusqlite::Result<()> {
         self.connection.execute_batch("BEGIN IMMEDIATE")
     }
 
-    fn add(&mut self, found: Found) {
+    fn add(&mut self, found: CarvedRow) {
         if self.failed.is_none() {
-            self.failed = self.put(found).err();
+            self.failed = self.insert_row(found).err();
         }
     }
 
-    fn put(&mut self, found: Found) -> rusqlite::Result<()> {
+    fn insert_row(&mut self, found: CarvedRow) -> rusqlite::Result<()> {
         self.rows += 1;
-        if self.rows.is_multiple_of(COMMIT_ROWS) {
+        if self.rows.is_multiple_of(ROWS_PER_TRANSACTION) {
             self.connection.execute_batch("COMMIT")?;
             sqlite::checkpoint(self.connection)?;
             self.begin()?;
         }
         match found {
-            Found::Message(letter) => {
-                self.first = self.first.max(letter.id.saturating_add(1));
+            CarvedRow::Message(message) => {
+                self.first_free_id = self.first_free_id.max(message.id.saturating_add(1));
                 let mut statement = self.connection.prepare_cached("SELECT 1 FROM message WHERE id = ?1")?;
-                // Found twice, it is the same: the checksum is over all of it.
-                if statement.exists([sqlite::rowid(letter.id)?])? {
+                // A message that is found twice is the same one, because its checksum covers all of it.
+                if statement.exists([sqlite::sqlite_integer(message.id)?])? {
                     return Ok(());
                 }
                 self.salvaged.messages += 1;
-                Hot::prepare(self.connection)?.insert(&NewMessage {
-                    id: letter.id,
-                    recipient: letter.recipient.as_str(),
-                    sender: letter.sender.as_str(),
-                    queued_at: letter.queued_at,
-                    body: &letter.body,
+                HotStatements::prepare(self.connection)?.insert(&NewMessage {
+                    id: message.id,
+                    recipient: message.recipient.as_str(),
+                    sender: message.sender.as_str(),
+                    queued_at: message.queued_at,
+                    body: &message.body,
                 })
             }
-            Found::User(user) => {
+            CarvedRow::User(user) => {
                 if matches!(users::find(self.connection, user.name), Ok(Some(_))) {
                     return Ok(());
                 }
                 self.salvaged.users += 1;
                 users::write(self.connection, &user)
             }
-            Found::Seen { user, address, at } => users::write_seen(self.connection, &user, &address, at),
-            Found::Mark => Ok(()),
-            Found::Reserved(reserved) => {
-                self.first = self.first.max(reserved);
+            CarvedRow::Seen { user, address, at } => users::write_seen(self.connection, &user, &address, at),
+            CarvedRow::Mark => Ok(()),
+            CarvedRow::Reserved(reserved) => {
+                self.first_free_id = self.first_free_id.max(reserved);
                 Ok(())
             }
         }
     }
 }
 
-/// Gives the new store its name, on stable storage. Never replaces anything.
-fn place(file: &File, made: &Path, target: &Path) -> Result<(), OpenError> {
+/// Publishes the new store under its name, on stable storage. Never replaces anything.
+fn publish(file: &File, partial_path: &Path, target: &Path) -> Result<(), OpenError> {
     let done = || -> io::Result<()> {
         file.sync_all()?;
-        fs::hard_link(made, target)?;
-        fs::remove_file(made)?;
+        fs::hard_link(partial_path, target)?;
+        fs::remove_file(partial_path)?;
         let (own, named) = (file.metadata()?, fs::symlink_metadata(target)?);
         match (own.dev(), own.ino()) == (named.dev(), named.ino()) {
             true => Ok(()),
             false => Err(io::Error::other("somebody has put another file in its place")),
         }
     };
-    done().map_err(|e| OpenError { kind: OpenErrorKind::CannotCreate, ..system(target, "cannot create", &e) })?;
+    done().map_err(|e| OpenError { kind: OpenErrorKind::CannotCreate, ..system_error(target, "cannot create", &e) })?;
     files::sync_folder(target.parent().unwrap_or(Path::new(".")))
 }

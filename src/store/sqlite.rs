@@ -17,14 +17,14 @@ use crate::sabotage;
 
 /// SQLite's page cache in KiB. The hot pages are the end of the message table and what is being deleted.
 const CACHE_KIB: i64 = 16 * 1024;
-/// A log that grew beyond this many bytes is cut when it begins anew.
+/// A log that grew beyond this many bytes is truncated to them when it restarts at its beginning.
 const WAL_KEPT_BYTES: i64 = 64 * 1024 * 1024;
-/// Longest value in bytes that a row may hold; a damaged row cannot ask for more memory.
+/// Longest value in bytes that a row may hold, so that a damaged row cannot make SQLite allocate more.
 pub const VALUE_MAX_BYTES: i32 = 64 * 1024;
-/// Prepared statements kept for the connection's life.
+/// Prepared statements that are cached for the connection's lifetime.
 const STATEMENTS_MAX: usize = 64;
 
-/// Opens an existing store. Nothing is written: neither here nor, until [`settle`], by closing it.
+/// Opens an existing store. Neither opening it nor, until [`truncate_log`] is called, closing it writes anything.
 pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -40,8 +40,9 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     connection.busy_timeout(Duration::ZERO)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    let synchronous = if sabotage::is(sabotage::Fault::WeakSync) { "NORMAL" } else { "FULL" };
-    // Exclusive before the first read: then there is no shared memory, and no other program reads along.
+    let synchronous = if sabotage::is_ordered(sabotage::Fault::WeakSync) { "NORMAL" } else { "FULL" };
+    // Exclusive mode is set before the first read: then SQLite needs no shared memory, and no other program can read
+    // the store.
     connection.execute_batch(&format!(
         "PRAGMA locking_mode=EXCLUSIVE;
          PRAGMA synchronous={synchronous};
@@ -55,9 +56,9 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Opens a file to which nobody writes, to be read without a trace: without its log, without a lock, and without a name
-/// once it is open.
-pub fn view(path: &Path) -> rusqlite::Result<Connection> {
+/// Opens a file that nobody writes to, for reading without a trace: SQLite ignores its log, takes no lock, and does not
+/// need the file's name any more once it is open.
+pub fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
     let mut name = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
         match byte {
@@ -76,58 +77,58 @@ pub fn view(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Gives the store the number by which its file is known (`history`), as a part of the transaction that is open.
+/// Gives the store the number that identifies its file (see [`super::history`]), as a part of the open transaction.
 pub fn set_number(connection: &Connection, number: u32) -> rusqlite::Result<()> {
     connection.pragma_update(None, "default_cache_size", number)?;
-    // SQLite believes that this is the size of its cache.
+    // SQLite takes this number for the size of its cache, so the size is set again.
     connection.pragma_update(None, "cache_size", -CACHE_KIB)
 }
 
-/// Moves the whole log into the store's file, synced, and begins a new one: what may be unsynced below is no longer
-/// needed by what follows. The log's room goes back to the disk.
-pub fn settle(connection: &Connection) -> rusqlite::Result<()> {
-    wal_mode(connection)?;
+/// Moves the whole log into the store's file, syncs the file and truncates the log, so that its space goes back to the
+/// disk. Whatever an earlier process left unsynced in the log is not needed any more.
+pub fn truncate_log(connection: &Connection) -> rusqlite::Result<()> {
+    require_wal_mode(connection)?;
     empty_log(connection, CheckpointMode::TRUNCATE)
 }
 
-/// As [`settle`], and keeps the log's room: the next commit begins at its beginning.
+/// As [`truncate_log`], but keeps the log's space: the next commit writes at its beginning.
 pub fn restart_log(connection: &Connection) -> rusqlite::Result<()> {
     empty_log(connection, CheckpointMode::RESTART)
 }
 
-/// That the store has a log.
-pub fn wal_mode(connection: &Connection) -> rusqlite::Result<()> {
+/// Makes sure that the store uses a write-ahead log.
+pub fn require_wal_mode(connection: &Connection) -> rusqlite::Result<()> {
     let mode: String = connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
     if mode != "wal" {
-        return Err(error(ffi::SQLITE_CANTOPEN, "the write-ahead log cannot be used here"));
+        return Err(new_error(ffi::SQLITE_CANTOPEN, "the write-ahead log cannot be used here"));
     }
     Ok(())
 }
 
 fn empty_log(connection: &Connection, mode: CheckpointMode) -> rusqlite::Result<()> {
     let (all, moved) = connection.wal_checkpoint_v2(Some("main"), mode)?;
-    // Below 0 there is no log, whatever the mode was said to be.
+    // A negative count means that there is no log, even though the mode could be set.
     if all < 0 || all != moved {
-        return Err(error(ffi::SQLITE_BUSY, "the write-ahead log could not be emptied"));
+        return Err(new_error(ffi::SQLITE_BUSY, "the write-ahead log could not be emptied"));
     }
     Ok(())
 }
 
-/// Frames in the log, and how many of them are not in the store's file yet.
-pub fn log(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+/// The number of frames in the log, and of those that are not in the store's file yet.
+pub fn log_frames(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
     let (all, moved) = connection.wal_checkpoint_v2(Some("main"), CheckpointMode::NOOP)?;
     let frames = |count| u64::try_from(count).unwrap_or(0);
     Ok((frames(all), frames(all.saturating_sub(moved))))
 }
 
-/// Moves the log into the store's file as far as that goes, and returns what is left of it in frames.
+/// Moves the log into the store's file as far as possible; returns the number of frames that are still to be moved.
 pub fn checkpoint(connection: &Connection) -> rusqlite::Result<u64> {
     let (all, moved) = connection.wal_checkpoint_v2(Some("main"), CheckpointMode::PASSIVE)?;
     Ok(u64::try_from(all.saturating_sub(moved)).unwrap_or(0))
 }
 
-/// What an error means for a store that is being opened.
-pub fn kind(error: &Error) -> OpenErrorKind {
+/// The kind of an error for a store that is being opened.
+pub fn open_error_kind(error: &Error) -> OpenErrorKind {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TooBig | ErrorCode::TypeMismatch) => {
             OpenErrorKind::Damaged
@@ -136,29 +137,30 @@ pub fn kind(error: &Error) -> OpenErrorKind {
         Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => OpenErrorKind::Permission,
         Some(ErrorCode::CannotOpen) => OpenErrorKind::CannotCreate,
         Some(_) => OpenErrorKind::System,
-        // Not SQLite's: a value of the wrong type or out of range.
+        // Not from SQLite itself: a value is of the wrong type or out of range.
         None => OpenErrorKind::Damaged,
     }
 }
 
-/// Whether the file itself is at fault: going on would make it worse.
+/// Whether the error means that the file is damaged; further writes would make that worse.
 pub fn is_damage(error: &Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-/// Whether the disk, or the limit of file sizes, is.
+/// Whether the error means that the disk is full. A quota and the limit of file sizes count as such after
+/// [`super::log_checkpoint::explain_write_error`].
 pub fn is_full(error: &Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
-/// Whether a write failed of which SQLite does not say why.
+/// Whether the error is a failed write, whose cause SQLite does not report.
 pub fn is_failed_write(error: &Error) -> bool {
     code(error) == ffi::SQLITE_IOERR_WRITE
 }
 
-/// What a store on a read-only file system gives, without a word of that.
+/// Whether a read-only file system may have caused the error, which SQLite does not report as such.
 pub fn may_be_read_only(error: &Error) -> bool {
-    // SQLite opens such a file for reading alone, and cannot lock that.
+    // SQLite opens a file on such a file system for reading only and then fails to lock it.
     let failed = [
         ffi::SQLITE_IOERR_WRITE,
         ffi::SQLITE_IOERR_FSYNC,
@@ -170,83 +172,92 @@ pub fn may_be_read_only(error: &Error) -> bool {
     matches!(main, Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen)) || failed.contains(&code(error))
 }
 
-/// The same error with its cause, the file system, if `read_only`.
-pub fn read_only_or(cause: Error, read_only: impl FnOnce() -> bool) -> Error {
-    if may_be_read_only(&cause) && read_only() { error(code(&cause), "read-only file system") } else { cause }
+/// The same error, but naming the read-only file system as its cause if `read_only` confirms it.
+pub fn name_read_only(cause: Error, read_only: impl FnOnce() -> bool) -> Error {
+    if may_be_read_only(&cause) && read_only() { new_error(code(&cause), "read-only file system") } else { cause }
 }
 
-/// SQLite's number for it; 0 for what is not SQLite's.
+/// SQLite's extended result code; 0 if the error is not from SQLite.
 pub fn code(error: &Error) -> i32 {
     error.sqlite_error().map_or(0, |error| error.extended_code)
 }
 
-/// The error for people, with SQLite's number: its texts alone do not tell a failed sync from a failed write.
-pub fn text(error: &Error) -> String {
+/// Human-readable text with SQLite's extended result code, because SQLite's texts do not distinguish a failed sync from
+/// a failed write.
+pub fn error_text(error: &Error) -> String {
     match error {
         Error::SqliteFailure(code, _) => format!("{error} (SQLite {})", code.extended_code),
         other => other.to_string(),
     }
 }
 
-/// An error of SQLite's kind `code`, made here.
-pub fn error(code: i32, text: &str) -> Error {
+/// An error with SQLite's result code `code`, made by cpd itself.
+pub fn new_error(code: i32, text: &str) -> Error {
     Error::SqliteFailure(ffi::Error::new(code), Some(text.to_owned()))
 }
 
-/// Where a test can make the store fail.
+/// A point at which a test can make the store fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Point {
+pub enum FaultPoint {
     /// A transaction with inserts is about to execute them.
     Inserts,
-    /// A transaction is about to execute its other writes.
+    /// A transaction was begun and is about to execute its writes.
     Writes,
-    /// Before COMMIT: nothing of the transaction will be stored.
+    /// COMMIT is about to be executed; a failure here means that nothing of the transaction is stored.
     Commit,
-    /// After COMMIT has succeeded: all of it is stored, but the caller hears of a failure.
+    /// COMMIT has succeeded; a failure here means that everything is stored but the caller gets an error.
     Committed,
-    /// A transaction that failed is about to be taken back.
+    /// A failed transaction is about to be rolled back.
     Rollback,
-    /// The connection is about to be opened again.
+    /// The connection is about to be reopened.
     Reopen,
     /// The log is about to be moved into the file.
     Checkpoint,
-    /// A step of a start is done that a crash may come after.
-    Started,
-    /// The disk is asked for its room; a failure here means that there is none.
-    Space,
+    /// A step of a start is complete; a test can simulate a crash after it.
+    StartStep,
+    /// The free space of the disk is about to be queried; a failure here means that there is none.
+    FreeSpace,
 }
 
-type Fault = Box<dyn FnMut(Point) -> Option<i32> + Send>;
+type Fault = Box<dyn FnMut(FaultPoint) -> Option<i32> + Send>;
 
-/// Failures that a test wants: returns SQLite's result code for a point that is to fail. Empty outside of tests.
+/// The failures that a test orders: the function returns SQLite's result code for a point that is to fail. `None`
+/// outside of tests.
 #[derive(Default)]
 pub struct Faults(pub Option<Fault>);
 
 impl Faults {
-    pub fn at(&mut self, point: Point) -> rusqlite::Result<()> {
+    /// Marks that execution has reached `point`.
+    ///
+    /// # Errors
+    /// A test has ordered a failure at this point.
+    pub fn check(&mut self, point: FaultPoint) -> rusqlite::Result<()> {
         match self.0.as_mut().and_then(|fault| fault(point)) {
-            Some(code) => Err(error(code, "made to fail")),
+            Some(code) => Err(new_error(code, "made to fail")),
             None => Ok(()),
         }
     }
 }
 
-/// Text that is known to be UTF-8 and is bound without looking at it again.
-pub struct Text<'a>(pub &'a [u8]);
+/// Text that is known to be UTF-8 and is bound without checking it again.
+pub struct TrustedText<'a>(pub &'a [u8]);
 
-impl ToSql for Text<'_> {
+impl ToSql for TrustedText<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.0)))
     }
 }
 
-/// An id as SQLite counts; ids beyond its range are not ids.
-pub fn rowid(id: u64) -> rusqlite::Result<i64> {
-    i64::try_from(id).map_err(|_| error(ffi::SQLITE_MISUSE, "a number is out of range"))
+/// Converts an id or a time to SQLite's signed integer.
+///
+/// # Errors
+/// The number exceeds the range of `i64`.
+pub fn sqlite_integer(id: u64) -> rusqlite::Result<i64> {
+    i64::try_from(id).map_err(|_| new_error(ffi::SQLITE_MISUSE, "a number is out of range"))
 }
 
 /// The statements that a transaction executes by the thousand.
-pub struct Hot<'c> {
+pub struct HotStatements<'c> {
     insert: CachedStatement<'c>,
     delete: CachedStatement<'c>,
     delete_run: CachedStatement<'c>,
@@ -261,9 +272,9 @@ pub struct NewMessage<'a> {
     pub body: &'a [u8],
 }
 
-impl<'c> Hot<'c> {
-    pub fn prepare(connection: &'c Connection) -> rusqlite::Result<Hot<'c>> {
-        Ok(Hot {
+impl<'c> HotStatements<'c> {
+    pub fn prepare(connection: &'c Connection) -> rusqlite::Result<HotStatements<'c>> {
+        Ok(HotStatements {
             insert: connection.prepare_cached(
                 "INSERT INTO message(id, recipient, sender, queued_at, sum, body) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
             )?,
@@ -274,32 +285,32 @@ impl<'c> Hot<'c> {
 
     pub fn insert(&mut self, m: &NewMessage<'_>) -> rusqlite::Result<()> {
         let sum = message_sum(m.id, m.recipient.as_bytes(), m.sender.as_bytes(), m.queued_at, m.body);
-        self.insert.raw_bind_parameter(1, rowid(m.id)?)?;
-        self.insert.raw_bind_parameter(2, Text(m.recipient.as_bytes()))?;
-        self.insert.raw_bind_parameter(3, Text(m.sender.as_bytes()))?;
-        self.insert.raw_bind_parameter(4, rowid(m.queued_at)?)?;
+        self.insert.raw_bind_parameter(1, sqlite_integer(m.id)?)?;
+        self.insert.raw_bind_parameter(2, TrustedText(m.recipient.as_bytes()))?;
+        self.insert.raw_bind_parameter(3, TrustedText(m.sender.as_bytes()))?;
+        self.insert.raw_bind_parameter(4, sqlite_integer(m.queued_at)?)?;
         self.insert.raw_bind_parameter(5, i64::from(sum))?;
-        self.insert.raw_bind_parameter(6, Text(m.body))?;
+        self.insert.raw_bind_parameter(6, TrustedText(m.body))?;
         self.insert.raw_execute()?;
         Ok(())
     }
 
-    /// Deletes a message; that it is gone already is no error.
+    /// Deletes a message; a message that does not exist is no error.
     pub fn delete(&mut self, id: u64) -> rusqlite::Result<()> {
-        self.delete.raw_bind_parameter(1, rowid(id)?)?;
+        self.delete.raw_bind_parameter(1, sqlite_integer(id)?)?;
         self.delete.raw_execute()?;
         Ok(())
     }
 
-    /// Deletes messages by their ids, in ascending order; neighbours go together.
-    pub fn delete_all(&mut self, ids: &[u64]) -> rusqlite::Result<()> {
+    /// Deletes messages by their ids, which must be in ascending order; consecutive ids share one statement.
+    pub fn delete_ascending(&mut self, ids: &[u64]) -> rusqlite::Result<()> {
         for run in ids.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
             match run {
                 [] => {}
                 [id] => self.delete(*id)?,
                 [first, .., last] => {
-                    self.delete_run.raw_bind_parameter(1, rowid(*first)?)?;
-                    self.delete_run.raw_bind_parameter(2, rowid(*last)?)?;
+                    self.delete_run.raw_bind_parameter(1, sqlite_integer(*first)?)?;
+                    self.delete_run.raw_bind_parameter(2, sqlite_integer(*last)?)?;
                     self.delete_run.raw_execute()?;
                 }
             }

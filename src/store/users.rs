@@ -1,19 +1,19 @@
-//! Users, and the addresses that they logged in from.
+//! Users, and the addresses from which they logged in.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::row::{RowError, number, sum, text};
-use super::sqlite::rowid;
+use super::row::{RowError, read_text, read_unsigned, row_sum};
+use super::sqlite::sqlite_integer;
 use crate::engine::port::{AddressKey, KNOWN_ADDRESSES_MAX, LoginRecord, Origin, UserRow};
 use crate::proto::types::Username;
 
-/// Addresses remembered for each user: the newest ones.
-pub const SEEN_MAX: u32 = 16;
+/// Addresses remembered for each user: the most recent ones.
+pub const ADDRESSES_PER_USER_MAX: u32 = 16;
 
-/// A user as it stands in its row.
+/// A user as its row holds it; times are in seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     pub name: Username,
@@ -24,16 +24,17 @@ pub struct User {
 }
 
 impl User {
-    /// What an administrator sees of it.
-    pub fn row(&self) -> UserRow {
+    /// What administrators are shown of the user: everything but the hash.
+    pub fn to_row(&self) -> UserRow {
         UserRow { name: self.name, locked: self.locked, created: self.created, last_login: self.last_login }
     }
 
     /// The checksum of its row.
-    pub fn sum(&self) -> u32 {
-        // A login at second 0 and none at all must differ, hence the length of the last field.
+    pub fn checksum(&self) -> u32 {
+        // A login at second 0 must differ from no login at all; the length of the last field, which the checksum
+        // covers, makes the difference.
         let last = self.last_login.map(u64::to_le_bytes);
-        sum(
+        row_sum(
             b"user",
             &[
                 self.name.as_str().as_bytes(),
@@ -46,55 +47,62 @@ impl User {
     }
 }
 
-const COLUMNS: &str = "name, hash, locked, created, last_login, sum";
+const USER_COLUMNS: &str = "name, hash, locked, created, last_login, sum";
 
-fn user(row: &Row<'_>) -> Result<User, RowError> {
-    let shown = text(row, 0)?.map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
+fn read_user(row: &Row<'_>) -> Result<User, RowError> {
+    let shown = read_text(row, 0)?.map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
     let damaged = || RowError::Damaged(format!("user {shown:?} does not match its checksum"));
-    let name = text(row, 0)?.and_then(Username::parse).ok_or_else(damaged)?;
-    let hash = text(row, 1)?.and_then(|hash| std::str::from_utf8(hash).ok()).ok_or_else(damaged)?.to_owned();
+    let name = read_text(row, 0)?.and_then(Username::parse).ok_or_else(damaged)?;
+    let hash = read_text(row, 1)?.and_then(|hash| std::str::from_utf8(hash).ok()).ok_or_else(damaged)?.to_owned();
     let last_login = match row.get_ref(4)? {
         rusqlite::types::ValueRef::Null => None,
-        _ => Some(number(row, 4)?),
+        _ => Some(read_unsigned(row, 4)?),
     };
-    let found = User { name, hash, locked: number(row, 2)? == 1, created: number(row, 3)?, last_login };
-    match number(row, 5)? == u64::from(found.sum()) {
+    let found = User { name, hash, locked: read_unsigned(row, 2)? == 1, created: read_unsigned(row, 3)?, last_login };
+    match read_unsigned(row, 5)? == u64::from(found.checksum()) {
         true => Ok(found),
         false => Err(damaged()),
     }
 }
 
-/// The user called `name`.
+/// Reads the user called `name`; `None` if there is none.
+///
+/// # Errors
+/// The row is damaged or cannot be read.
 pub fn find(connection: &Connection, name: Username) -> Result<Option<User>, RowError> {
-    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM user WHERE name = ?1"))?;
+    let mut statement = connection.prepare_cached(&format!("SELECT {USER_COLUMNS} FROM user WHERE name = ?1"))?;
     let mut rows = statement.query([name.as_str()])?;
-    rows.next()?.map(user).transpose()
+    rows.next()?.map(read_user).transpose()
 }
 
-/// Up to `limit` users after `after`, in the order of their names; ends at the first that is damaged.
+/// Passes up to `limit` users whose names follow `after` to `on_user`, in the order of their names; `None` begins with
+/// the first user.
+///
+/// # Errors
+/// A row is damaged or cannot be read; the rows after it are not passed.
 pub fn each(
     connection: &Connection,
     after: Option<Username>,
     limit: u32,
     mut on_user: impl FnMut(User),
 ) -> Result<(), RowError> {
-    let sql = format!("SELECT {COLUMNS} FROM user WHERE name > ?1 ORDER BY name LIMIT ?2");
+    let sql = format!("SELECT {USER_COLUMNS} FROM user WHERE name > ?1 ORDER BY name LIMIT ?2");
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params![after.as_ref().map_or("", Username::as_str), limit])?;
     while let Some(row) = rows.next()? {
-        on_user(user(row)?);
+        on_user(read_user(row)?);
     }
     Ok(())
 }
 
-/// Verifies every user; what is damaged is handed on and the count of rows returned.
+/// Verifies every user and returns the number of rows; each damaged one is described to `on_damage`.
 pub fn check(connection: &Connection, mut on_damage: impl FnMut(String)) -> rusqlite::Result<u64> {
-    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM user"))?;
+    let mut statement = connection.prepare_cached(&format!("SELECT {USER_COLUMNS} FROM user"))?;
     let mut rows = statement.query([])?;
     let mut count = 0;
     while let Some(row) = rows.next()? {
         count += 1;
-        match user(row) {
+        match read_user(row) {
             Ok(_) => {}
             Err(RowError::Damaged(what)) => on_damage(what),
             Err(RowError::Sql(error)) => return Err(error),
@@ -103,12 +111,19 @@ pub fn check(connection: &Connection, mut on_damage: impl FnMut(String)) -> rusq
     Ok(count)
 }
 
-/// Writes `user`, in the place of what had its name.
+/// Writes `user`, replacing a user of the same name.
 pub fn write(connection: &Connection, user: &User) -> rusqlite::Result<()> {
-    let last_login = user.last_login.map(rowid).transpose()?;
+    let last_login = user.last_login.map(sqlite_integer).transpose()?;
     connection
-        .prepare_cached(&format!("INSERT OR REPLACE INTO user({COLUMNS}) VALUES(?1, ?2, ?3, ?4, ?5, ?6)"))?
-        .execute(params![user.name.as_str(), user.hash, user.locked, rowid(user.created)?, last_login, user.sum()])?;
+        .prepare_cached(&format!("INSERT OR REPLACE INTO user({USER_COLUMNS}) VALUES(?1, ?2, ?3, ?4, ?5, ?6)"))?
+        .execute(params![
+            user.name.as_str(),
+            user.hash,
+            user.locked,
+            sqlite_integer(user.created)?,
+            last_login,
+            user.checksum()
+        ])?;
     Ok(())
 }
 
@@ -119,12 +134,19 @@ pub fn remove(connection: &Connection, name: Username) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What a login as `name` from `from` is checked against. Both tables are asked whether there is such a user or not, so
-/// that this takes about the same time.
-pub fn login(connection: &Connection, name: Username, from: Origin) -> Result<Option<Box<LoginRecord>>, RowError> {
-    let known = has_seen(connection, name, from.key)?;
-    // A login that 0.1.0 recorded.
-    let known_before = from.former.map(|former| has_seen(connection, name, former)).transpose()?;
+/// Reads what a login as `name` from `from` is checked against; `None` if there is no such user. Both tables are read
+/// in either case, so that the time that this takes does not show whether the user exists.
+///
+/// # Errors
+/// A row is damaged or cannot be read.
+pub fn login_record(
+    connection: &Connection,
+    name: Username,
+    from: Origin,
+) -> Result<Option<Box<LoginRecord>>, RowError> {
+    let known = knows_address(connection, name, from.key)?;
+    // cpd 0.1.0 recorded some addresses in another form.
+    let known_before = from.former_key.map(|former_key| knows_address(connection, name, former_key)).transpose()?;
     let Some(found) = find(connection, name)? else { return Ok(None) };
     let known_address = match (known, known_before.flatten()) {
         (Some(false), _) | (_, Some(false)) => {
@@ -136,18 +158,23 @@ pub fn login(connection: &Connection, name: Username, from: Origin) -> Result<Op
     Ok(Some(Box::new(LoginRecord { hash: found.hash, locked: found.locked, known_address })))
 }
 
-/// Whether the user has logged in from there: `None` if not, `false` if that row does not match its checksum.
-fn has_seen(connection: &Connection, name: Username, from: AddressKey) -> rusqlite::Result<Option<bool>> {
-    let address = address(from);
+/// Whether the user has logged in from `from`: `None` if not, `Some(false)` if so but that row does not match its
+/// checksum.
+fn knows_address(connection: &Connection, name: Username, from: AddressKey) -> rusqlite::Result<Option<bool>> {
+    let address = format_address(from);
     let row = connection
         .prepare_cached("SELECT at, sum FROM seen WHERE user = ?1 AND address = ?2")?
-        .query_row([name.as_str(), &address], |row| Ok((number(row, 0)?, number(row, 1)?)))
+        .query_row([name.as_str(), &address], |row| Ok((read_unsigned(row, 0)?, read_unsigned(row, 1)?)))
         .optional()?;
     Ok(row.map(|(at, check)| check == u64::from(seen_sum(name.as_str(), &address, at))))
 }
 
-/// Records a login; of a user that is gone, nothing.
-pub fn logged_in(
+/// Records a login from `from` at `at`, in seconds since 1970, unless the user does not exist any more. `rehash` is an
+/// old and a new hash: the new one is stored if the user's hash is still the old one.
+///
+/// # Errors
+/// The user's row is damaged, or a row cannot be read or written.
+pub fn record_login(
     connection: &Connection,
     name: Username,
     from: AddressKey,
@@ -162,53 +189,53 @@ pub fn logged_in(
         found.hash.clone_from(new);
     }
     write(connection, &found)?;
-    let address = address(from);
+    let address = format_address(from);
     write_seen(connection, name.as_str(), &address, at)?;
     connection
         .prepare_cached(
             "DELETE FROM seen WHERE user = ?1 AND address <> ?2 AND address NOT IN
              (SELECT address FROM seen WHERE user = ?1 AND address <> ?2 ORDER BY at DESC, address LIMIT ?3)",
         )?
-        .execute(params![name.as_str(), address, SEEN_MAX - 1])?;
+        .execute(params![name.as_str(), address, ADDRESSES_PER_USER_MAX - 1])?;
     Ok(())
 }
 
-/// Writes when `user` was last there from `address`.
+/// Records that `user` last logged in from `address` at `at`, in seconds since 1970.
 pub fn write_seen(connection: &Connection, user: &str, address: &str, at: u64) -> rusqlite::Result<()> {
     connection
         .prepare_cached("INSERT OR REPLACE INTO seen(user, address, at, sum) VALUES(?1, ?2, ?3, ?4)")?
-        .execute(params![user, address, rowid(at)?, seen_sum(user, address, at)])?;
+        .execute(params![user, address, sqlite_integer(at)?, seen_sum(user, address, at)])?;
     Ok(())
 }
 
-/// The addresses from which anybody has logged in, the latest ones, in the order of their last logins.
+/// The addresses from which users have logged in most recently, with the time of the last login from each.
 #[derive(Debug, Default)]
 pub struct KnownAddresses(HashMap<AddressKey, u64>);
 
 impl KnownAddresses {
-    /// Somebody was last there at `at`.
+    /// Adds a login from `address` at `at`, in seconds since 1970. A text that is not an address is ignored.
     pub fn insert(&mut self, address: &str, at: u64) {
-        let Some(key) = key(address) else { return };
+        let Some(key) = parse_address(address) else { return };
         let last = self.0.entry(key).or_default();
         *last = at.max(*last);
         if self.0.len() >= 2 * KNOWN_ADDRESSES_MAX {
-            self.0 = latest(std::mem::take(&mut self.0)).into_iter().collect();
+            self.0 = keep_latest(std::mem::take(&mut self.0)).into_iter().collect();
         }
     }
 
-    /// At most [`KNOWN_ADDRESSES_MAX`] of them.
+    /// At most [`KNOWN_ADDRESSES_MAX`] addresses, ordered by last login, oldest first.
     pub fn into_latest(self) -> impl Iterator<Item = AddressKey> {
-        latest(self.0).into_iter().map(|(key, _)| key)
+        keep_latest(self.0).into_iter().map(|(key, _)| key)
     }
 }
 
-fn latest(all: HashMap<AddressKey, u64>) -> Vec<(AddressKey, u64)> {
+fn keep_latest(all: HashMap<AddressKey, u64>) -> Vec<(AddressKey, u64)> {
     let mut all: Vec<_> = all.into_iter().collect();
     all.sort_by_key(|(key, at)| (*at, *key));
     all.split_off(all.len().saturating_sub(KNOWN_ADDRESSES_MAX))
 }
 
-/// Verifies every address; `on_damage` decides whether to go on.
+/// Verifies every address and returns the number of rows; `on_damage` decides whether to continue after a damaged one.
 pub fn check_seen(
     connection: &Connection,
     on_damage: impl FnMut(String) -> Result<(), RowError>,
@@ -216,7 +243,7 @@ pub fn check_seen(
     each_seen(connection, |_, _| (), on_damage)
 }
 
-/// The same, and hands on what is right: an address, and when a user was last there.
+/// As [`check_seen`], and passes each sound row to `on_seen`: the address, and when a user last logged in from it.
 pub fn each_seen(
     connection: &Connection,
     mut on_seen: impl FnMut(&str, u64),
@@ -227,24 +254,24 @@ pub fn each_seen(
     let mut count = 0;
     while let Some(row) = rows.next()? {
         count += 1;
-        let user = String::from_utf8_lossy(text(row, 0)?.unwrap_or_default()).into_owned();
-        let address = String::from_utf8_lossy(text(row, 1)?.unwrap_or_default()).into_owned();
-        if number(row, 3)? != u64::from(seen_sum(&user, &address, number(row, 2)?)) {
+        let user = String::from_utf8_lossy(read_text(row, 0)?.unwrap_or_default()).into_owned();
+        let address = String::from_utf8_lossy(read_text(row, 1)?.unwrap_or_default()).into_owned();
+        if read_unsigned(row, 3)? != u64::from(seen_sum(&user, &address, read_unsigned(row, 2)?)) {
             on_damage(format!("an address of user {user:?} does not match its checksum"))?;
         } else {
-            on_seen(&address, number(row, 2)?);
+            on_seen(&address, read_unsigned(row, 2)?);
         }
     }
     Ok(count)
 }
 
-/// The checksum of an address.
+/// The checksum of a row of the table `seen`.
 pub fn seen_sum(user: &str, address: &str, at: u64) -> u32 {
-    sum(b"seen", &[user.as_bytes(), address.as_bytes(), &at.to_le_bytes()])
+    row_sum(b"seen", &[user.as_bytes(), address.as_bytes(), &at.to_le_bytes()])
 }
 
-/// The key of an address as [`address`] writes it; `None` of any other text.
-fn key(text: &str) -> Option<AddressKey> {
+/// Parses an address as [`format_address`] writes it; `None` for any other text.
+fn parse_address(text: &str) -> Option<AddressKey> {
     if let Some(uid) = text.strip_prefix("uid ") {
         return uid.parse().ok().map(AddressKey::Local);
     }
@@ -254,8 +281,8 @@ fn key(text: &str) -> Option<AddressKey> {
     }
 }
 
-/// The address as people write it.
-fn address(key: AddressKey) -> String {
+/// The address as text, in the form that the table `seen` holds.
+fn format_address(key: AddressKey) -> String {
     match key {
         AddressKey::V4(bits) => Ipv4Addr::from_bits(bits).to_string(),
         AddressKey::V6(prefix) => format!("{}/64", Ipv6Addr::from_bits(u128::from(prefix) << 64)),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use cpd::proto::types::{Password, Username, is_message};
+use cpd::proto::types::{Password, Username, is_valid_message};
 
 use super::parser::{Action, Expected, Listener, Script};
 
@@ -243,7 +243,7 @@ fn classify_smsg(argument: &[u8], users: &[&str]) -> Kind {
         Kind::SmsgMalformed
     } else if message.contains(&b':') {
         Kind::SmsgSecondColon
-    } else if !is_message(message) {
+    } else if !is_valid_message(message) {
         Kind::SmsgMalformed
     } else if users.iter().any(|user| user.as_bytes() == recipient) {
         Kind::Smsg

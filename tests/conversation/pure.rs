@@ -12,7 +12,7 @@ use cpd::engine::port::{AddressKey, RequestId, SessionId};
 use cpd::engine::settings::Settings;
 use cpd::engine::{Engine, Verification};
 use cpd::proto::dfa::Dialect;
-use cpd::proto::reply::{Reply, Stage, Why};
+use cpd::proto::reply::{BadCommandCause, Reply, ReplyStage};
 use cpd::proto::session::{Closing, NEVER};
 use cpd::proto::types::{Millis, Password, Username};
 
@@ -104,7 +104,7 @@ impl Pure {
         next.set_wall_clock(WALL);
         self.store.load(&mut next);
         let mut successors = HashMap::new();
-        for id in self.engine.succession() {
+        for id in self.engine.handover_order() {
             let record = self.engine.freeze(id, self.now).ok_or("a session could not be frozen")?;
             successors.insert(id, next.thaw(&record, from(), self.now).ok_or("a session could not be thawed")?);
         }
@@ -112,7 +112,7 @@ impl Pure {
             connection.id = connection.id.and_then(|id| successors.get(&id).copied());
         }
         next.thaw_common(&self.engine.freeze_common(self.now), self.now).ok_or("no failures could be thawed")?;
-        next.succeeded(self.now);
+        next.finish_handover(self.now);
         self.engine = next;
         self.pump();
         Ok(())
@@ -177,7 +177,7 @@ impl Pure {
                 self.engine.sent(id, count, self.now);
             }
         }
-        match self.engine.closing(id) {
+        match self.engine.next_close_step(id) {
             Closing::Now | Closing::Flush => {
                 connection.closed = true;
                 connection.id = None;
@@ -270,7 +270,8 @@ impl Peer for Pure {
             Ok(id) => Connection { id: Some(id), ..Connection::default() },
             Err(_) => {
                 let mut refused = Connection { closed: true, ..Connection::default() };
-                Reply::BadCommand(Stage::Idle, Why::Crowded).write(false, &mut refused.output);
+                Reply::BadCommand(ReplyStage::Idle, BadCommandCause::TooManyConnections)
+                    .write(false, &mut refused.output);
                 refused
             }
         };
@@ -354,7 +355,7 @@ impl Peer for Pure {
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let request = self.request(&words, stdin)?;
         match self.ask(request)? {
-            AdminResult::Done | AdminResult::Ended { .. } | AdminResult::Gone { .. } => Ok(()),
+            AdminResult::Done | AdminResult::SessionsEnded { .. } | AdminResult::Removed { .. } => Ok(()),
             other => Err(format!("refused: {other:?}")),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cpd::daemon::config::{FILE_MAX_BYTES, KEYS, Kind};
+use cpd::daemon::config::{FILE_MAX_BYTES, KEYS, ValueKind};
 
 use crate::fails;
 use crate::running::{cpd, run};
@@ -33,17 +33,17 @@ impl File {
 }
 
 /// A value of the right kind, out of the key's range, where there is a range; else of the wrong kind.
-fn out_of_range(kind: &Kind) -> String {
+fn out_of_range(kind: &ValueKind) -> String {
     match kind {
-        Kind::Addresses { .. } => "[\"localhost\"]".into(),
-        Kind::Path { socket: true, .. } => format!("\"/{}\"", "x".repeat(107)),
-        Kind::Path { .. } => "\"relative/path\"".into(),
-        Kind::Group { .. } => "\"a:b\"".into(),
-        Kind::Number { range: (_, high), .. } => (u64::from(*high) + 1).to_string(),
-        Kind::Bytes { .. } => "-1".into(),
-        Kind::Duration { .. } => "\"99999d\"".into(),
-        Kind::Flag { .. } => "1".into(),
-        Kind::Target { .. } | Kind::Level { .. } => "\"nowhere\"".into(),
+        ValueKind::Addresses { .. } => "[\"localhost\"]".into(),
+        ValueKind::Path { socket: true, .. } => format!("\"/{}\"", "x".repeat(107)),
+        ValueKind::Path { .. } => "\"relative/path\"".into(),
+        ValueKind::Group { .. } => "\"a:b\"".into(),
+        ValueKind::Number { range: (_, high), .. } => (u64::from(*high) + 1).to_string(),
+        ValueKind::Bytes { .. } => "-1".into(),
+        ValueKind::Duration { .. } => "\"99999d\"".into(),
+        ValueKind::Flag { .. } => "1".into(),
+        ValueKind::Target { .. } | ValueKind::Level { .. } => "\"nowhere\"".into(),
     }
 }
 

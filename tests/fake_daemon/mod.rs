@@ -93,8 +93,8 @@ pub fn small(request: &Request) -> Vec<u8> {
         Request::UserAdd { .. } | Request::UserUnlock { .. } | Request::StoreBackupEnd { .. } => encode_ok(&Done {}),
         Request::SessionClose { id: 7 } => encode_ok(&Done {}),
         Request::SessionClose { .. } => encode_error(ErrorCode::NoSuchSession, "there is no session with that id"),
-        Request::UserPasswd { keep_sessions, .. } => encode_ok(&Ended { sessions: u64::from(!keep_sessions) }),
-        Request::UserLock { .. } => encode_ok(&Ended { sessions: 2 }),
+        Request::UserPasswd { keep_sessions, .. } => encode_ok(&SessionsEnded { sessions: u64::from(!keep_sessions) }),
+        Request::UserLock { .. } => encode_ok(&SessionsEnded { sessions: 2 }),
         Request::UserShow { .. } => encode_ok(&bob),
         Request::UserRemove { .. } => encode_ok(&Removed { messages: 3, sessions: 1 }),
         Request::UserList { .. } => encode_ok(&NamePage { rows: vec![bob], next: None }),
@@ -118,7 +118,7 @@ pub fn small(request: &Request) -> Vec<u8> {
             encode_ok(&BackupChunk::new(&whole[from..whole.len().min(from + 4)]))
         }
         Request::StoreShrink => encode_ok(&cpd::control::answer::Shrunk { before_bytes: 5000, after_bytes: 4096 }),
-        Request::StoreCheck { .. } => encode_ok(&Checked { rows: 4, damaged: Vec::new(), next: None }),
+        Request::StoreCheck { .. } => encode_ok(&CheckPage { rows: 4, damaged: Vec::new(), next: None }),
         Request::SessionList { .. } => encode_ok(&IdPage {
             rows: vec![SessionInfo {
                 id: 7,
@@ -141,7 +141,7 @@ pub fn small(request: &Request) -> Vec<u8> {
             }],
             more: false,
         }),
-        Request::ThrottleClear { .. } => encode_ok(&Forgotten { forgotten: 2 }),
+        Request::ThrottleClear { .. } => encode_ok(&ThrottlesCleared { forgotten: 2 }),
         Request::Ping => encode_ok(&Pong { version: "0.1.0".to_owned() }),
         Request::Status { details } => encode_ok(&Status {
             version: "0.1.0".to_owned(),

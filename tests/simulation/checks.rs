@@ -104,7 +104,7 @@ impl World {
             let one = &self.conns[**other];
             **other != conn && one.logged_in && self.plan.user_of(one.client) == user
         });
-        let goes_on = |id: &SessionId| matches!(process.engine.closing(*id), Closing::Open | Closing::Paused);
+        let goes_on = |id: &SessionId| matches!(process.engine.next_close_step(*id), Closing::Open | Closing::Paused);
         all.fold((0, 0), |(open, all), (id, _)| (open + usize::from(goes_on(id)), all + 1))
     }
 
@@ -182,7 +182,7 @@ impl World {
             if process.engine.output(*id).len() != one.seen {
                 problem = Some("output that nobody was told of");
             }
-            let closing = process.engine.closing(*id);
+            let closing = process.engine.next_close_step(*id);
             if matches!(closing, Closing::Now | Closing::Flush) {
                 problem = Some("an end that nobody was told of");
             }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use cpd::proto::reply::{ALL, Reply, Stage};
+use cpd::proto::reply::{ALL, Reply, ReplyStage};
 use cpd::proto::types::Millis;
 
 use super::bodies::Bodies;
@@ -263,10 +263,10 @@ impl Client {
     /// What HELP is to be told now, without its CR LF.
     fn help(&self, named: bool) -> String {
         let stage = match (self.in_error, self.logged_in, named) {
-            (true, ..) => Stage::ErrorProcessing,
-            (_, true, _) => Stage::ProcessCommand,
-            (_, _, true) => Stage::UserValidated,
-            (..) => Stage::Idle,
+            (true, ..) => ReplyStage::ErrorProcessing,
+            (_, true, _) => ReplyStage::ProcessCommand,
+            (_, _, true) => ReplyStage::UserValidated,
+            (..) => ReplyStage::Idle,
         };
         let mut line = Vec::new();
         Reply::Help(stage).write(false, &mut line);

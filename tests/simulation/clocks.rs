@@ -2,7 +2,7 @@
 //! arrived, when what it was told had left. Nothing may happen before its time; nothing may wait for longer than its time
 //! and one tick of the wheel. It knows of nothing but bytes and the contract.
 
-use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, WRITE_PROGRESS_BYTES};
+use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, WRITE_PROGRESS_MIN_BYTES};
 use cpd::proto::settings::Timeouts;
 use cpd::proto::types::Millis;
 use cpd::timer::TICK_MS;
@@ -178,7 +178,7 @@ impl Clocks {
         }
         self.output_since.get_or_insert(now);
         self.taken += taken;
-        if self.taken >= usize::from(WRITE_PROGRESS_BYTES) {
+        if self.taken >= usize::from(WRITE_PROGRESS_MIN_BYTES) {
             (self.output_since, self.taken) = (Some(now), 0);
         }
     }

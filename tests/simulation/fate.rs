@@ -186,7 +186,7 @@ impl World {
                 }
             }
         }
-        process.engine.succeeded(now);
+        process.engine.finish_handover(now);
     }
 
     fn begin_end(&mut self, stop: bool) {
@@ -222,8 +222,8 @@ impl World {
         self.happened.handovers += 1;
         self.crash_in = None;
         let mut sessions = Vec::new();
-        for id in process.engine.succession() {
-            let closing = process.engine.closing(id);
+        for id in process.engine.handover_order() {
+            let closing = process.engine.next_close_step(id);
             let unsent = process.engine.output(id).len();
             let frozen = process.engine.freeze(id, now);
             match (frozen, process.sessions.get(&id).copied()) {

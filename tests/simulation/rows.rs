@@ -151,7 +151,7 @@ fn row((name, user): (&Username, &User)) -> UserRow {
 
 pub fn is_write(op: &Op) -> bool {
     match op {
-        Op::Insert { .. } | Op::Delete { .. } | Op::Forget { .. } | Op::LoggedIn { .. } => true,
+        Op::Insert { .. } | Op::Delete { .. } | Op::DeleteExpired { .. } | Op::LoggedIn { .. } => true,
         Op::Admin { op, .. } => is_change(op),
         Op::Fetch { .. } | Op::Lookup { .. } => false,
     }
@@ -187,5 +187,5 @@ pub fn inserts_in(batch: &Batch) -> bool {
 }
 
 pub fn deletes_in(batch: &Batch) -> bool {
-    batch.ops.iter().any(|op| matches!(op, Op::Delete { .. } | Op::Forget { .. }))
+    batch.ops.iter().any(|op| matches!(op, Op::Delete { .. } | Op::DeleteExpired { .. }))
 }

@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use cpd::engine::events::AdminResult;
 use cpd::engine::port::{Op, RequestId, SessionId};
 use cpd::engine::{Engine, Verification};
-use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, OVERLAP_MAX_STORES, PDU_MAX_BYTES};
+use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, PDU_MAX_BYTES, PIPELINE_MAX_STORES};
 use cpd::proto::session::{Closing, NEVER};
 use cpd::proto::types::Millis;
 
@@ -22,7 +22,7 @@ const TURN_BYTES: usize = 8 * 1024;
 /// Passwords that are verified at once.
 const VERIFIERS: usize = 4;
 /// Replies to what the store has of a session, on top of the water mark and one message.
-const OUTPUT_MAX_BYTES: usize = OUTPUT_HIGH_WATER_BYTES + PDU_MAX_BYTES + 2 + 80 * (OVERLAP_MAX_STORES as usize + 4);
+const OUTPUT_MAX_BYTES: usize = OUTPUT_HIGH_WATER_BYTES + PDU_MAX_BYTES + 2 + 80 * (PIPELINE_MAX_STORES as usize + 4);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
@@ -232,7 +232,7 @@ impl World {
     fn submit(&mut self, process: &mut Process, now: Millis) {
         while let Some(batch) = process.engine.next_batch(now) {
             for op in &batch.ops {
-                if let Op::Delete { id, .. } | Op::Forget { id } = op {
+                if let Op::Delete { id, .. } | Op::DeleteExpired { id } = op {
                     process.deletes.insert(id.0);
                 }
                 self.note_work(process, op);
@@ -265,7 +265,7 @@ impl World {
             let what = process.requests.remove(&request).unwrap_or("nothing");
             self.trace.note(self.now, super::trace::SERVER, "answers an administrator", what.as_bytes());
             match result {
-                AdminResult::Gone { .. } if what == "remove" => self.bodies.removed(super::plan::VICTIM),
+                AdminResult::Removed { .. } if what == "remove" => self.bodies.removed(super::plan::VICTIM),
                 AdminResult::Failed(cause) if self.plan.store.commit == 0 => {
                     self.report(Some(Problem::new(Sort::Administration, format!("{what}: {cause}"))));
                 }
@@ -305,7 +305,7 @@ impl World {
             process.engine.sent(id, taken, now);
             self.conns[conn].seen -= taken;
         }
-        let mut closing = process.engine.closing(id);
+        let mut closing = process.engine.next_close_step(id);
         if self.plan.twin == Twin::Hasty && closing == Closing::Stopping && process.engine.output(id).is_empty() {
             closing = Closing::Flush;
         }

@@ -323,7 +323,7 @@ impl Store {
                             .push(Answer::Admin { request: *request, answer: self.visible.admin(op, &mut Vec::new()) });
                     }
                     Op::LoggedIn { .. } | Op::Admin { .. } => {}
-                    Op::Lookup { .. } | Op::Insert { .. } | Op::Delete { .. } | Op::Forget { .. } => {}
+                    Op::Lookup { .. } | Op::Insert { .. } | Op::Delete { .. } | Op::DeleteExpired { .. } => {}
                 }
                 users_change |= rows::changes_users(op);
                 anything_changes |= rows::is_write(op);
@@ -351,7 +351,7 @@ impl Store {
                             writes.push(Write::Reserve((id.0 / RESERVED_IDS + 1) * RESERVED_IDS));
                         }
                     }
-                    Op::Delete { id, .. } | Op::Forget { id } => writes.push(Write::Delete(id.0)),
+                    Op::Delete { id, .. } | Op::DeleteExpired { id } => writes.push(Write::Delete(id.0)),
                     Op::LoggedIn { name, from, at, .. } => writes.extend(self.visible.logged_in(*name, *from, *at)),
                     Op::Admin { request, op } if rows::is_change(op) => {
                         let answer = self.visible.admin(op, &mut writes);
@@ -374,7 +374,7 @@ impl Store {
                         self.failed.push(*session);
                         self.pending.insert(id.0);
                     }
-                    Op::Forget { id } => drop(self.pending.insert(id.0)),
+                    Op::DeleteExpired { id } => drop(self.pending.insert(id.0)),
                     Op::Admin { request, op } if rows::is_change(op) => {
                         let answer = AdminAnswer::Failed("no room".to_owned());
                         cycle.answers.push(Answer::Admin { request: *request, answer });

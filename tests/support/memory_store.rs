@@ -76,7 +76,7 @@ impl MemoryStore {
                     self.messages.insert(*id, message);
                 }
                 Op::Insert { .. } => {}
-                Op::Delete { id, .. } | Op::Forget { id } => drop(self.messages.remove(id)),
+                Op::Delete { id, .. } | Op::DeleteExpired { id } => drop(self.messages.remove(id)),
                 Op::Fetch { session, download, ids } => {
                     let page = self.page(&batch.ids[ids.start as usize..ids.end as usize]);
                     answers.push(Answer::Page { session: *session, download: *download, page });

@@ -1,14 +1,16 @@
-//! Addresses to listen on, compared: what one of them takes, another cannot have.
+//! Compares addresses to listen on: two that take the same connections cannot be used together.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::Config;
 
-/// Two listeners of which one takes what the other is to listen on.
+/// Two configured addresses that take the same connections, each with its key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Clash {
+    /// The one that is configured first.
     pub first: (&'static str, SocketAddr),
+    /// The other one.
     pub second: (&'static str, SocketAddr),
 }
 
@@ -29,7 +31,7 @@ impl fmt::Display for Clash {
     }
 }
 
-/// The first two listeners of `config` that cannot be had together.
+/// The first two addresses of `config` that cannot be used together.
 pub fn clash(config: &Config) -> Option<Clash> {
     let of = |key: &'static str, all: &[SocketAddr]| all.iter().map(move |one| (key, *one)).collect::<Vec<_>>();
     let all = [of("listen.cp", &config.cp), of("listen.classic", &config.classic)].concat();
@@ -43,13 +45,13 @@ pub fn clash(config: &Config) -> Option<Clash> {
     None
 }
 
-/// Whether a connection to one of them could be one to the other.
+/// Whether listeners on both addresses would take the same connections.
 pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    // Port 0 is another port each time.
+    // Port 0 stands for a different port each time.
     if one.port() != other.port() || one.port() == 0 {
         return false;
     }
-    // An IPv4 address in IPv6 is that IPv4 address.
+    // An IPv4-mapped IPv6 address is the same as the IPv4 address.
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     match (a, b) {
         (IpAddr::V6(all), _) | (_, IpAddr::V6(all)) if all.is_unspecified() => true,
@@ -59,8 +61,8 @@ pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     }
 }
 
-/// Why nobody can connect to that address, or nothing can be bound to it, on whatever machine.
-pub fn no_place_to_listen(address: SocketAddr) -> Option<&'static str> {
+/// Why `address` cannot be listened on, on any machine; `None` if it may be possible.
+pub fn listen_obstacle(address: SocketAddr) -> Option<&'static str> {
     match address {
         _ if address.ip().is_multicast() => Some("is a multicast address: no connection leads there"),
         SocketAddr::V4(v4) if v4.ip().is_broadcast() => Some("is a broadcast address: no connection leads there"),
@@ -71,7 +73,7 @@ pub fn no_place_to_listen(address: SocketAddr) -> Option<&'static str> {
     }
 }
 
-/// The interface of a link-local address.
+/// The interface of a link-local address; 0 for other addresses.
 fn scope(address: SocketAddr) -> u32 {
     match address {
         SocketAddr::V4(_) => 0,
@@ -79,7 +81,7 @@ fn scope(address: SocketAddr) -> u32 {
     }
 }
 
-/// Whether only this machine can connect to it.
+/// Whether only this machine can connect to `address`.
 pub fn is_local(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
@@ -93,17 +95,17 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_can_connect_is_no_place_to_listen() {
+    fn addresses_that_cannot_be_listened_on_are_refused() {
         for wrong in ["224.0.0.1:5035", "255.255.255.255:5035", "[ff02::1]:5035", "[fe80::1]:5035"] {
-            assert!(no_place_to_listen(wrong.parse().unwrap()).is_some(), "{wrong}");
+            assert!(listen_obstacle(wrong.parse().unwrap()).is_some(), "{wrong}");
         }
         for right in ["0.0.0.0:5035", "[::]:5035", "127.0.0.1:0", "192.0.2.255:1", "[fe80::1%2]:5035", "[fd00::1]:7"] {
-            assert_eq!(no_place_to_listen(right.parse().unwrap()), None, "{right}");
+            assert_eq!(listen_obstacle(right.parse().unwrap()), None, "{right}");
         }
     }
 
     #[test]
-    fn what_one_address_takes_another_cannot_have() {
+    fn overlapping_addresses_are_recognized() {
         for (one, other, both) in [
             ("0.0.0.0:7", "[::]:7", true),
             ("127.0.0.1:7", "0.0.0.0:7", true),

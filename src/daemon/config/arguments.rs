@@ -10,41 +10,42 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use crate::daemon::exit::{ExitCode, Fatal};
 
-/// What the command line says.
+/// The parsed command line.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Arguments {
-    /// `--config FILE`; without it [`super::DEFAULT_FILE`] is read if it is there.
+    /// `--config FILE`. Without it, and without `--data`, [`super::DEFAULT_FILE`] is read if it exists.
     pub config: Option<PathBuf>,
-    /// `--data DIR`: the first try without root.
+    /// `--data DIR`: keep all files in this directory, for a first try without root.
     pub data: Option<PathBuf>,
-    /// `--listen ADDR:PORT`, once or more: in the place of `listen.cp`.
+    /// `--listen ADDR:PORT`, possibly repeated: replaces `listen.cp`.
     pub listen: Vec<SocketAddr>,
     /// `--check`: read and check the configuration, then end.
     pub check: bool,
-    /// What is to be done to the store instead of serving it.
-    pub tool: Option<Tool>,
+    /// A tool to run on the store instead of serving.
+    pub tool: Option<StoreTool>,
 }
 
-/// Work on the store of a cpd that does not run.
+/// A tool that works on a store while no cpd runs on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Tool {
-    /// `--restore FILE`: put this backup in the store's place.
+pub enum StoreTool {
+    /// `--restore FILE`: replace the store by this backup.
     Restore(PathBuf),
-    /// `--check-store[=FILE]`: name what is damaged in the store, or in this copy of one.
+    /// `--check-store[=FILE]`: list the damage in the store, or in this copy of one.
     CheckStore(Option<PathBuf>),
-    /// `--salvage NEW`: copy what is sound to a new file.
+    /// `--salvage NEW`: copy everything undamaged into a new file.
     Salvage(PathBuf),
 }
 
-/// What is to be done.
+/// What the command line asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Invocation {
+    /// Run the daemon, a check or a tool.
     Run(Arguments),
-    /// `--help` or `--version`: print this on stdout and end with 0.
+    /// `--help` or `--version`: print this on stdout and exit with 0.
     Print(String),
 }
 
-/// The parser, for the check of the manual page as well.
+/// The parser of the command line. The test of the manual page uses it as well.
 pub fn command() -> Command {
     let path = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).value_parser(ValueParser::path_buf()).help(help)
@@ -63,7 +64,7 @@ pub fn command() -> Command {
                 .long("listen")
                 .value_name("ADDR:PORT")
                 .action(ArgAction::Append)
-                .value_parser(listen)
+                .value_parser(parse_listen_address)
                 .help("Listen there, in the place of listen.cp; may be given more than once"),
         )
         .arg(Arg::new("check").long("check").action(ArgAction::SetTrue).help("Check the configuration and exit"))
@@ -77,16 +78,19 @@ pub fn command() -> Command {
         .group(ArgGroup::new("instead").args(["check", "restore", "check-store", "salvage"]))
 }
 
-fn listen(text: &str) -> Result<SocketAddr, String> {
+fn parse_listen_address(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr =
         text.parse().map_err(|_| "it is an address with port, as 127.0.0.1:5035 or [::]:5035".to_owned())?;
-    match super::addresses::no_place_to_listen(address) {
+    match super::addresses::listen_obstacle(address) {
         Some(why) => Err(format!("it {why}")),
         None => Ok(address),
     }
 }
 
-/// Reads the command line, `arguments` beginning with the program's name. Errors: [`ExitCode::Usage`].
+/// Parses the command line. The first of `arguments` is the program's name.
+///
+/// # Errors
+/// [`ExitCode::Usage`].
 pub fn parse<I, T>(arguments: I) -> Result<Invocation, Fatal>
 where
     I: IntoIterator<Item = T>,
@@ -111,8 +115,8 @@ where
         tool: tool(&mut matches),
     };
     let named = match &arguments.tool {
-        Some(Tool::Restore(path) | Tool::Salvage(path) | Tool::CheckStore(Some(path))) => Some(path),
-        Some(Tool::CheckStore(None)) | None => None,
+        Some(StoreTool::Restore(path) | StoreTool::Salvage(path) | StoreTool::CheckStore(Some(path))) => Some(path),
+        Some(StoreTool::CheckStore(None)) | None => None,
     };
     let paths = [arguments.config.as_ref(), arguments.data.as_ref(), named];
     if paths.into_iter().flatten().any(|path| path.as_os_str().is_empty()) {
@@ -121,12 +125,12 @@ where
     Ok(Invocation::Run(arguments))
 }
 
-fn tool(matches: &mut ArgMatches) -> Option<Tool> {
+fn tool(matches: &mut ArgMatches) -> Option<StoreTool> {
     let is_check = matches.contains_id("check-store");
-    let restore = matches.remove_one("restore").map(Tool::Restore);
-    let salvage = || matches.remove_one("salvage").map(Tool::Salvage);
+    let restore = matches.remove_one("restore").map(StoreTool::Restore);
+    let salvage = || matches.remove_one("salvage").map(StoreTool::Salvage);
     let tool = restore.or_else(salvage);
-    tool.or_else(|| is_check.then(|| Tool::CheckStore(matches.remove_one("check-store"))))
+    tool.or_else(|| is_check.then(|| StoreTool::CheckStore(matches.remove_one("check-store"))))
 }
 
 #[cfg(test)]
@@ -143,10 +147,10 @@ mod tests {
             Arguments { config: Some("/a".into()), data: Some("/b".into()), listen, check: true, tool: None };
         assert_eq!(all, Invocation::Run(expected));
         for (words, tool) in [
-            (&["cpd", "--restore", "/c"][..], Tool::Restore("/c".into())),
-            (&["cpd", "--check-store"], Tool::CheckStore(None)),
-            (&["cpd", "--check-store=/c"], Tool::CheckStore(Some("/c".into()))),
-            (&["cpd", "--salvage", "/c"], Tool::Salvage("/c".into())),
+            (&["cpd", "--restore", "/c"][..], StoreTool::Restore("/c".into())),
+            (&["cpd", "--check-store"], StoreTool::CheckStore(None)),
+            (&["cpd", "--check-store=/c"], StoreTool::CheckStore(Some("/c".into()))),
+            (&["cpd", "--salvage", "/c"], StoreTool::Salvage("/c".into())),
         ] {
             let expected = Arguments { tool: Some(tool), ..Arguments::default() };
             assert_eq!(parse(words).unwrap(), Invocation::Run(expected));

@@ -1,4 +1,4 @@
-//! `cpd --check`: what can be said of a configuration without starting, and without touching anything.
+//! `cpd --check`: checks a configuration as far as that is possible without starting and without changing anything.
 
 use std::fmt::Write;
 use std::io::ErrorKind;
@@ -15,7 +15,7 @@ use crate::store::{self, OpenErrorKind};
 
 /// The command that changes where the packaged service listens.
 pub const LISTEN_COMMAND: &str = "cpd-listen";
-/// Where unit files are, the stronger ones first.
+/// The directories of unit files, in the order of their precedence.
 const UNIT_FOLDERS: [&str; 5] = [
     "etc/systemd/system",
     "run/systemd/system",
@@ -24,32 +24,34 @@ const UNIT_FOLDERS: [&str; 5] = [
     "lib/systemd/system",
 ];
 
-/// What was found out.
+/// The result of a check.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Report {
-    /// For standard output, a line each.
+pub struct ConfigReport {
+    /// The lines for standard output.
     pub lines: Vec<String>,
+    /// The warnings for standard error.
     pub warnings: Vec<String>,
 }
 
-/// Checks what the arguments ask for. `root`: of the file system in which units are looked for.
+/// Checks the configuration that the arguments select. Unit files are searched for below `root`.
 ///
 /// # Errors
-/// The configuration's own, and what a start would end with as far as it can be seen.
-pub fn check(arguments: &Arguments, root: &Path) -> Result<Report, Fatal> {
+/// Those of [`Config::load`], and those that a start would fail with, as far as they can be found out without one.
+pub fn check(arguments: &Arguments, root: &Path) -> Result<ConfigReport, Fatal> {
     let config = Config::load(arguments)?;
-    let handed = Handed::by_units(arguments, root);
-    let mut report = Report { lines: lines(arguments, &config, handed), warnings: config.warnings.clone() };
-    store(arguments, &config)?;
-    if !handed.control {
-        control(&config, &mut report)?;
-    } else if config.asks_for("control.socket") && config.control_socket != Config::default().control_socket {
+    let systemd_sockets = SystemdSockets::from_unit_files(arguments, root);
+    let mut report =
+        ConfigReport { lines: report_lines(arguments, &config, systemd_sockets), warnings: config.warnings.clone() };
+    check_store(arguments, &config)?;
+    if !systemd_sockets.control {
+        check_control_socket(&config, &mut report)?;
+    } else if config.is_explicit("control.socket") && config.control_socket != Config::default().control_socket {
         let path = config.control_socket.display();
         report
             .warnings
             .push(format!("control.socket: {path} is not used where systemd starts cpd: cpd-control.socket decides"));
     }
-    if handed.cp && config.asks_for("listen.cp") {
+    if systemd_sockets.cp && config.is_explicit("listen.cp") {
         let file = config.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).display();
         report.warnings.push(format!(
             "{file}: listen.cp is not used where systemd starts cpd: cpd.socket decides, and '{LISTEN_COMMAND}' changes it"
@@ -58,57 +60,58 @@ pub fn check(arguments: &Arguments, root: &Path) -> Result<Report, Fatal> {
     Ok(report)
 }
 
-/// Whose sockets systemd hands over to the packaged service.
+/// Which sockets systemd hands over to the packaged service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Handed {
+struct SystemdSockets {
     cp: bool,
     control: bool,
 }
 
-impl Handed {
-    /// By the unit files of a system that systemd has booted; they are about the packaged service's configuration alone.
-    fn by_units(arguments: &Arguments, root: &Path) -> Handed {
+impl SystemdSockets {
+    /// Goes by the unit files, if the system was booted with systemd. The units concern the packaged service only, so
+    /// they do not count for another configuration.
+    fn from_unit_files(arguments: &Arguments, root: &Path) -> SystemdSockets {
         let packaged = arguments.data.is_none()
             && arguments.listen.is_empty()
             && arguments.config.as_deref().is_none_or(|file| file == Path::new(DEFAULT_FILE));
         let booted = root.join("run/systemd/system").is_dir();
         let has = |unit: &str| packaged && booted && is_installed(unit, root);
-        Handed { cp: has("cpd.socket"), control: has("cpd-control.socket") }
+        SystemdSockets { cp: has("cpd.socket"), control: has("cpd-control.socket") }
     }
 }
 
-/// Whether there is such a unit, and it is not masked.
+/// Whether the unit exists and is not masked.
 fn is_installed(unit: &str, root: &Path) -> bool {
-    let mut places = UNIT_FOLDERS.iter().map(|folder| root.join(folder).join(unit));
-    let found = places.find(|place| place.symlink_metadata().is_ok());
-    found.is_some_and(|place| std::fs::read_link(place).map_or(true, |target| target != Path::new("/dev/null")))
+    let mut candidates = UNIT_FOLDERS.iter().map(|folder| root.join(folder).join(unit));
+    let found = candidates.find(|path| path.symlink_metadata().is_ok());
+    found.is_some_and(|path| std::fs::read_link(path).map_or(true, |target| target != Path::new("/dev/null")))
 }
 
-fn lines(arguments: &Arguments, config: &Config, handed: Handed) -> Vec<String> {
+fn report_lines(arguments: &Arguments, config: &Config, systemd_sockets: SystemdSockets) -> Vec<String> {
     let file = match (&config.file, &config.data) {
         (Some(file), _) => file.display().to_string(),
         (None, Some(folder)) => format!("none read; the defaults of --data {}", folder.display()),
         (None, None) => format!("none read, since there is no {DEFAULT_FILE}; the defaults"),
     };
     let mut lines = vec![format!("configuration: {file}")];
-    if handed.cp {
+    if systemd_sockets.cp {
         let decides = "cpd.socket decides where systemd starts cpd, not the file";
         lines.push(format!("listen.cp: {decides} ('{LISTEN_COMMAND}' shows and changes it)"));
     } else {
         let origin = match (&config.file, arguments.listen.is_empty()) {
             (_, false) => "--listen",
-            (Some(_), true) if config.named.contains("listen.cp") => "the file",
+            (Some(_), true) if config.explicit_keys.contains("listen.cp") => "the file",
             _ => "the default",
         };
-        lines.push(format!("listen.cp: {} ({origin} decides)", list(&config.cp)));
+        lines.push(format!("listen.cp: {} ({origin} decides)", join_addresses(&config.cp)));
     }
     if !config.classic.is_empty() {
-        lines.push(format!("listen.classic: {}", list(&config.classic)));
+        lines.push(format!("listen.classic: {}", join_addresses(&config.classic)));
     }
     lines
 }
 
-fn list(addresses: &[SocketAddr]) -> String {
+fn join_addresses(addresses: &[SocketAddr]) -> String {
     let mut text = String::new();
     for address in addresses {
         let separator = if text.is_empty() { "" } else { ", " };
@@ -117,10 +120,11 @@ fn list(addresses: &[SocketAddr]) -> String {
     if text.is_empty() { "nothing".to_owned() } else { text }
 }
 
-/// Of a store somewhere that somebody has named: the default folder is made by the package or by systemd.
-fn store(arguments: &Arguments, config: &Config) -> Result<(), Fatal> {
+/// Checks the store's path. A missing directory is an error only if the path was configured, since the package or
+/// systemd creates the default one.
+fn check_store(arguments: &Arguments, config: &Config) -> Result<(), Fatal> {
     let path = &config.store_path;
-    let asked = config.asks_for("store.path");
+    let asked = config.is_explicit("store.path");
     if let Some(folder) = missing_folder(path, config) {
         let said = format!("store.path: {}: the store's folder does not exist", folder.display());
         return if asked { Err(Fatal::new(ExitCode::CannotCreate, said)) } else { Ok(()) };
@@ -128,8 +132,8 @@ fn store(arguments: &Arguments, config: &Config) -> Result<(), Fatal> {
     if !path.parent().is_some_and(Path::exists) {
         return Ok(());
     }
-    match store::probe(path, config.data.is_some()) {
-        // Whoever asks need not be the one who may look there.
+    match store::preflight(path, config.data.is_some()) {
+        // The check may run as a user who has no access to the store.
         Err(error) if error.kind == OpenErrorKind::Permission || (error.kind == OpenErrorKind::System && !asked) => {
             Ok(())
         }
@@ -137,9 +141,10 @@ fn store(arguments: &Arguments, config: &Config) -> Result<(), Fatal> {
     }
 }
 
-fn control(config: &Config, report: &mut Report) -> Result<(), Fatal> {
+/// Checks the path and the group of the control socket, as far as they were configured.
+fn check_control_socket(config: &Config, report: &mut ConfigReport) -> Result<(), Fatal> {
     let path = &config.control_socket;
-    if config.asks_for("control.socket") {
+    if config.is_explicit("control.socket") {
         let cannot = |what: String| {
             Err(Fatal::new(ExitCode::CannotCreate, format!("control.socket: {}: {what}", path.display())))
         };
@@ -151,13 +156,13 @@ fn control(config: &Config, report: &mut Report) -> Result<(), Fatal> {
         }
     }
     let group = &config.control_group;
-    if config.asks_for("control.group") && !group.is_empty() && matches!(Group::from_name(group), Ok(None)) {
+    if config.is_explicit("control.group") && !group.is_empty() && matches!(Group::from_name(group), Ok(None)) {
         report.warnings.push(format!("control.group: there is no group {group}: the socket will be its owner's alone"));
     }
     Ok(())
 }
 
-/// The folder of `path`, if it is sure that there is none and that none will be made.
+/// The directory of `path` if it certainly does not exist and a start would not create it.
 fn missing_folder(path: &Path, config: &Config) -> Option<PathBuf> {
     let folder = path.parent()?;
     if config.data.as_deref() == Some(folder) {
@@ -176,8 +181,8 @@ mod tests {
 
     use super::*;
 
-    /// A file with this text, checked in a system with these units.
-    fn checked(text: &str, units: &[&str], change: impl FnOnce(&mut Arguments)) -> Result<Report, Fatal> {
+    /// Checks a file with this text, with these units installed. HERE in the text stands for the test's directory.
+    fn checked(text: &str, units: &[&str], change: impl FnOnce(&mut Arguments)) -> Result<ConfigReport, Fatal> {
         let root = tempfile::tempdir().unwrap();
         for folder in ["run/systemd/system", "usr/lib/systemd/system", "etc/systemd/system"] {
             std::fs::create_dir_all(root.path().join(folder)).unwrap();
@@ -193,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_start_would_end_with_is_told() {
+    fn a_check_reports_what_a_start_would_fail_with() {
         for (text, says) in [
             ("store.path = \"HERE\"", "is not a file"),
             ("store.path = \"/dev/null\"", "is not a file"),
@@ -206,7 +211,7 @@ mod tests {
             assert_eq!(fatal.code, ExitCode::CannotCreate, "{text}");
             assert!(fatal.message.contains(says), "{fatal}");
         }
-        // As a start would, with its code: what is there is no store, or a store was there.
+        // The check fails with the same code as a start: something else is there, or the store has disappeared.
         let root = tempfile::tempdir().unwrap();
         std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let path = |name: &str| format!("store.path = {:?}\n", root.path().join(name));
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_and_who_decides_are_told() {
+    fn the_report_names_the_file_and_what_decides_the_addresses() {
         let report = checked("", &["cpd.socket"], |_| {}).unwrap();
         assert!(report.lines[0].ends_with("/cpd.toml"), "{report:?}");
         assert_eq!(
@@ -255,14 +260,17 @@ mod tests {
         std::fs::create_dir_all(root.path().join("etc/systemd/system")).unwrap();
         std::fs::write(root.path().join("usr/lib/systemd/system/cpd.socket"), "").unwrap();
         let packaged = Arguments::default();
-        assert!(!Handed::by_units(&packaged, root.path()).cp, "not booted by systemd");
+        assert!(!SystemdSockets::from_unit_files(&packaged, root.path()).cp, "not booted by systemd");
         std::fs::create_dir_all(root.path().join("run/systemd/system")).unwrap();
-        assert_eq!(Handed::by_units(&packaged, root.path()), Handed { cp: true, control: false });
+        assert_eq!(
+            SystemdSockets::from_unit_files(&packaged, root.path()),
+            SystemdSockets { cp: true, control: false }
+        );
         let own = Arguments { config: Some("/tmp/x.toml".into()), ..Arguments::default() };
-        assert!(!Handed::by_units(&own, root.path()).cp);
+        assert!(!SystemdSockets::from_unit_files(&own, root.path()).cp);
         symlink("/dev/null", root.path().join("etc/systemd/system/cpd.socket")).unwrap();
-        assert!(!Handed::by_units(&packaged, root.path()).cp);
-        let told = lines(&packaged, &Config::default(), Handed { cp: true, control: true });
+        assert!(!SystemdSockets::from_unit_files(&packaged, root.path()).cp);
+        let told = report_lines(&packaged, &Config::default(), SystemdSockets { cp: true, control: true });
         assert!(told[1].contains("cpd.socket decides") && told[1].contains(LISTEN_COMMAND), "{told:?}");
     }
 }

@@ -1,10 +1,10 @@
-//! Durations as people write them in the configuration: a whole number and a unit, `50ms`, `30s`, `5m`, `12h`, `1d`.
+//! Durations as they are written in the configuration: a whole number and a unit, `50ms`, `30s`, `5m`, `12h`, `1d`.
 
 use crate::proto::types::Millis;
 
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
-/// The milliseconds that `text` says, or `None` when it is not a whole number with a unit, or too large.
+/// Parses `text` to milliseconds. `None` if it is not a whole number with a unit, or is too large.
 pub fn parse(text: &str) -> Option<Millis> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;
@@ -12,7 +12,8 @@ pub fn parse(text: &str) -> Option<Millis> {
     number.parse::<u64>().ok()?.checked_mul(*millis)
 }
 
-/// `millis` in the largest unit that says it exactly; a lone minute is `60s`, as the default configuration has it.
+/// Formats `millis` in the largest unit that represents it exactly, except that one minute is `60s`, as in the shipped
+/// configuration.
 pub fn show(millis: Millis) -> String {
     if millis == 0 {
         return String::from("0s");

@@ -1,5 +1,5 @@
-//! The table of keys: name, kind with its range, whether it needs a restart, and what it means. The default is what
-//! [`Config::default`] says. The manual page and the shipped file are compared with it.
+//! The table of keys: name, kind and range of the value, whether a change needs a restart, and the meaning. The
+//! defaults are those of [`Config::default`]. Tests compare the manual page and the shipped file with this table.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -11,11 +11,11 @@ use super::{Config, check_socket_path, duration};
 use crate::auth;
 use crate::daemon::logging::{Level, LogTarget};
 
-/// Addresses that one key of `[listen]` may name.
+/// The number of addresses that one key of `[listen]` may have.
 pub const LISTEN_MAX_ADDRESSES: usize = 64;
-/// Largest limit that can be set.
+/// The largest value of a [`ValueKind::Number`] in `[limits]`.
 pub const LIMIT_MAX: u32 = 1 << 31;
-/// Longest name of a group, in bytes (that of utmp and useradd(8)).
+/// Longest name of a group, in bytes (as in utmp and useradd(8)).
 pub const GROUP_MAX_BYTES: usize = 32;
 
 const SECOND: u64 = 1000;
@@ -23,126 +23,113 @@ const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// One key of the file.
-pub struct Key {
+/// One key of the configuration file.
+pub struct ConfigKey {
+    /// The section, without brackets.
     pub section: &'static str,
+    /// The name within the section.
     pub key: &'static str,
-    pub kind: Kind,
-    /// A reload does not change it.
-    pub restart: bool,
-    /// Lines for the shipped file.
+    /// The kind of the value, with its range.
+    pub kind: ValueKind,
+    /// A reload does not change the value.
+    pub needs_restart: bool,
+    /// The comment in the shipped file; it may have several lines.
     pub help: &'static str,
 }
 
+/// Finds the field of a key in a [`Config`].
 type Field<T> = fn(&mut Config) -> &mut T;
 
-/// What a key holds, where it goes, and its range. `usual`: values outside are possible, and warned about.
-pub enum Kind {
-    Addresses {
-        field: Field<Vec<SocketAddr>>,
-    },
-    /// An absolute path; `socket`: short enough for a Unix socket's address.
-    Path {
-        field: Field<PathBuf>,
-        socket: bool,
-    },
-    Group {
-        field: Field<String>,
-    },
-    Number {
-        field: Field<u32>,
-        range: (u32, u32),
-        usual: (u32, u32),
-    },
-    Bytes {
-        field: Field<u64>,
-        usual_min: u64,
-    },
-    /// `range` and `usual` in milliseconds, the field in units of `unit` milliseconds; `zero`: 0 is possible as well.
-    Duration {
-        field: Field<u64>,
-        unit: u64,
-        range: (u64, u64),
-        usual: (u64, u64),
-        zero: bool,
-    },
-    Flag {
-        field: Field<bool>,
-    },
-    Target {
-        field: Field<LogTarget>,
-    },
-    Level {
-        field: Field<Level>,
-    },
+/// The kind of a value, the field that holds it, and its range. A value outside of `usual` is allowed, but warned
+/// about.
+pub enum ValueKind {
+    /// A list of addresses with ports.
+    Addresses { field: Field<Vec<SocketAddr>> },
+    /// An absolute path. With `socket` it must be short enough for the address of a Unix socket.
+    Path { field: Field<PathBuf>, socket: bool },
+    /// The name of a group; empty for none.
+    Group { field: Field<String> },
+    /// A whole number.
+    Number { field: Field<u32>, range: (u32, u32), usual: (u32, u32) },
+    /// A number of bytes. 0 counts as usual.
+    Bytes { field: Field<u64>, usual_min: u64 },
+    /// A duration. `range`, `usual` and `unit` are in milliseconds; the field counts in units of `unit`. With `zero`, 0
+    /// is allowed as well.
+    Duration { field: Field<u64>, unit: u64, range: (u64, u64), usual: (u64, u64), zero: bool },
+    /// `true` or `false`.
+    Flag { field: Field<bool> },
+    /// The target of the log.
+    Target { field: Field<LogTarget> },
+    /// The level of the log.
+    Level { field: Field<Level> },
 }
 
 /// Every key, in the order of the shipped file.
-pub const KEYS: &[Key] = &[
-    Key {
+pub const KEYS: &[ConfigKey] = &[
+    ConfigKey {
         section: "listen",
         key: "cp",
-        kind: Kind::Addresses { field: |c| &mut c.cp },
-        restart: true,
+        kind: ValueKind::Addresses { field: |c| &mut c.cp },
+        needs_restart: true,
         help: "addresses for CP; [::] is both families, IPv4 alone where IPv6 is off\n\
                where systemd opens the port (cpd.socket), that decides and this is not used: cpd-listen shows and\n\
                changes it, 'cpd-listen all' for every address, 'cpd-listen local' for this machine alone",
     },
-    Key {
+    ConfigKey {
         section: "listen",
         key: "classic",
-        kind: Kind::Addresses { field: |c| &mut c.classic },
-        restart: true,
+        kind: ValueKind::Addresses { field: |c| &mut c.classic },
+        needs_restart: true,
         help: "addresses for the classic dialect, for clients of 2020 that end no line",
     },
-    Key {
+    ConfigKey {
         section: "control",
         key: "socket",
-        kind: Kind::Path { field: |c| &mut c.control_socket, socket: true },
-        restart: true,
+        kind: ValueKind::Path { field: |c| &mut c.control_socket, socket: true },
+        needs_restart: true,
         help: "where cpctl connects",
     },
-    Key {
+    ConfigKey {
         section: "control",
         key: "group",
-        kind: Kind::Group { field: |c| &mut c.control_group },
-        restart: true,
+        kind: ValueKind::Group { field: |c| &mut c.control_group },
+        needs_restart: true,
         help: "may connect there, beside root and the daemon's user; no such group: a warning, mode 0600",
     },
-    Key {
+    ConfigKey {
         section: "store",
         key: "path",
-        kind: Kind::Path { field: |c| &mut c.store_path, socket: false },
-        restart: true,
+        kind: ValueKind::Path { field: |c| &mut c.store_path, socket: false },
+        needs_restart: true,
         help: "the file of users and messages",
     },
-    Key {
+    ConfigKey {
         section: "auth",
         key: "memory_kib",
-        kind: Kind::Number {
+        kind: ValueKind::Number {
             field: |c| &mut c.auth.memory_kib,
             range: (auth::MEMORY_MIN_KIB, auth::MEMORY_MAX_KIB),
             usual: (auth::MEMORY_MIN_KIB, 256 * 1024),
         },
-        restart: false,
+        needs_restart: false,
         help: "memory of one password hash (argon2id) in KiB",
     },
-    Key {
+    ConfigKey {
         section: "auth",
         key: "iterations",
-        kind: Kind::Number {
+        kind: ValueKind::Number {
             field: |c| &mut c.auth.iterations,
             range: (auth::ITERATIONS_MIN, auth::ITERATIONS_MAX),
             usual: (auth::ITERATIONS_MIN, 20),
         },
-        restart: false,
+        needs_restart: false,
         help: "passes of one password hash over its memory",
     },
-    Key {
+    ConfigKey {
         section: "auth",
         key: "threads",
-        kind: Kind::Number { field: |c| &mut c.auth.threads, range: (0, 256), usual: (0, 64) },
-        restart: true,
+        kind: ValueKind::Number { field: |c| &mut c.auth.threads, range: (0, 256), usual: (0, 64) },
+        needs_restart: true,
         help: "threads that verify passwords; 0: one less than the cores, at least 1",
     },
     limit("connections", |c| &mut c.settings.limits.connections, (10, 1_000_000), LIMIT_HELP[0]),
@@ -165,24 +152,24 @@ pub const KEYS: &[Key] = &[
     limit("failures_per_user", |c| &mut c.settings.limits.failures_per_user, (1, 1000), LIMIT_HELP[5]),
     limit("failures_per_user_day", |c| &mut c.settings.limits.failures_per_user_day, (10, 100_000), LIMIT_HELP[6]),
     limit("sessions_per_user", |c| &mut c.settings.limits.sessions_per_user, (1, 1_000_000), LIMIT_HELP[7]),
-    Key {
+    ConfigKey {
         section: "limits",
         key: "store_bytes",
-        kind: Kind::Bytes { field: |c| &mut c.settings.limits.store_bytes, usual_min: 1024 * 1024 },
-        restart: false,
+        kind: ValueKind::Bytes { field: |c| &mut c.settings.limits.store_bytes, usual_min: 1024 * 1024 },
+        needs_restart: false,
         help: "bytes of queued messages, above which senders get 540; 0: as the disk allows",
     },
-    Key {
+    ConfigKey {
         section: "limits",
         key: "message_age",
-        kind: Kind::Duration {
+        kind: ValueKind::Duration {
             field: |c| &mut c.settings.limits.message_age,
             unit: SECOND,
             range: (SECOND, 36_500 * DAY),
             usual: (HOUR, 36_500 * DAY),
             zero: true,
         },
-        restart: false,
+        needs_restart: false,
         help: "undelivered messages expire after this, counted and logged; 0s: kept until downloaded",
     },
     timeout("pdu", |c| &mut c.settings.session.timeouts.pdu, "first byte of a PDU to its end"),
@@ -191,38 +178,38 @@ pub const KEYS: &[Key] = &[
     timeout("recover", |c| &mut c.settings.session.timeouts.recover, "Error Processing to 201"),
     timeout("idle", |c| &mut c.settings.session.timeouts.idle, "last PDU to the next while logged in"),
     timeout("write", |c| &mut c.settings.session.timeouts.write, "bytes waiting for a client that takes none"),
-    Key {
+    ConfigKey {
         section: "protocol",
         key: "allow_colon",
-        kind: Kind::Flag { field: |c| &mut c.settings.session.allow_colon },
-        restart: false,
+        kind: ValueKind::Flag { field: |c| &mut c.settings.session.allow_colon },
+        needs_restart: false,
         help: "further colons of an SMSG belong to the message; 546 is not sent",
     },
-    Key {
+    ConfigKey {
         section: "protocol",
         key: "classic_quiet",
-        kind: Kind::Duration {
+        kind: ValueKind::Duration {
             field: |c| &mut c.settings.session.classic_quiet,
             unit: 1,
             range: (1, 10 * SECOND),
             usual: (10, SECOND),
             zero: false,
         },
-        restart: false,
+        needs_restart: false,
         help: "silence that ends a PDU in the classic dialect",
     },
-    Key {
+    ConfigKey {
         section: "log",
         key: "target",
-        kind: Kind::Target { field: |c| &mut c.log_target },
-        restart: true,
+        kind: ValueKind::Target { field: |c| &mut c.log_target },
+        needs_restart: true,
         help: "auto: where systemd or syslog listens, else stderr",
     },
-    Key {
+    ConfigKey {
         section: "log",
         key: "level",
-        kind: Kind::Level { field: |c| &mut c.log_level },
-        restart: false,
+        kind: ValueKind::Level { field: |c| &mut c.log_level },
+        needs_restart: false,
         help: "the least important lines that are logged",
     },
 ];
@@ -240,91 +227,101 @@ const LIMIT_HELP: [&str; 10] = [
     "messages that one sender may leave in a minute; above it the sender gets 540",
 ];
 
-const fn limit(key: &'static str, field: Field<u32>, usual: (u32, u32), help: &'static str) -> Key {
-    Key { section: "limits", key, kind: Kind::Number { field, range: (1, LIMIT_MAX), usual }, restart: false, help }
+const fn limit(key: &'static str, field: Field<u32>, usual: (u32, u32), help: &'static str) -> ConfigKey {
+    ConfigKey {
+        section: "limits",
+        key,
+        kind: ValueKind::Number { field, range: (1, LIMIT_MAX), usual },
+        needs_restart: false,
+        help,
+    }
 }
 
-const fn timeout(key: &'static str, field: Field<u64>, help: &'static str) -> Key {
-    let kind = Kind::Duration { field, unit: 1, range: (100, DAY), usual: (SECOND, 2 * HOUR), zero: false };
-    Key { section: "timeouts", key, kind, restart: false, help }
+const fn timeout(key: &'static str, field: Field<u64>, help: &'static str) -> ConfigKey {
+    let kind = ValueKind::Duration { field, unit: 1, range: (100, DAY), usual: (SECOND, 2 * HOUR), zero: false };
+    ConfigKey { section: "timeouts", key, kind, needs_restart: false, help }
 }
 
-impl Key {
+impl ConfigKey {
     /// `section.key`
     pub fn name(&self) -> String {
         format!("{}.{}", self.section, self.key)
     }
 
-    /// What it holds in `config`, as TOML.
+    /// The value in `config`, as TOML.
     pub fn show(&self, config: &Config) -> String {
         let mut config = config.clone();
         let c = &mut config;
         match &self.kind {
-            Kind::Addresses { field } => {
+            ValueKind::Addresses { field } => {
                 let all: Vec<String> = field(c).iter().map(|address| quoted(&address.to_string())).collect();
                 format!("[{}]", all.join(", "))
             }
-            Kind::Path { field, .. } => quoted(&field(c).to_string_lossy()),
-            Kind::Group { field } => quoted(field(c)),
-            Kind::Number { field, .. } => field(c).to_string(),
-            Kind::Bytes { field, .. } => field(c).to_string(),
-            Kind::Duration { field, unit, .. } => quoted(&duration::show(field(c).saturating_mul(*unit))),
-            Kind::Flag { field } => field(c).to_string(),
-            Kind::Target { field } => quoted(field(c).name()),
-            Kind::Level { field } => quoted(field(c).name()),
+            ValueKind::Path { field, .. } => quoted(&field(c).to_string_lossy()),
+            ValueKind::Group { field } => quoted(field(c)),
+            ValueKind::Number { field, .. } => field(c).to_string(),
+            ValueKind::Bytes { field, .. } => field(c).to_string(),
+            ValueKind::Duration { field, unit, .. } => quoted(&duration::show(field(c).saturating_mul(*unit))),
+            ValueKind::Flag { field } => field(c).to_string(),
+            ValueKind::Target { field } => quoted(field(c).name()),
+            ValueKind::Level { field } => quoted(field(c).name()),
         }
     }
 
-    /// What it holds without a file, as TOML.
+    /// The default value, as TOML.
     pub fn default_value(&self) -> String {
         self.show(&Config::default())
     }
 
-    /// What it may hold, for people.
+    /// A human-readable description of the allowed values.
     pub fn range(&self) -> String {
         match &self.kind {
-            Kind::Addresses { .. } => {
+            ValueKind::Addresses { .. } => {
                 format!("a list of at most {LISTEN_MAX_ADDRESSES} addresses with port, as \"[::]:5035\"")
             }
-            Kind::Path { socket: false, .. } => String::from("an absolute path"),
-            Kind::Path { socket: true, .. } => {
+            ValueKind::Path { socket: false, .. } => String::from("an absolute path"),
+            ValueKind::Path { socket: true, .. } => {
                 format!("an absolute path of at most {} bytes", super::SOCKET_PATH_MAX_BYTES)
             }
-            Kind::Group { .. } => format!("the name of a group, at most {GROUP_MAX_BYTES} bytes, or empty for none"),
-            Kind::Number { range: (low, high), .. } => format!("a whole number from {low} to {high}"),
-            Kind::Bytes { .. } => format!("a whole number from 0 to {}", i64::MAX),
-            Kind::Duration { range: (low, high), zero, .. } => {
+            ValueKind::Group { .. } => {
+                format!("the name of a group, at most {GROUP_MAX_BYTES} bytes, or empty for none")
+            }
+            ValueKind::Number { range: (low, high), .. } => format!("a whole number from {low} to {high}"),
+            ValueKind::Bytes { .. } => format!("a whole number from 0 to {}", i64::MAX),
+            ValueKind::Duration { range: (low, high), zero, .. } => {
                 let zero = if *zero { "0s, or " } else { "" };
                 format!("{zero}a duration from {} to {}", duration::show(*low), duration::show(*high))
             }
-            Kind::Flag { .. } => String::from("true or false"),
-            Kind::Target { .. } => one_of(LogTarget::ALL.map(LogTarget::name)),
-            Kind::Level { .. } => one_of(Level::ALL.map(Level::name)),
+            ValueKind::Flag { .. } => String::from("true or false"),
+            ValueKind::Target { .. } => one_of(LogTarget::ALL.map(LogTarget::name)),
+            ValueKind::Level { .. } => one_of(Level::ALL.map(Level::name)),
         }
     }
 
-    /// Puts `value` in its place. `Ok(Some(_))`: what is unusual about it. `Err`: what is wrong with it, without the
-    /// range.
+    /// Stores `value` in the field. Returns what is unusual about it, if anything.
+    ///
+    /// # Errors
+    /// What is wrong with the value, without the range. The field is unchanged then.
     pub(super) fn apply(&self, c: &mut Config, value: &DeValue<'_>) -> Result<Option<String>, String> {
         match &self.kind {
-            Kind::Addresses { field } => addresses(value).map(|all| *field(c) = all)?,
-            Kind::Path { field, socket } => path(value, *socket).map(|path| *field(c) = path)?,
-            Kind::Group { field } => group(value).map(|group| *field(c) = group)?,
-            Kind::Number { field, range: (low, high), usual } => {
-                let number = whole(value)?;
+            ValueKind::Addresses { field } => addresses(value).map(|all| *field(c) = all)?,
+            ValueKind::Path { field, socket } => path(value, *socket).map(|path| *field(c) = path)?,
+            ValueKind::Group { field } => group(value).map(|group| *field(c) = group)?,
+            ValueKind::Number { field, range: (low, high), usual } => {
+                let number = integer(value)?;
                 let inside = u32::try_from(number).ok().filter(|n| (*low..=*high).contains(n));
                 let number = inside.ok_or_else(|| format!("{number} is out of range"))?;
                 *field(c) = number;
                 return Ok(unusual(number, *usual, |n| n.to_string()));
             }
-            Kind::Bytes { field, usual_min } => {
-                let number = whole(value)?;
+            ValueKind::Bytes { field, usual_min } => {
+                let number = integer(value)?;
                 let bytes = u64::try_from(number).map_err(|_| format!("{number} is out of range"))?;
                 *field(c) = bytes;
                 let usual = bytes == 0 || bytes >= *usual_min;
                 return Ok((!usual).then(|| format!("{bytes} is less than the usual {usual_min}")));
             }
-            Kind::Duration { field, unit, range: (low, high), usual, zero } => {
+            ValueKind::Duration { field, unit, range: (low, high), usual, zero } => {
                 let text = string(value)?;
                 let millis = duration::parse(text).ok_or_else(|| format!("{} is not a duration", quoted(text)))?;
                 let inside = (*low..=*high).contains(&millis) && millis % unit == 0;
@@ -337,30 +334,31 @@ impl Key {
                     return Err(format!("{text} is out of range"));
                 }
             }
-            Kind::Flag { field } => {
-                let flag =
-                    value.as_bool().ok_or_else(|| format!("expected true or false, found {}", kind_of(value)))?;
+            ValueKind::Flag { field } => {
+                let flag = value
+                    .as_bool()
+                    .ok_or_else(|| format!("expected true or false, found {}", toml_type_name(value)))?;
                 *field(c) = flag;
             }
-            Kind::Target { field } => {
+            ValueKind::Target { field } => {
                 *field(c) = choice(value, LogTarget::ALL.map(|target| (target.name(), target)))?;
             }
-            Kind::Level { field } => *field(c) = choice(value, Level::ALL.map(|level| (level.name(), level)))?,
+            ValueKind::Level { field } => *field(c) = choice(value, Level::ALL.map(|level| (level.name(), level)))?,
         }
         Ok(None)
     }
 
-    /// Gives `to` what `from` holds.
+    /// Copies the value from `from` to `to`.
     pub(super) fn copy(&self, from: &mut Config, to: &mut Config) {
         match &self.kind {
-            Kind::Addresses { field } => field(to).clone_from(field(from)),
-            Kind::Path { field, .. } => field(to).clone_from(field(from)),
-            Kind::Group { field } => field(to).clone_from(field(from)),
-            Kind::Number { field, .. } => *field(to) = *field(from),
-            Kind::Bytes { field, .. } | Kind::Duration { field, .. } => *field(to) = *field(from),
-            Kind::Flag { field } => *field(to) = *field(from),
-            Kind::Target { field } => *field(to) = *field(from),
-            Kind::Level { field } => *field(to) = *field(from),
+            ValueKind::Addresses { field } => field(to).clone_from(field(from)),
+            ValueKind::Path { field, .. } => field(to).clone_from(field(from)),
+            ValueKind::Group { field } => field(to).clone_from(field(from)),
+            ValueKind::Number { field, .. } => *field(to) = *field(from),
+            ValueKind::Bytes { field, .. } | ValueKind::Duration { field, .. } => *field(to) = *field(from),
+            ValueKind::Flag { field } => *field(to) = *field(from),
+            ValueKind::Target { field } => *field(to) = *field(from),
+            ValueKind::Level { field } => *field(to) = *field(from),
         }
     }
 }
@@ -379,7 +377,7 @@ fn one_of<const N: usize>(names: [&str; N]) -> String {
     format!("one of {}", names.map(quoted).join(", "))
 }
 
-/// A TOML string of `text`.
+/// `text` as a TOML string.
 fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -395,7 +393,7 @@ fn quoted(text: &str) -> String {
     out
 }
 
-fn kind_of(value: &DeValue<'_>) -> &'static str {
+fn toml_type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",
@@ -408,11 +406,12 @@ fn kind_of(value: &DeValue<'_>) -> &'static str {
 }
 
 fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
-    value.as_str().ok_or_else(|| format!("expected a string, found {}", kind_of(value)))
+    value.as_str().ok_or_else(|| format!("expected a string, found {}", toml_type_name(value)))
 }
 
-fn whole(value: &DeValue<'_>) -> Result<i64, String> {
-    let number = value.as_integer().ok_or_else(|| format!("expected a whole number, found {}", kind_of(value)))?;
+fn integer(value: &DeValue<'_>) -> Result<i64, String> {
+    let number =
+        value.as_integer().ok_or_else(|| format!("expected a whole number, found {}", toml_type_name(value)))?;
     i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| format!("{number} is out of range"))
 }
 
@@ -423,7 +422,7 @@ fn choice<T: Copy, const N: usize>(value: &DeValue<'_>, all: [(&str, T); N]) -> 
 }
 
 fn addresses(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, String> {
-    let list = value.as_array().ok_or_else(|| format!("expected a list, found {}", kind_of(value)))?;
+    let list = value.as_array().ok_or_else(|| format!("expected a list, found {}", toml_type_name(value)))?;
     if list.len() > LISTEN_MAX_ADDRESSES {
         return Err(format!("{} addresses are too many", list.len()));
     }
@@ -431,7 +430,7 @@ fn addresses(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, String> {
     for item in list.iter() {
         let text = string(item.get_ref())?;
         let address: SocketAddr = text.parse().map_err(|_| format!("{} is not an address with port", quoted(text)))?;
-        if let Some(why) = super::addresses::no_place_to_listen(address) {
+        if let Some(why) = super::addresses::listen_obstacle(address) {
             return Err(format!("{} {why}", quoted(text)));
         }
         all.push(address);

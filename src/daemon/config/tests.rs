@@ -7,14 +7,14 @@ fn read(text: &str) -> Result<Config, Fatal> {
     read::apply(Config::default(), Path::new("f.toml"), text)
 }
 
-fn fault(text: &str) -> String {
+fn load_error(text: &str) -> String {
     let fatal = read(text).expect_err(text);
     assert_eq!(fatal.code, ExitCode::Config, "{text}");
     assert!(!fatal.message.contains('\n'), "{}", fatal.message);
     fatal.message
 }
 
-/// The shipped file, made from the table.
+/// The text of the shipped file, generated from the table of keys.
 fn shipped() -> String {
     let mut text = String::from(
         "# cpd.toml: configuration of cpd, the daemon of CP. Every key is here with its default; see cpd.conf(5).\n\
@@ -26,7 +26,7 @@ fn shipped() -> String {
             section = key.section;
             text.push_str(&format!("\n[{section}]\n"));
         }
-        let restart = if key.restart { "; needs a restart" } else { "" };
+        let restart = if key.needs_restart { "; needs a restart" } else { "" };
         key.help.lines().for_each(|line| text.push_str(&format!("# {line}\n")));
         text.push_str(&format!("#   {}{restart}\n", key.range()));
         text.push_str(&format!("#{} = {}\n", key.key, key.default_value()));
@@ -64,10 +64,10 @@ fn the_shipped_file_is_the_defaults_with_and_without_its_comments() {
         .collect();
     assert_eq!(uncommented, KEYS.len());
     let expected = Config { file: Some("f.toml".into()), ..Config::default() };
-    let with_file = |text: &str| Config::default().with_file(Path::new("f.toml"), String::from(text)).unwrap();
-    assert_eq!(with_file(&text), expected);
-    let named: std::collections::BTreeSet<String> = KEYS.iter().map(Key::name).collect();
-    assert_eq!(with_file(&bare.join("\n")), Config { named, ..expected });
+    let apply_file = |text: &str| Config::default().apply_file(Path::new("f.toml"), String::from(text)).unwrap();
+    assert_eq!(apply_file(&text), expected);
+    let explicit_keys: std::collections::BTreeSet<String> = KEYS.iter().map(ConfigKey::name).collect();
+    assert_eq!(apply_file(&bare.join("\n")), Config { explicit_keys, ..expected });
 }
 
 #[test]
@@ -158,8 +158,8 @@ fn every_key_is_read_into_its_own_place() {
     assert_eq!(config.classic, ["127.0.0.1:3".parse().unwrap()]);
     assert_eq!(config.control_socket, Path::new("/tmp/c.sock"));
     assert_eq!((config.control_group.as_str(), config.store_path.as_path()), ("staff", Path::new("/tmp/s.db")));
-    assert_eq!(config.auth, Auth { memory_kib: 19_457, iterations: 3, threads: 4 });
-    assert_eq!((config.auth.params().iterations(), config.auth.worker_threads()), (3, 4));
+    assert_eq!(config.auth, AuthConfig { memory_kib: 19_457, iterations: 3, threads: 4 });
+    assert_eq!((config.auth.hash_params().iterations(), config.auth.worker_threads()), (3, 4));
     let limits = config.settings.limits;
     assert_eq!((limits.connections, limits.connections_per_address), (101, 102));
     assert_eq!((limits.queue_messages, limits.queue_messages_per_sender), (103, 104));
@@ -179,19 +179,19 @@ fn every_key_is_read_into_its_own_place() {
 
 #[test]
 fn faults_name_file_line_key_and_range() {
-    let found = fault("[limits]\n\nconnections = 0\n");
+    let found = load_error("[limits]\n\nconnections = 0\n");
     assert_eq!(found, "f.toml:3: limits.connections: 0 is out of range (a whole number from 1 to 2147483648)");
-    let found = fault("[timeouts]\npdu = \"99ms\"\n");
+    let found = load_error("[timeouts]\npdu = \"99ms\"\n");
     assert_eq!(found, "f.toml:2: timeouts.pdu: 99ms is out of range (a duration from 100ms to 1d)");
-    let found = fault("[limits]\nconections = 5\n");
+    let found = load_error("[limits]\nconections = 5\n");
     assert!(found.starts_with("f.toml:2: unknown key \"conections\" in [limits] (keys: connections, "), "{found}");
-    let found = fault("\n[limit]\n");
+    let found = load_error("\n[limit]\n");
     assert!(found.starts_with("f.toml:2: unknown section or key \"limit\" (sections: listen, control, "), "{found}");
-    assert!(fault("connections = 1\n").starts_with("f.toml:1: unknown section or key"));
-    assert!(fault("limits = 1\n").starts_with("f.toml:1: limits is a section"));
-    assert!(fault("[log]\nlevel = \"info\"\nlevel = \"warn\"\n").starts_with("f.toml:3: "));
-    assert!(fault("[log]\nlevel = \n").starts_with("f.toml:2: "));
-    let found = fault("[log]\nlevel = \"loud\"\n[timeouts]\npdu = 30\nack = \"1w\"\n");
+    assert!(load_error("connections = 1\n").starts_with("f.toml:1: unknown section or key"));
+    assert!(load_error("limits = 1\n").starts_with("f.toml:1: limits is a section"));
+    assert!(load_error("[log]\nlevel = \"info\"\nlevel = \"warn\"\n").starts_with("f.toml:3: "));
+    assert!(load_error("[log]\nlevel = \n").starts_with("f.toml:2: "));
+    let found = load_error("[log]\nlevel = \"loud\"\n[timeouts]\npdu = 30\nack = \"1w\"\n");
     assert!(found.starts_with("f.toml:2: log.level: \"loud\" is out of range (one of \"error\", "), "{found}");
     assert!(found.ends_with("; and 2 more"), "{found}");
 }
@@ -231,16 +231,16 @@ fn values_of_the_wrong_kind_or_out_of_range_are_faults() {
         "log.level = \"INFO\"",
     ];
     for text in wrong {
-        let found = fault(text);
+        let found = load_error(text);
         assert!(found.starts_with("f.toml:1: "), "{found}");
     }
     let long = format!("control.socket = \"/{}\"", "x".repeat(SOCKET_PATH_MAX_BYTES));
-    assert!(fault(&long).contains("may have 107"));
+    assert!(load_error(&long).contains("may have 107"));
     assert!(read(&format!("control.socket = \"/{}\"", "x".repeat(SOCKET_PATH_MAX_BYTES - 1))).is_ok());
 }
 
 #[test]
-fn weak_but_possible_values_only_warn() {
+fn weak_but_allowed_values_only_warn() {
     let weak = [
         "auth.memory_kib = 8",
         "auth.iterations = 1",
@@ -261,7 +261,7 @@ fn weak_but_possible_values_only_warn() {
         assert!(config.warnings[0].starts_with("f.toml:1: "), "{:?}", config.warnings);
     }
     let lowest = read("auth = { memory_kib = 8, iterations = 1 }").unwrap();
-    assert_eq!((lowest.auth.params().memory_kib(), lowest.auth.params().iterations()), (8, 1));
+    assert_eq!((lowest.auth.hash_params().memory_kib(), lowest.auth.hash_params().iterations()), (8, 1));
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn addresses_that_cannot_be_had_together_are_a_fault() {
         "listen = { cp = [\"[::]:7\"], classic = [\"127.0.0.1:7\"] }",
         "listen.classic = [\"0.0.0.0:5035\"]",
     ] {
-        let found = fault(text);
+        let found = load_error(text);
         assert!(found.starts_with("f.toml:1: listen: "), "{found}");
     }
     assert!(read("listen.cp = [\"0.0.0.0:7\", \"[::1]:7\", \"[::]:8\"]\nlisten.classic = [\"127.0.0.1:9\"]").is_ok());
@@ -289,7 +289,7 @@ fn addresses_that_cannot_be_had_together_are_a_fault() {
 }
 
 #[test]
-fn the_file_is_found_and_its_absence_means_something() {
+fn only_a_named_file_has_to_exist() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("cpd.toml");
     let none = Arguments::default();
@@ -308,7 +308,7 @@ fn the_file_is_found_and_its_absence_means_something() {
 }
 
 #[test]
-fn data_moves_everything_and_a_file_beside_it_overrides() {
+fn data_moves_every_path_and_a_named_file_and_arguments_override_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("cpd.toml");
     std::fs::write(&file, "[listen]\ncp = [\"127.0.0.1:7\"]\n").unwrap();
@@ -326,7 +326,9 @@ fn data_moves_everything_and_a_file_beside_it_overrides() {
     arguments.listen = vec!["127.0.0.1:9".parse().unwrap()];
     let config = Config::load_from(&arguments, Path::new("/nonexistent")).unwrap();
     assert_eq!(config.cp, ["127.0.0.1:9".parse().unwrap()], "the command line has the last word");
-    assert!(config.asks_for("listen.cp") && config.asks_for("store.path") && !config.asks_for("control.group"));
+    assert!(
+        config.is_explicit("listen.cp") && config.is_explicit("store.path") && !config.is_explicit("control.group")
+    );
     arguments = Arguments { data: Some("/tmp".to_owned().into()), ..Arguments::default() };
     arguments.data = arguments.data.map(|dir| dir.join("x".repeat(SOCKET_PATH_MAX_BYTES)));
     let fatal = Config::load_from(&arguments, Path::new("/nonexistent")).unwrap_err();
@@ -350,10 +352,10 @@ fn the_data_directory_is_made_for_its_owner() {
 fn a_reload_keeps_what_needs_a_restart() {
     let old = Config::default();
     let new = read("listen.cp = []\nlog.level = \"warn\"\nauth.threads = 3\nlimits.connections = 5000\n").unwrap();
-    assert_eq!(old.needs_restart(&new), ["listen.cp", "auth.threads"]);
+    assert_eq!(old.keys_needing_restart(&new), ["listen.cp", "auth.threads"]);
     let (now, kept) = old.reloaded(new);
     assert_eq!(kept, ["listen.cp", "auth.threads"]);
     assert_eq!((&now.cp, now.auth.threads), (&old.cp, 0));
     assert_eq!((now.log_level, now.settings.limits.connections), (Level::Warn, 5000));
-    assert!(old.needs_restart(&now).is_empty());
+    assert!(old.keys_needing_restart(&now).is_empty());
 }

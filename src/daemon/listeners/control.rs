@@ -1,4 +1,4 @@
-//! The control socket that cpd makes itself where systemd does not: for its owner, and for one group.
+//! The control socket that cpd makes itself if systemd does not: for its owner, and for one group.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -18,40 +18,45 @@ use crate::daemon::exit::{ExitCode, Fatal};
 use crate::daemon::logging::{Level, Line};
 use crate::daemon::notify;
 
-/// Where an administrator gives the control socket another path.
+/// The drop-in with which an administrator gives the control socket of systemd another path.
 const DROP_IN: &str = "/etc/systemd/system/cpd-control.socket.d/path.conf";
-/// Administrators that the kernel keeps until they are accepted.
+/// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u16 = 128;
 
-/// A socket that accepts administrators; non-blocking, close-on-exec. One that was made here removes its file when it
-/// is dropped, if the file is still its own.
+/// A socket that accepts operators; non-blocking and close-on-exec. If it was made here, its file is removed when this
+/// is dropped, unless another file has taken its place.
 #[derive(Debug)]
 pub struct ControlListener {
     pub socket: mio::net::UnixListener,
     pub file: ControlFile,
 }
 
-/// The control socket in the file system.
+/// The control socket's file.
 #[derive(Debug)]
 pub struct ControlFile {
+    /// `None` if the socket has no name in the file system.
     path: Option<PathBuf>,
-    /// Where it was made here.
-    made: Option<Made>,
+    /// `None` if systemd handed the socket over.
+    made: Option<OwnControlFile>,
 }
 
-/// A control socket that was made here.
+/// The file of a control socket that was made here.
 #[derive(Clone, Debug)]
-pub struct Made {
+pub struct OwnControlFile {
     path: PathBuf,
+    /// The group of the configuration; empty for none.
     group: String,
-    /// Whose it is: once everything is open, the list of groups cannot be read any more.
+    /// The group's number, if the socket belongs to it. It is kept because cpd's sandbox hides the list of groups.
     gid: Option<Gid>,
     /// Device and inode. No other file has them while the socket is open.
     file: (u64, u64),
 }
 
 impl ControlListener {
-    /// A listening stream socket that was handed over. Error: [`ExitCode::Config`], not a Unix socket.
+    /// Adopts a listening stream socket that was handed over.
+    ///
+    /// # Errors
+    /// [`ExitCode::Config`]: it is not a Unix socket. [`ExitCode::System`]: it cannot be made non-blocking.
     pub(super) fn adopt(fd: OwnedFd) -> Result<ControlListener, Fatal> {
         let socket = UnixListener::from(fd);
         let address = socket.local_addr().map_err(|_| wrong_kind("control", "a Unix socket"))?;
@@ -62,12 +67,12 @@ impl ControlListener {
         Ok(ControlListener { socket, file: ControlFile { path: path_of(&address), made: None } })
     }
 
-    /// Where it is bound, if it has a name in the file system.
+    /// The path to which it is bound, if it has a name in the file system.
     pub fn path(&self) -> Option<&Path> {
         self.file.path.as_deref()
     }
 
-    /// For people.
+    /// Its path, or a text that says that it has none.
     pub fn name(&self) -> String {
         self.path().map_or_else(|| String::from("(no path)"), |path| path.display().to_string())
     }
@@ -79,56 +84,63 @@ impl ControlListener {
 }
 
 impl ControlFile {
-    /// What there is to look after; nothing where systemd does.
-    pub fn made(&self) -> Option<&Made> {
+    /// The file if it was made here; `None` if systemd made it.
+    pub fn made(&self) -> Option<&OwnControlFile> {
         self.made.as_ref()
     }
 
-    fn is_of(&mut self, gid: Option<Gid>) {
+    fn set_gid(&mut self, gid: Option<Gid>) {
         self.made.iter_mut().for_each(|made| made.gid = gid);
     }
 }
 
-impl Made {
-    fn is_there(&self) -> bool {
+impl OwnControlFile {
+    fn is_in_place(&self) -> bool {
         std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.file)
     }
 
-    /// The socket once more where its file is gone or another one's: nobody comes to it any more. `None`: it is there.
-    /// Errors: as those of a start.
-    pub fn renewed(&self) -> Option<Result<(ControlListener, Note), Fatal>> {
-        (!self.is_there()).then(|| make_for(&self.path, &self.group, self.gid))
+    /// Makes the socket again if its file is gone or has been replaced, so that nobody can connect to it. `None`: the
+    /// file is there.
+    ///
+    /// # Errors
+    /// As when the daemon starts.
+    pub fn make_again_if_gone(&self) -> Option<Result<(ControlListener, Note), Fatal>> {
+        (!self.is_in_place()).then(|| make_with_gid(&self.path, &self.group, self.gid))
     }
 }
 
 impl Drop for ControlFile {
     fn drop(&mut self) {
-        if let Some(made) = self.made.as_ref().filter(|made| made.is_there()) {
-            // At the end there is nobody left to tell; the next start replaces what stays.
+        if let Some(made) = self.made.as_ref().filter(|made| made.is_in_place()) {
+            // Nobody is left to report an error to; the next start replaces a file that remains.
             let _ = std::fs::remove_file(&made.path);
         }
     }
 }
 
+/// A line for the log, if there is something to report.
 pub type Note = Option<(Level, Line)>;
 
-/// Makes the socket at `path`, for its owner and for `group` (empty: none). A group that cannot be given is a note, and
-/// the socket is the owner's alone. Errors: [`ExitCode::Unavailable`] when somebody answers there,
-/// [`ExitCode::CannotCreate`] when something else is there or the directory is missing, [`ExitCode::NotPermitted`].
+/// Makes the socket at `path`, for its owner and for `group` (empty: for no group). If it cannot be given to the group,
+/// that is noted, and the socket is the owner's alone.
+///
+/// # Errors
+/// [`ExitCode::Unavailable`]: somebody answers there. [`ExitCode::CannotCreate`]: something else is there, or the
+/// directory is missing. [`ExitCode::NotPermitted`].
 pub(super) fn make(path: &Path, group: &str) -> Result<(ControlListener, Note), Fatal> {
-    make_for(path, group, None)
+    make_with_gid(path, group, None)
 }
 
-/// As [`make`] where the group's number may be known.
-fn make_for(path: &Path, group: &str, gid: Option<Gid>) -> Result<(ControlListener, Note), Fatal> {
-    make_way(path)?;
-    let socket = bind_private(path).map_err(|error| refused(path, error, notify::started_by_manager()))?;
-    let file = std::fs::symlink_metadata(path).map_err(|e| cannot(path, &e.to_string()))?;
+/// Like [`make`]; `gid` is the group's number if it is known.
+fn make_with_gid(path: &Path, group: &str, gid: Option<Gid>) -> Result<(ControlListener, Note), Fatal> {
+    remove_stale_socket(path)?;
+    let socket = bind_private(path).map_err(|error| bind_error(path, error, notify::started_by_manager()))?;
+    let file = std::fs::symlink_metadata(path).map_err(|e| cannot_create(path, &e.to_string()))?;
     let mut listener = ControlListener {
         socket: mio::net::UnixListener::from_std(UnixListener::from(socket)),
         file: ControlFile {
             path: Some(path.to_owned()),
-            made: Some(Made {
+            made: Some(OwnControlFile {
                 path: path.to_owned(),
                 group: group.to_owned(),
                 gid: None,
@@ -137,11 +149,11 @@ fn make_for(path: &Path, group: &str, gid: Option<Gid>) -> Result<(ControlListen
         },
     };
     if file.mode() & 0o177 != 0 {
-        return Err(cannot(path, &format!("it came out with mode {:o}", file.mode() & 0o777)));
+        return Err(cannot_create(path, &format!("it came out with mode {:o}", file.mode() & 0o777)));
     }
-    let note = match give_to(path, &file, group, gid) {
+    let note = match open_to_group(path, &file, group, gid) {
         Ok(gid) => {
-            listener.file.is_of(gid);
+            listener.file.set_gid(gid);
             None
         }
         Err(cause) => {
@@ -152,40 +164,44 @@ fn make_for(path: &Path, group: &str, gid: Option<Gid>) -> Result<(ControlListen
     Ok((listener, note))
 }
 
-/// Removes a socket that nobody answers on; everything else there stays.
-fn make_way(path: &Path) -> Result<(), Fatal> {
+/// Removes a socket at `path` if nobody answers on it.
+///
+/// # Errors
+/// Somebody answers, or there is something that is not a socket: it stays.
+fn remove_stale_socket(path: &Path) -> Result<(), Fatal> {
     let there = match std::fs::symlink_metadata(path) {
         Ok(there) => there,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(cannot(path, &error.to_string())),
+        Err(error) => return Err(cannot_create(path, &error.to_string())),
     };
     if !there.file_type().is_socket() {
-        return Err(cannot(path, "something that is not a socket is there"));
+        return Err(cannot_create(path, "something that is not a socket is there"));
     }
-    match probe(path) {
+    match try_connect(path) {
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => {}
         Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => {
             return Err(Fatal::new(ExitCode::Unavailable, format!("{}: somebody answers on it", path.display())));
         }
-        Err(error) => return Err(refused(path, error, notify::started_by_manager())),
+        Err(error) => return Err(bind_error(path, error, notify::started_by_manager())),
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(cannot(path, &format!("the old socket stays: {error}")))
+            Err(cannot_create(path, &format!("the old socket stays: {error}")))
         }
         _ => Ok(()),
     }
 }
 
-/// Whether somebody listens at `path`. Does not wait for a listener whose queue is full (`EAGAIN`).
-fn probe(path: &Path) -> Result<(), Errno> {
+/// Connects to the socket at `path`, to find out whether somebody listens. Does not wait for a listener whose queue is
+/// full (`EAGAIN`).
+fn try_connect(path: &Path) -> Result<(), Errno> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     connect(socket.as_raw_fd(), &UnixAddr::new(path)?)
 }
 
 /// A listening socket whose file belongs to its owner alone from its first moment: Linux makes the file with the mode
-/// of the socket itself, so that neither the process's umask nor a moment of a wider mode comes into it.
+/// of the socket itself, so neither the process's umask nor a moment of a wider mode matters.
 fn bind_private(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -195,9 +211,10 @@ fn bind_private(path: &Path) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Opens the socket, which was `made` at `path`, to `group`, whose it becomes first, and gives that group's number.
-/// Whatever becomes of the name meanwhile, nothing but that socket is opened to anybody.
-fn give_to(path: &Path, made: &Metadata, group: &str, known: Option<Gid>) -> Result<Option<Gid>, String> {
+/// Gives the socket `made` at `path` to `group`, then opens it to that group, and returns the group's number. If
+/// something else has been put at `path` meanwhile, that is not opened to anybody. `known` is the number if it is
+/// known.
+fn open_to_group(path: &Path, made: &Metadata, group: &str, known: Option<Gid>) -> Result<Option<Gid>, String> {
     if group.is_empty() {
         return Ok(None);
     }
@@ -215,14 +232,14 @@ fn give_to(path: &Path, made: &Metadata, group: &str, known: Option<Gid>) -> Res
         return Err(String::from("something else is in its place"));
     }
     fchownat(&socket, "", None, Some(gid), AtFlags::AT_EMPTY_PATH).map_err(|error| error.desc().to_string())?;
-    // A descriptor of this kind has its mode changed in no other way.
+    // The mode of an O_PATH descriptor cannot be changed in another way.
     let socket = format!("/proc/self/fd/{}", socket.as_raw_fd());
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660)).map_err(|error| error.to_string())?;
     Ok(Some(gid))
 }
 
-/// `sandbox`: systemd runs cpd, with what the unit forbids.
-fn refused(path: &Path, error: Errno, sandbox: bool) -> Fatal {
+/// The error for a socket that could not be made. `sandbox`: systemd runs cpd, with the restrictions of its unit.
+fn bind_error(path: &Path, error: Errno, sandbox: bool) -> Fatal {
     let code = match error {
         Errno::EADDRINUSE => ExitCode::Unavailable,
         Errno::EACCES | Errno::EPERM | Errno::EROFS => ExitCode::NotPermitted,
@@ -231,9 +248,9 @@ fn refused(path: &Path, error: Errno, sandbox: bool) -> Fatal {
     let hint = match error {
         Errno::ENOENT if path.parent().is_some_and(|folder| !folder.exists()) => {
             let folder = path.parent().unwrap_or(path).display();
-            return cannot(path, &format!("the folder {folder} does not exist"));
+            return cannot_create(path, &format!("the folder {folder} does not exist"));
         }
-        // EROFS is what ProtectSystem=strict makes of every other folder.
+        // With ProtectSystem=strict, every other folder yields EROFS.
         Errno::EACCES | Errno::EPERM | Errno::EROFS if sandbox => drop_in_hint(path),
         _ => String::new(),
     };
@@ -248,7 +265,7 @@ fn drop_in_hint(path: &Path) -> String {
     )
 }
 
-fn cannot(path: &Path, cause: &str) -> Fatal {
+fn cannot_create(path: &Path, cause: &str) -> Fatal {
     Fatal::new(ExitCode::CannotCreate, format!("control socket {}: {cause}", path.display()))
 }
 
@@ -285,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_gets_it_and_a_missing_group_is_told() {
+    fn the_group_gets_it_and_a_missing_group_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         let own = nix::unistd::getgid();
@@ -331,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_listener_is_somebody() {
+    fn a_listener_with_a_full_queue_counts_as_answering() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         let flags = SockFlag::SOCK_CLOEXEC;
@@ -354,24 +371,24 @@ mod tests {
     }
 
     #[test]
-    fn it_is_made_anew_only_where_nobody_comes_to_it() {
+    fn it_is_made_again_only_if_its_file_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         let (first, _) = make(&path, "").unwrap();
         let made = first.file.made().unwrap().clone();
-        assert!(made.renewed().is_none(), "it is there");
+        assert!(made.make_again_if_gone().is_none(), "it is there");
         std::fs::remove_file(&path).unwrap();
-        let (second, note) = made.renewed().unwrap().unwrap();
+        let (second, note) = made.make_again_if_gone().unwrap().unwrap();
         assert!(note.is_none() && UnixStream::connect(&path).is_ok() && mode(&path) == 0o600);
         drop(first);
         assert!(path.exists(), "the first has no say any more");
-        // Somebody else's, as long as somebody answers.
+        // Another process's socket stays as long as that process answers.
         std::fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
         let made = second.file.made().unwrap().clone();
-        assert_eq!(made.renewed().unwrap().unwrap_err().code, ExitCode::Unavailable);
+        assert_eq!(made.make_again_if_gone().unwrap().unwrap_err().code, ExitCode::Unavailable);
         drop(other);
-        assert!(made.renewed().unwrap().is_ok());
+        assert!(made.make_again_if_gone().unwrap().is_ok());
     }
 
     #[test]
@@ -382,17 +399,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sandbox_forbids_comes_with_the_way_out() {
+    fn an_error_in_a_sandbox_names_the_remedy() {
         let path = Path::new("/run/cpd/control.sock");
         for error in [Errno::EROFS, Errno::EACCES, Errno::EPERM] {
-            let fatal = refused(path, error, true);
+            let fatal = bind_error(path, error, true);
             assert_eq!(fatal.code, ExitCode::NotPermitted);
             let says = |text: &str| assert!(fatal.message.contains(text), "{text}: {fatal}");
             [DROP_IN, "ListenStream=/run/cpd/control.sock"].into_iter().for_each(says);
         }
-        assert!(!refused(path, Errno::EADDRINUSE, true).message.contains(DROP_IN));
+        assert!(!bind_error(path, Errno::EADDRINUSE, true).message.contains(DROP_IN));
         for error in [Errno::EROFS, Errno::EACCES, Errno::EPERM] {
-            let fatal = refused(path, error, false);
+            let fatal = bind_error(path, error, false);
             assert_eq!(fatal.code, ExitCode::NotPermitted);
             assert!(fatal.message.ends_with(error.desc()), "no sandbox, no word of one: {fatal}");
         }
@@ -409,13 +426,13 @@ mod tests {
         std::fs::write(&file, "precious").unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink(&file, &path).unwrap();
-        assert!(give_to(&path, &made, &group, None).unwrap_err().contains("something else"));
+        assert!(open_to_group(&path, &made, &group, None).unwrap_err().contains("something else"));
         std::fs::remove_file(&path).unwrap();
         std::fs::hard_link(&file, &path).unwrap();
-        assert!(give_to(&path, &made, &group, None).unwrap_err().contains("something else"));
+        assert!(open_to_group(&path, &made, &group, None).unwrap_err().contains("something else"));
         assert_eq!(mode(&file), 0o600);
         std::fs::remove_file(&path).unwrap();
         std::fs::rename(dir.path().join("moved"), &path).unwrap();
-        assert_eq!((give_to(&path, &made, &group, None), mode(&path)), (Ok(Some(nix::unistd::getgid())), 0o660));
+        assert_eq!((open_to_group(&path, &made, &group, None), mode(&path)), (Ok(Some(nix::unistd::getgid())), 0o660));
     }
 }

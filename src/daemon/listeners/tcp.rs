@@ -15,43 +15,48 @@ use crate::daemon::notify;
 
 /// Connections that the kernel keeps for a listener until they are accepted; net.core.somaxconn may lower it.
 pub const BACKLOG: u16 = 1024;
-/// What lets the packaged unit bind addresses itself.
+/// The drop-in that lets the packaged unit bind addresses itself.
 const DROP_IN: &str = "/etc/systemd/system/cpd.service.d/network.conf";
 
-/// The IPv6 addresses of this network namespace; nothing is there where IPv6 is switched off.
+/// Lists the IPv6 addresses of this network namespace; empty or missing if IPv6 is switched off.
 const IPV6_ADDRESSES: &str = "/proc/self/net/if_inet6";
 
+/// A line for the log, if there is something to report.
 type Note = Option<(Level, Line)>;
 
-/// Where cpd runs, as far as it explains why an address cannot be had.
+/// The circumstances that can explain why an address cannot be used.
 #[derive(Clone, Copy, Debug)]
-struct Surroundings {
-    /// systemd runs it, with what the unit forbids.
+struct Environment {
+    /// systemd runs cpd, with the restrictions of its unit.
     sandbox: bool,
+    /// IPv6 is available, as far as is known.
     ipv6: bool,
 }
 
-impl Surroundings {
-    fn look() -> Surroundings {
-        // Where that cannot be read nothing is known, and IPv6 is not what is blamed.
+impl Environment {
+    fn detect() -> Environment {
+        // If it cannot be read, IPv6 is not blamed.
         let ipv6 = match std::fs::read_to_string(IPV6_ADDRESSES) {
             Ok(addresses) => !addresses.is_empty(),
             Err(error) => error.kind() != std::io::ErrorKind::NotFound,
         };
-        Surroundings { sandbox: notify::started_by_manager(), ipv6 }
+        Environment { sandbox: notify::started_by_manager(), ipv6 }
     }
 }
 
-/// Listens on `address`; `[::]` is both families, and IPv4 alone, with a note, where the kernel has no IPv6. Errors:
-/// [`ExitCode::Unavailable`], [`ExitCode::NotPermitted`] or [`ExitCode::System`], naming the address.
+/// Listens on `address`. `[::]` means both families, or, with a note, IPv4 alone if the kernel has no IPv6.
+///
+/// # Errors
+/// [`ExitCode::Unavailable`], [`ExitCode::NotPermitted`], [`ExitCode::Config`] or [`ExitCode::System`], naming the
+/// address.
 pub fn listen(address: SocketAddr) -> Result<(TcpListener, Note), Fatal> {
-    listen_with(address, bind_to, Surroundings::look)
+    listen_with(address, bind_to, Environment::detect)
 }
 
 fn listen_with<S>(
     address: SocketAddr,
     bind: impl Fn(SocketAddr) -> Result<S, Errno>,
-    look: impl Fn() -> Surroundings,
+    detect: impl Fn() -> Environment,
 ) -> Result<(S, Note), Fatal> {
     let error = match bind(address) {
         Ok(socket) => return Ok((socket, None)),
@@ -59,10 +64,10 @@ fn listen_with<S>(
     };
     let no_ipv6 = matches!(error, Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL | Errno::EPROTONOSUPPORT);
     if !(no_ipv6 && address.is_ipv6() && address.ip().is_unspecified()) {
-        return Err(refused(address, error, look()));
+        return Err(bind_error(address, error, detect()));
     }
     let instead = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
-    let socket = bind(instead).map_err(|error| refused(instead, error, look()))?;
+    let socket = bind(instead).map_err(|error| bind_error(instead, error, detect()))?;
     let line = Line::new("no IPv6").field("address", address).field("using", instead).field("cause", error.desc());
     Ok((socket, Some((Level::Warn, line))))
 }
@@ -71,7 +76,7 @@ fn bind_to(address: SocketAddr) -> Result<TcpListener, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(family, SockType::Stream, flags, None)?;
-    // Without this a restart would have to wait for the old connections' last minute.
+    // Otherwise a restart would fail while old connections are in TIME_WAIT.
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     match address {
         SocketAddr::V4(v4) => bind(socket.as_raw_fd(), &SockaddrIn::from(v4))?,
@@ -84,9 +89,9 @@ fn bind_to(address: SocketAddr) -> Result<TcpListener, Errno> {
     Ok(TcpListener::from(socket))
 }
 
-fn refused(address: SocketAddr, error: Errno, around: Surroundings) -> Fatal {
+fn bind_error(address: SocketAddr, error: Errno, environment: Environment) -> Fatal {
     let no_address = matches!(error, Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT);
-    if no_address && address.is_ipv6() && !around.ipv6 {
+    if no_address && address.is_ipv6() && !environment.ipv6 {
         let said = format!("cannot listen on {address}: IPv6 is switched off here; name IPv4 addresses alone");
         return Fatal::new(ExitCode::Config, said);
     }
@@ -96,8 +101,8 @@ fn refused(address: SocketAddr, error: Errno, around: Surroundings) -> Fatal {
         _ => ExitCode::System,
     };
     let hint = match error {
-        // In a network namespace of its own (PrivateNetwork=) the host's addresses are not there.
-        Errno::EACCES | Errno::EPERM | Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL if around.sandbox => {
+        // A network namespace of its own (PrivateNetwork=) does not have the host's addresses.
+        Errno::EACCES | Errno::EPERM | Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL if environment.sandbox => {
             drop_in_hint(address)
         }
         Errno::EACCES if is_low(address) => "; a port below 1024 needs CAP_NET_BIND_SERVICE".to_owned(),
@@ -132,11 +137,11 @@ mod tests {
         text.parse().unwrap()
     }
 
-    const SANDBOX: Surroundings = Surroundings { sandbox: true, ipv6: true };
-    const OUTSIDE: Surroundings = Surroundings { sandbox: false, ipv6: true };
+    const SANDBOX: Environment = Environment { sandbox: true, ipv6: true };
+    const OUTSIDE: Environment = Environment { sandbox: false, ipv6: true };
 
-    fn refusal(at: &str, error: Errno, around: Surroundings) -> Fatal {
-        listen_with(address(at), |_| Err::<(), _>(error), || around).unwrap_err()
+    fn refusal(at: &str, error: Errno, environment: Environment) -> Fatal {
+        listen_with(address(at), |_| Err::<(), _>(error), || environment).unwrap_err()
     }
 
     #[test]
@@ -152,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_the_address_and_in_a_sandbox_the_way_out() {
+    fn errors_name_the_address_and_in_a_sandbox_the_remedy() {
         let fatal = refusal("[::]:5035", Errno::EADDRINUSE, SANDBOX);
         assert_eq!(fatal.code, ExitCode::Unavailable);
         assert!(fatal.message.contains("[::]:5035") && !fatal.message.contains("sandbox"));
@@ -184,19 +189,19 @@ mod tests {
     fn where_ipv6_is_off_that_is_the_cause() {
         for error in [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL] {
             for sandbox in [true, false] {
-                let off = Surroundings { sandbox, ipv6: false };
+                let off = Environment { sandbox, ipv6: false };
                 let fatal = refusal("[::1]:5035", error, off);
                 assert_eq!(fatal.code, ExitCode::Config, "no restart brings it back");
                 assert!(fatal.message.contains("[::1]:5035: IPv6 is switched off here"), "{fatal}");
                 assert!(!fatal.message.contains("sandbox"), "{fatal}");
-                // It is no cause for anything else.
+                // Other errors have other causes.
                 assert!(!refusal("192.0.2.1:5035", error, off).message.contains("IPv6"));
                 assert!(!refusal("[::1]:5035", Errno::EACCES, off).message.contains("IPv6"));
             }
         }
-        // What is read here tells the truth: an address of IPv6 can be had, or nothing is listed.
+        // On this machine, too: if an IPv6 address can be bound, IPv6 counts as available.
         let bound = bind_to(address("[::1]:0")).is_ok();
-        assert!(!bound || Surroundings::look().ipv6);
+        assert!(!bound || Environment::detect().ipv6);
     }
 
     #[test]

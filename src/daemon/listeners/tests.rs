@@ -38,7 +38,7 @@ fn what_is_configured_is_bound() {
 }
 
 #[test]
-fn handed_over_sockets_are_used_instead_and_differences_told() {
+fn handed_over_sockets_are_used_instead_and_differences_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(&dir);
     let first = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -46,7 +46,7 @@ fn handed_over_sockets_are_used_instead_and_differences_told() {
     let control = UnixListener::bind(dir.path().join("other.sock")).unwrap();
     let (at, also) = (first.local_addr().unwrap(), second.local_addr().unwrap());
     let inherited = vec![handed("cp", first), handed("control", control), handed("cp", second)];
-    config.named = ["listen.cp", "control.socket"].map(String::from).into();
+    config.explicit_keys = ["listen.cp", "control.socket"].map(String::from).into();
     config.classic = vec!["127.0.0.1:0".parse().unwrap()];
     let listeners = open(&config, inherited).unwrap();
     let used: Vec<(Dialect, bool)> = listeners.streams.iter().map(|one| (one.dialect, one.inherited)).collect();
@@ -64,7 +64,7 @@ fn handed_over_sockets_are_used_instead_and_differences_told() {
 }
 
 #[test]
-fn a_default_is_no_configuration() {
+fn unused_defaults_are_not_reported() {
     let dir = tempfile::tempdir().unwrap();
     let cp = TcpListener::bind("127.0.0.1:0").unwrap();
     let control = UnixListener::bind(dir.path().join("other.sock")).unwrap();
@@ -96,7 +96,7 @@ fn the_same_addresses_are_no_difference() {
 }
 
 #[test]
-fn unknown_and_unsupported_names_are_closed_and_told() {
+fn unknown_and_unsupported_names_are_closed_and_reported() {
     let dir = tempfile::tempdir().unwrap();
     let stray = TcpListener::bind("127.0.0.1:0").unwrap();
     let tls = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -151,13 +151,13 @@ fn what_the_kernel_keeps_for_a_connection_is_bounded_here_and_by_the_unit() {
     };
     let socket = mio::net::TcpListener::from_std(socket);
     let listener = StreamListener { socket, dialect: Dialect::Cp, address, inherited: true };
-    // One that was there before.
+    // A connection that was made before the listener's buffers were bounded.
     let _early = connect();
-    prepare(&listener).unwrap();
+    set_connection_options(&listener).unwrap();
     let wanted = (2 * SEND_BUFFER_BYTES, 2 * RECEIVE_BUFFER_BYTES);
     let early = accept(&listener.socket);
     assert_ne!(bounds(&early), wanted, "the kernel has changed: a connection is bounded by its listener at any time");
-    bound_buffers(&early).unwrap();
+    limit_kernel_buffers(&early).unwrap();
     assert_eq!(bounds(&early), wanted);
     let _late = connect();
     assert_eq!(bounds(&accept(&listener.socket)), wanted);

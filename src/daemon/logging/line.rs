@@ -1,28 +1,29 @@
-//! One event as one line: `event key=value key="a value"`. Nothing that a peer sent can end a line, start another, or
-//! reach the terminal that shows it.
+//! One event as one line: `event key=value key="a value"`. Text from a peer cannot end the line, start another one, or
+//! affect the terminal that shows it.
 
 use std::fmt::{Display, Write};
 
-/// Bytes of one value before escaping; longer ones end in `…`.
+/// Longest value, in bytes before escaping; a longer one is cut and ends in `…`.
 pub const VALUE_MAX_BYTES: usize = 512;
-/// Bytes of a whole line; fields beyond are left out and `cut=true` says so.
+/// Longest line, in bytes; fields that do not fit are left out, and `cut=true` is appended.
 pub const LINE_MAX_BYTES: usize = 8 * 1024;
 
-/// An event under construction.
+/// A log line under construction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Line {
     text: String,
+    /// Fields were left out.
     cut: bool,
 }
 
 impl Line {
-    /// An event by its name: a few plain words fixed in the source, such as `auth failure`.
+    /// Starts the line of an event. Its name is a few plain words fixed in the source, such as `auth failure`.
     pub fn new(event: &'static str) -> Line {
         Line { text: String::from(event), cut: false }
     }
 
-    /// Adds ` key=value`. The value is quoted where it holds anything but letters, digits and `._:/@+,-[]%`, and
-    /// escaped inside the quotes.
+    /// Adds ` key=value`. The value is quoted if it is empty, was cut, or contains anything but ASCII letters, digits
+    /// and `._:/@+,-[]%`; inside the quotes it is escaped.
     pub fn field(mut self, key: &'static str, value: impl Display) -> Line {
         let value = value.to_string();
         let (shown, more) = shorten(&value);
@@ -42,7 +43,7 @@ impl Line {
         self
     }
 
-    /// The line without its end.
+    /// The line without a line break.
     pub fn into_text(mut self) -> String {
         if self.cut {
             self.text.push_str(" cut=true");
@@ -51,7 +52,7 @@ impl Line {
     }
 }
 
-/// The beginning of `value` that is shown, and whether there is more.
+/// The beginning of `value` that fits into [`VALUE_MAX_BYTES`], and whether something was cut off.
 fn shorten(value: &str) -> (&str, bool) {
     if value.len() <= VALUE_MAX_BYTES {
         return (value, false);
@@ -64,29 +65,29 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._:/@+,-[]%".contains(&byte)
 }
 
-/// Characters that act on what shows them: every control character (Cc: C0, DEL, C1), line and paragraph separators,
-/// and what is invisible or turns the direction of writing.
-fn acts(c: char) -> bool {
+/// Whether a character affects how text is displayed instead of being visible itself: control characters (Cc: C0, DEL,
+/// C1), line and paragraph separators, invisible characters, and those that change the direction of writing.
+fn affects_display(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Appends `text`, which then is safe for a terminal and one line.
+/// Appends `text`, escaped so that it stays on one line and is safe to show on a terminal.
 pub fn escape_into(out: &mut String, text: &str) {
     for c in text.chars() {
         match c {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if acts(c) => out.extend(c.escape_unicode()),
+            c if affects_display(c) => out.extend(c.escape_unicode()),
             c => out.push(c),
         }
     }
 }
 
-/// As [`escape_into`], and so that the text cannot end the quotes around it.
+/// As [`escape_into`], and escapes `"` and `\` as well, so that the text cannot end the quotes around it.
 fn escape_quoted(out: &mut String, text: &str) {
     for part in text.split_inclusive(['"', '\\']) {
         let rest = part.trim_end_matches(['"', '\\']);
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn nothing_that_acts_on_a_terminal_is_left() {
-        let every: String = (0..=0x10_ffff).filter_map(char::from_u32).filter(|c| acts(*c)).collect();
+        let every: String = (0..=0x10_ffff).filter_map(char::from_u32).filter(|c| affects_display(*c)).collect();
         assert!(every.contains('\u{1b}') && every.contains('\u{7f}') && every.contains('\u{9b}'));
         assert!(every.contains('\u{202e}') && every.contains('\u{2028}') && every.contains('\u{2066}'));
         let mut out = String::new();

@@ -1,5 +1,5 @@
-//! Where log lines go: systemd's journal, the classic log socket, or stderr. Only the log's own thread comes here, so
-//! these may block for as long as [`SEND_TIMEOUT`].
+//! Where log lines go: systemd's journal, the classic syslog socket, or stderr. Only the log thread writes to them, so
+//! a send to a log service may block for up to [`SEND_TIMEOUT`].
 
 use std::io::{self, Write};
 use std::os::linux::fs::MetadataExt;
@@ -13,47 +13,39 @@ use super::{Level, LogTarget};
 
 /// Where systemd's journal listens for its native protocol.
 pub const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
-/// The classic log socket.
+/// The classic syslog socket.
 pub const SYSLOG_SOCKET: &str = "/dev/log";
-/// Where the sockets of systemd's journal are; [`SYSLOG_SOCKET`] may be a link to one of them.
+/// The directory of the journal's sockets. [`SYSLOG_SOCKET`] may be a symbolic link to one of them.
 const JOURNAL_FOLDER: &str = "/run/systemd/journal";
 /// How long one send to a log service may take before its line counts as lost.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A place for lines.
+/// A destination of log lines.
 pub enum Sink {
-    Journal {
-        socket: UnixDatagram,
-        path: PathBuf,
-    },
-    Syslog {
-        logger: syslog::Logger<LoggerBackend, Unstamped>,
-        path: PathBuf,
-    },
-    /// Lines for people, or with the `<N>` that a journal behind stderr takes for the level.
-    Stream {
-        out: Box<dyn Write + Send>,
-        prefixed: bool,
-    },
-    /// Stderr, until the service that was asked for is there.
-    Instead {
-        stream: Box<Sink>,
-        wanted: Wanted,
-    },
+    /// The journal's native protocol.
+    Journal { socket: UnixDatagram, path: PathBuf },
+    /// The protocol of RFC 3164.
+    Syslog { logger: syslog::Logger<LoggerBackend, Rfc3164WithoutTime>, path: PathBuf },
+    /// Plain lines. They begin with time and level, or, if `prefixed`, with the `<N>` that the journal reads as the
+    /// level.
+    Stream { out: Box<dyn Write + Send>, prefixed: bool },
+    /// Stderr, for as long as the configured log service cannot be reached.
+    Fallback { stream: Box<Sink>, wanted: WantedService },
 }
 
-/// A log service that was not there, and where it is looked for.
-pub struct Wanted {
+/// A log service that could not be reached, and the paths at which it is tried.
+pub struct WantedService {
     target: LogTarget,
     journal: PathBuf,
     syslog: PathBuf,
-    looked_at: Instant,
+    /// When it was last tried.
+    last_tried: Instant,
 }
 
-/// How often it is looked for at most.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Least time between two attempts to reach the configured log service.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Wanted {
+impl WantedService {
     fn open(&self) -> Result<Sink, String> {
         let (journal, syslog) = (&self.journal, &self.syslog);
         let by_journal = || Sink::journal(journal).map_err(|e| format!("{}: {e}", journal.display()));
@@ -68,21 +60,26 @@ impl Wanted {
 }
 
 impl Sink {
-    /// The sink for `target`, and why it is another one than asked for.
+    /// Opens the sink for `target`. If a target that was named cannot be reached, the sink writes to stderr for the
+    /// time being, and the cause is returned as well.
     pub fn open(target: LogTarget) -> (Sink, Option<String>) {
         Sink::open_at(target, Path::new(JOURNAL_SOCKET), Path::new(SYSLOG_SOCKET))
     }
 
-    /// As [`Sink::open`] with other places of the two sockets.
+    /// As [`Sink::open`], with other paths of the two sockets.
     pub fn open_at(target: LogTarget, journal: &Path, syslog: &Path) -> (Sink, Option<String>) {
-        let wanted =
-            Wanted { target, journal: journal.to_owned(), syslog: syslog.to_owned(), looked_at: Instant::now() };
+        let wanted = WantedService {
+            target,
+            journal: journal.to_owned(),
+            syslog: syslog.to_owned(),
+            last_tried: Instant::now(),
+        };
         match wanted.open() {
             Ok(sink) => (sink, None),
             Err(cause) => {
-                // Nobody asked for one of them by name.
-                let said = (target != LogTarget::Auto).then_some(cause);
-                (Sink::Instead { stream: Box::new(Sink::stderr()), wanted }, said)
+                // With `auto` stderr is a normal choice, and nothing needs to be reported.
+                let reported = (target != LogTarget::Auto).then_some(cause);
+                (Sink::Fallback { stream: Box::new(Sink::stderr()), wanted }, reported)
             }
         }
     }
@@ -95,7 +92,7 @@ impl Sink {
     }
 
     fn syslog(path: &Path) -> io::Result<Sink> {
-        let logger = syslog::unix_custom(Unstamped, path).map_err(io::Error::other)?;
+        let logger = syslog::unix_custom(Rfc3164WithoutTime, path).map_err(io::Error::other)?;
         match &logger.backend {
             LoggerBackend::Unix(socket) => socket.set_write_timeout(Some(SEND_TIMEOUT))?,
             LoggerBackend::UnixStream(stream) => stream.get_ref().set_write_timeout(Some(SEND_TIMEOUT))?,
@@ -108,55 +105,59 @@ impl Sink {
         Sink::Stream { out: Box::new(io::stderr()), prefixed: stderr_is_a_journal() }
     }
 
-    /// The name of the target, for the log itself.
+    /// The name of the target that is in use, as in the configuration.
     pub fn name(&self) -> &'static str {
         match self {
             Sink::Journal { .. } => "journal",
             Sink::Syslog { .. } => "syslog",
-            Sink::Stream { .. } | Sink::Instead { .. } => "stderr",
+            Sink::Stream { .. } | Sink::Fallback { .. } => "stderr",
         }
     }
 
-    /// Whether what is written to stderr comes to the same reader.
-    pub fn is_read_with_stderr(&self) -> bool {
-        self.meets_stderr(stderr_is_a_journal().then_some(Path::new(JOURNAL_FOLDER)))
+    /// Whether the lines written here and those written to stderr have the same reader.
+    pub fn has_same_reader_as_stderr(&self) -> bool {
+        self.shares_reader(stderr_is_a_journal().then_some(Path::new(JOURNAL_FOLDER)))
     }
 
-    /// `journal`: where the sockets of the journal are that stderr goes to.
-    fn meets_stderr(&self, journal: Option<&Path>) -> bool {
+    /// As [`Sink::has_same_reader_as_stderr`]. `journal` is the directory of the sockets of the journal that stderr is
+    /// connected to; `None` if it is not connected to one.
+    fn shares_reader(&self, journal: Option<&Path>) -> bool {
         match self {
-            Sink::Stream { .. } | Sink::Instead { .. } => true,
+            Sink::Stream { .. } | Sink::Fallback { .. } => true,
             Sink::Journal { path, .. } | Sink::Syslog { path, .. } => {
                 journal.is_some_and(|folder| path.canonicalize().is_ok_and(|real| real.starts_with(folder)))
             }
         }
     }
 
-    /// Writes one line; a log service that went away (restarted) is looked for once more. `Err`: the line is lost.
+    /// Writes one line. If the log service has gone away, as when it was restarted, it connects and sends once more.
+    ///
+    /// # Errors
+    /// The line is lost.
     pub fn write(&mut self, level: Level, text: &str) -> io::Result<()> {
-        self.look_again(LOOK_AGAIN);
+        self.retry_wanted(RETRY_INTERVAL);
         let first = self.send(level, text);
         let Err(error) = first else { return Ok(()) };
-        // A full or slow service is not helped by sending the line again.
+        // Sending the line again would not help a service that is full or slow.
         if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
             return Err(error);
         }
         let again = match self {
             Sink::Journal { path, .. } => Sink::journal(path)?,
             Sink::Syslog { path, .. } => Sink::syslog(path)?,
-            Sink::Stream { .. } | Sink::Instead { .. } => return Err(error),
+            Sink::Stream { .. } | Sink::Fallback { .. } => return Err(error),
         };
         *self = again;
         self.send(level, text)
     }
 
-    /// Takes the service that was asked for, once it is there.
-    fn look_again(&mut self, pause: Duration) {
-        let Sink::Instead { wanted, .. } = self else { return };
-        if wanted.looked_at.elapsed() < pause {
+    /// Switches from stderr to the configured log service once it can be reached; tries that at most once per `pause`.
+    fn retry_wanted(&mut self, pause: Duration) {
+        let Sink::Fallback { wanted, .. } = self else { return };
+        if wanted.last_tried.elapsed() < pause {
             return;
         }
-        wanted.looked_at = Instant::now();
+        wanted.last_tried = Instant::now();
         if let Ok(found) = wanted.open() {
             *self = found;
         }
@@ -164,7 +165,7 @@ impl Sink {
 
     fn send(&mut self, level: Level, text: &str) -> io::Result<()> {
         match self {
-            Sink::Instead { stream, .. } => stream.send(level, text),
+            Sink::Fallback { stream, .. } => stream.send(level, text),
             Sink::Journal { socket, .. } => {
                 let pid = std::process::id();
                 let priority = level.priority();
@@ -196,24 +197,24 @@ impl Sink {
     }
 }
 
-/// RFC 3164 without its time: the log service stamps what arrives, and knows the local time that this format wants.
+/// RFC 3164 without the time stamp: the log service adds its own, and knows the local time that the format requires.
 #[derive(Clone, Copy)]
-pub struct Unstamped;
+pub struct Rfc3164WithoutTime;
 
-impl LogFormat<&str> for Unstamped {
+impl LogFormat<&str> for Rfc3164WithoutTime {
     fn format<W: Write>(&self, w: &mut W, severity: Severity, text: &str) -> syslog::Result<()> {
         let priority = Facility::LOG_DAEMON as u8 | severity as u8;
-        // One write: on a datagram socket each is a message of its own.
+        // A single write: on a datagram socket each write becomes a separate message.
         write!(w, "<{priority}>cpd[{}]: {text}", std::process::id()).map_err(syslog::Error::Write)
     }
 }
 
-/// Whether systemd connected this stderr to its journal (systemd.exec(5), `JOURNAL_STREAM`).
+/// Whether systemd has connected stderr to its journal (`JOURNAL_STREAM`, systemd.exec(5)).
 pub fn stderr_is_a_journal() -> bool {
-    let Ok(told) = std::env::var("JOURNAL_STREAM") else { return false };
-    // A name for the open descriptor, so that no descriptor has to be borrowed.
+    let Ok(journal_stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    // Going by this path avoids borrowing a raw descriptor.
     let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
-    told == format!("{}:{}", stderr.st_dev(), stderr.st_ino())
+    journal_stream == format!("{}:{}", stderr.st_dev(), stderr.st_ino())
 }
 
 #[cfg(test)]
@@ -283,13 +284,13 @@ mod tests {
             let (journal, syslog) = (dir.path().join("journal"), dir.path().join("log"));
             let (mut sink, _) = Sink::open_at(target, &journal, &syslog);
             assert_eq!(sink.name(), "stderr");
-            sink.look_again(Duration::ZERO);
+            sink.retry_wanted(Duration::ZERO);
             assert_eq!(sink.name(), "stderr", "nobody is there yet");
             let path = if target == LogTarget::Syslog { &syslog } else { &journal };
             let service = UnixDatagram::bind(path).unwrap();
-            sink.look_again(Duration::from_secs(3600));
+            sink.retry_wanted(Duration::from_secs(3600));
             assert_eq!(sink.name(), "stderr", "it is not looked for with every line");
-            sink.look_again(Duration::ZERO);
+            sink.retry_wanted(Duration::ZERO);
             sink.write(Level::Info, "back").unwrap();
             assert!(receive(&service).contains("back"));
         }
@@ -305,12 +306,15 @@ mod tests {
         let (link, other) = (root.join("link"), root.join("log"));
         std::os::unix::fs::symlink(&behind_link, &link).unwrap();
         let _services = [&socket, &behind_link, &other].map(|path| UnixDatagram::bind(path).unwrap());
-        let meets = |target, syslog: &Path, journal| Sink::open_at(target, &socket, syslog).0.meets_stderr(journal);
+        let shares = |target, syslog: &Path, journal| Sink::open_at(target, &socket, syslog).0.shares_reader(journal);
         let journal = Some(folder.as_path());
-        assert!(meets(LogTarget::Journal, &other, journal) && meets(LogTarget::Syslog, &link, journal));
-        assert!(!meets(LogTarget::Syslog, &other, journal), "another log service");
-        assert!(!meets(LogTarget::Journal, &other, None) && !meets(LogTarget::Syslog, &link, None), "stderr elsewhere");
-        assert!(meets(LogTarget::Stderr, &other, None));
+        assert!(shares(LogTarget::Journal, &other, journal) && shares(LogTarget::Syslog, &link, journal));
+        assert!(!shares(LogTarget::Syslog, &other, journal), "another log service");
+        assert!(
+            !shares(LogTarget::Journal, &other, None) && !shares(LogTarget::Syslog, &link, None),
+            "stderr elsewhere"
+        );
+        assert!(shares(LogTarget::Stderr, &other, None));
     }
 
     #[test]
@@ -319,7 +323,7 @@ mod tests {
         let path = dir.path().join("journal");
         let _service = UnixDatagram::bind(&path).unwrap();
         let (mut sink, _) = Sink::open_at(LogTarget::Journal, &path, Path::new("/nonexistent"));
-        // The service never reads: its queue fills, and the write must come back with an error.
+        // The service never reads, so its queue fills up and the write must return an error.
         let lost = (0..10_000).find_map(|_| sink.write(Level::Info, "x").err());
         assert!(lost.is_some());
     }

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A sink that tests read, and that can be held up or made to fail.
+/// A sink whose text tests can read, and which can be blocked or made to fail.
 #[derive(Clone, Default)]
-struct Paper {
+struct RecordingSink {
     text: Arc<Mutex<Vec<u8>>>,
     gate: Arc<Mutex<Option<mpsc::Receiver<()>>>>,
     failing: Arc<std::sync::atomic::AtomicBool>,
 }
 
-impl Paper {
+impl RecordingSink {
     fn sink(&self) -> Sink {
         Sink::Stream { out: Box::new(self.clone()), prefixed: true }
     }
@@ -24,7 +24,7 @@ impl Paper {
     }
 }
 
-impl Write for Paper {
+impl Write for RecordingSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Some(gate) = &*self.gate.lock().unwrap() {
             let _ = gate.recv();
@@ -43,8 +43,8 @@ impl Write for Paper {
 
 #[test]
 fn lines_come_out_whole_in_order_and_by_level() {
-    let paper = Paper::default();
-    let (logger, thread) = Logger::start_with(paper.sink(), Level::Info).unwrap();
+    let recording = RecordingSink::default();
+    let (logger, thread) = Logger::start_with(recording.sink(), Level::Info).unwrap();
     logger.info(Line::new("start").field("version", "0.1.0"));
     logger.debug(Line::new("hidden"));
     logger.set_level(Level::Debug);
@@ -52,23 +52,23 @@ fn lines_come_out_whole_in_order_and_by_level() {
     logger.set_level(Level::Error);
     logger.warn(Line::new("hidden"));
     logger.error(Line::new("end").field("cause", "a\nb"));
-    assert!(thread.finish(PATIENCE));
-    assert_eq!(paper.text(), "<6>start version=0.1.0\n<7>shown\n<3>end cause=\"a\\nb\"\n");
+    assert!(thread.finish(TEST_TIMEOUT));
+    assert_eq!(recording.text(), "<6>start version=0.1.0\n<7>shown\n<3>end cause=\"a\\nb\"\n");
 }
 
 #[test]
 fn a_log_that_hangs_stops_nobody_and_what_is_dropped_is_counted() {
-    let paper = Paper::default();
+    let recording = RecordingSink::default();
     let (open, gate) = mpsc::channel();
-    *paper.gate.lock().unwrap() = Some(gate);
-    let (logger, thread) = Logger::start_with(paper.sink(), Level::Info).unwrap();
+    *recording.gate.lock().unwrap() = Some(gate);
+    let (logger, thread) = Logger::start_with(recording.sink(), Level::Info).unwrap();
     let sent = 3 * QUEUE_MAX_LINES;
     for number in 0..sent {
         logger.info(Line::new("x").field("number", number));
     }
     drop(open);
-    assert!(thread.finish(PATIENCE));
-    let text = paper.text();
+    assert!(thread.finish(TEST_TIMEOUT));
+    let text = recording.text();
     let written = text.lines().filter(|line| line.starts_with("<6>x ")).count();
     let dropped: usize = text
         .lines()
@@ -81,10 +81,10 @@ fn a_log_that_hangs_stops_nobody_and_what_is_dropped_is_counted() {
 
 #[test]
 fn a_hanging_log_does_not_keep_the_daemon_from_ending() {
-    let paper = Paper::default();
+    let recording = RecordingSink::default();
     let (_open, gate) = mpsc::channel();
-    *paper.gate.lock().unwrap() = Some(gate);
-    let (logger, thread) = Logger::start_with(paper.sink(), Level::Info).unwrap();
+    *recording.gate.lock().unwrap() = Some(gate);
+    let (logger, thread) = Logger::start_with(recording.sink(), Level::Info).unwrap();
     logger.info(Line::new("x"));
     assert!(!thread.finish(Duration::from_millis(20)));
 }
@@ -92,44 +92,45 @@ fn a_hanging_log_does_not_keep_the_daemon_from_ending() {
 #[test]
 fn lines_that_the_service_did_not_take_are_counted() {
     let mut sink_lost = 0;
-    let paper = Paper::default();
-    let mut sink = paper.sink();
-    paper.failing.store(true, Ordering::SeqCst);
-    write_one(&mut sink, &mut sink_lost, Level::Info, "one");
-    write_one(&mut sink, &mut sink_lost, Level::Info, "two");
+    let recording = RecordingSink::default();
+    let mut sink = recording.sink();
+    recording.failing.store(true, Ordering::SeqCst);
+    write_line(&mut sink, &mut sink_lost, Level::Info, "one");
+    write_line(&mut sink, &mut sink_lost, Level::Info, "two");
     assert_eq!(sink_lost, 2);
-    paper.failing.store(false, Ordering::SeqCst);
-    write_one(&mut sink, &mut sink_lost, Level::Info, "three");
-    assert_eq!(paper.text(), "<4>log service was away lost=2\n<6>three\n");
+    recording.failing.store(false, Ordering::SeqCst);
+    write_line(&mut sink, &mut sink_lost, Level::Info, "three");
+    assert_eq!(recording.text(), "<4>log service was away lost=2\n<6>three\n");
     assert_eq!(sink_lost, 0);
 }
 
 #[test]
-fn what_was_dropped_is_told_when_the_service_is_back() {
-    let shared = Shared { level: AtomicU8::new(Level::Info as u8), dropped: AtomicU64::new(7), read_with_stderr: true };
-    let paper = Paper::default();
-    let mut sink = paper.sink();
-    paper.failing.store(true, Ordering::SeqCst);
-    tell_dropped(&mut sink, &shared);
-    paper.failing.store(false, Ordering::SeqCst);
-    tell_dropped(&mut sink, &shared);
-    tell_dropped(&mut sink, &shared);
-    assert_eq!(paper.text(), "<4>log overflow dropped=7\n");
+fn the_number_of_dropped_lines_is_logged_when_the_service_is_back() {
+    let shared =
+        Shared { level: AtomicU8::new(Level::Info as u8), dropped: AtomicU64::new(7), same_reader_as_stderr: true };
+    let recording = RecordingSink::default();
+    let mut sink = recording.sink();
+    recording.failing.store(true, Ordering::SeqCst);
+    log_dropped_count(&mut sink, &shared);
+    recording.failing.store(false, Ordering::SeqCst);
+    log_dropped_count(&mut sink, &shared);
+    log_dropped_count(&mut sink, &shared);
+    assert_eq!(recording.text(), "<4>log overflow dropped=7\n");
 }
 
 #[test]
 fn floods_are_logged_once_then_counted() {
-    let mut limit = Repeated::new(1000);
-    assert_eq!(limit.settle(0), None);
-    assert_eq!(limit.hit(5), Some(0));
-    assert_eq!(limit.hit(6), None);
-    assert_eq!(limit.hit(1004), None);
-    assert_eq!(limit.settle(1004), None, "still quiet");
-    assert_eq!(limit.hit(1005), Some(2));
-    assert_eq!(limit.hit(1006), None);
-    assert_eq!(limit.settle(2005), Some(1));
-    assert_eq!(limit.settle(2006), None);
-    assert_eq!(limit.hit(2007), Some(0));
+    let mut limit = RepeatSuppressor::new(1000);
+    assert_eq!(limit.take_suppressed(0), None);
+    assert_eq!(limit.note(5), Some(0));
+    assert_eq!(limit.note(6), None);
+    assert_eq!(limit.note(1004), None);
+    assert_eq!(limit.take_suppressed(1004), None, "still quiet");
+    assert_eq!(limit.note(1005), Some(2));
+    assert_eq!(limit.note(1006), None);
+    assert_eq!(limit.take_suppressed(2005), Some(1));
+    assert_eq!(limit.take_suppressed(2006), None);
+    assert_eq!(limit.note(2007), Some(0));
 }
 
 #[test]

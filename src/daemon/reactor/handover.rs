@@ -1,78 +1,81 @@
-//! The event loop's part of a succession: every connection with its session, out of one loop and into the next.
+//! The event loop's part of a hand-over: passes every connection with its session on to a successor, and resumes those
+//! of a predecessor.
 
 use std::os::fd::OwnedFd;
 
 use super::Reactor;
+use crate::daemon::fd_store::{self, HandoverFds};
 use crate::daemon::logging::{Level, Line};
-use crate::daemon::spelling;
-use crate::daemon::succession::{self, Heritage};
+use crate::daemon::peer_address;
 use crate::engine::port::Origin;
 use crate::proto::types::Millis;
 
-/// What became of one connection.
-enum Fate {
-    Taken,
-    /// The client has reset it meanwhile.
+/// The result of resuming one connection.
+enum ResumeOutcome {
+    /// Its session was resumed.
+    Resumed,
+    /// The client has reset the connection meanwhile.
     Gone,
+    /// The session could not be resumed, and the connection was closed.
     Closed,
 }
 
 impl Reactor {
-    /// Takes up what a predecessor left: its connections go on where they were.
-    pub fn take_up(&mut self, heritage: Heritage) {
+    /// Resumes the connections that a predecessor handed over, with their sessions.
+    pub fn resume_connections(&mut self, handover_fds: HandoverFds) {
         let now = self.read_clocks();
         let connections_max = usize::try_from(self.parts.connections_max).unwrap_or(usize::MAX);
-        let estate = match succession::read(heritage, connections_max) {
-            Ok(estate) => estate,
+        let handover = match fd_store::read_handover(handover_fds, connections_max) {
+            Ok(handover) => handover,
             Err(cause) => {
                 let line = Line::new("connections of the predecessor closed").field("cause", cause);
                 return self.parts.logger.error(line);
             }
         };
-        let (mut taken, mut gone, mut closed) = (0, 0, estate.left_out);
-        if estate.left_out > 0 {
-            let line = Line::new("connections of the predecessor closed").field("closed", estate.left_out);
+        let (mut taken, mut gone, mut closed) = (0, 0, handover.left_out);
+        if handover.left_out > 0 {
+            let line = Line::new("connections of the predecessor closed").field("closed", handover.left_out);
             self.parts.logger.warn(line.field("cause", "the limit of open files (LimitNOFILE=)"));
         }
-        if self.parts.engine.thaw_common(&estate.common, now).is_none() {
+        if self.parts.engine.thaw_common(&handover.common, now).is_none() {
             self.parts.logger.warn(Line::new("failed logins and clock of the predecessor forgotten"));
         }
-        for (stream, record) in estate.sessions {
-            match self.take_up_one(stream, &record, now) {
-                Fate::Taken => taken += 1,
-                Fate::Gone => gone += 1,
-                Fate::Closed => closed += 1,
+        for (stream, record) in handover.sessions {
+            match self.resume_connection(stream, &record, now) {
+                ResumeOutcome::Resumed => taken += 1,
+                ResumeOutcome::Gone => gone += 1,
+                ResumeOutcome::Closed => closed += 1,
             }
         }
-        self.parts.engine.succeeded(now);
+        self.parts.engine.finish_handover(now);
         let line = Line::new("connections taken up").field("taken", taken).field("gone", gone).field("closed", closed);
         self.parts.logger.log(if closed > 0 { Level::Warn } else { Level::Info }, line);
     }
 
-    fn take_up_one(&mut self, stream: std::net::TcpStream, record: &[u8], now: Millis) -> Fate {
+    fn resume_connection(&mut self, stream: std::net::TcpStream, record: &[u8], now: Millis) -> ResumeOutcome {
         let Ok(peer) = stream.peer_addr() else {
-            return Fate::Gone;
+            return ResumeOutcome::Gone;
         };
         if stream.set_nonblocking(true).is_err() {
-            return Fate::Closed;
+            return ResumeOutcome::Closed;
         }
         let Some(id) = self.parts.engine.thaw(record, Origin::of(peer.ip()), now) else {
-            let line = Line::new("connection of the predecessor closed").field("addr", spelling::of_host(peer));
+            let line = Line::new("connection of the predecessor closed").field("addr", peer_address::format_host(peer));
             self.parts.logger.warn(line.field("cause", "its record cannot be read"));
-            return Fate::Closed;
+            return ResumeOutcome::Closed;
         };
         let (engine, registry) = (&mut self.parts.engine, self.parts.poll.registry());
         match self.clients.adopt(mio::net::TcpStream::from_std(stream), peer, id, engine, registry, now) {
-            Ok(()) => Fate::Taken,
-            Err(_) => Fate::Closed,
+            Ok(()) => ResumeOutcome::Resumed,
+            Err(_) => ResumeOutcome::Closed,
         }
     }
 
-    /// Leaves the connections to a successor.
+    /// Hands the connections over to a successor. Those that cannot be handed over are closed later.
     pub(super) fn hand_over(&mut self, now: Millis) {
         let mut sessions = Vec::new();
         let mut closed = 0;
-        for id in self.parts.engine.succession() {
+        for id in self.parts.engine.handover_order() {
             let frozen = self.parts.engine.freeze(id, now);
             let stream = frozen.is_some().then(|| self.clients.release(id, self.parts.poll.registry())).flatten();
             match frozen.zip(stream) {
@@ -80,7 +83,7 @@ impl Reactor {
                 None => closed += 1,
             }
         }
-        let line = match succession::leave(&self.parts.engine.freeze_common(now), &sessions) {
+        let line = match fd_store::store_handover(&self.parts.engine.freeze_common(now), &sessions) {
             Ok(left) => {
                 Line::new("connections left").field("left", left).field("closed", closed + sessions.len() - left)
             }

@@ -5,14 +5,14 @@ use crate::daemon::exit::{ExitCode, Fatal};
 use crate::daemon::listeners::{ControlListener, Note};
 use crate::daemon::logging::Line;
 use crate::daemon::notify::Notice;
-use crate::daemon::reload::Loaded;
+use crate::daemon::reload::ReloadResult;
 use crate::proto::session::NEVER;
 
 impl Reactor {
-    /// Takes up a configuration that was read anew.
-    pub(super) fn reconfigure(&mut self, loaded: Loaded) {
+    /// Applies a configuration that was read again, and replaces the control socket if its file had gone.
+    pub(super) fn reconfigure(&mut self, loaded: ReloadResult) {
         if let Some(control) = loaded.control {
-            self.renew_control(control);
+            self.replace_control_socket(control);
         }
         match loaded.config {
             Ok(new) => {
@@ -24,34 +24,34 @@ impl Reactor {
                     self.parts.logger.warn(Line::new("configuration").field("needs_restart", key));
                 }
                 let settings =
-                    crate::daemon::within_file_limit(config.settings, self.parts.connections_max, &self.parts.logger);
+                    crate::daemon::cap_connections(config.settings, self.parts.connections_max, &self.parts.logger);
                 self.parts.engine.configure(settings);
-                self.parts.pool.set_params(config.auth.params());
+                self.parts.pool.set_params(config.auth.hash_params());
                 self.parts.logger.set_level(config.log_level);
                 self.parts.logger.info(Line::new("configuration reloaded"));
-                self.parts.operators.configured(kept);
+                self.parts.operators.configuration_applied(kept);
                 self.parts.config = config;
             }
             Err(fatal) => {
-                self.parts.operators.not_configured(&fatal.message);
+                self.parts.operators.configuration_failed(&fatal.message);
                 self.parts.logger.error(Line::new("configuration not reloaded").field("cause", &fatal.message));
             }
         }
         self.parts.notifier.send(Notice::Ready);
     }
 
-    /// The control socket had to be made anew: nobody comes to the old one any more.
-    fn renew_control(&mut self, made: Result<(ControlListener, Note), Fatal>) {
+    /// Replaces the control socket by one that was made because nobody can connect to the old one any more.
+    fn replace_control_socket(&mut self, made: Result<(ControlListener, Note), Fatal>) {
         if self.stop_at != NEVER {
-            // Its file goes with it.
+            // The daemon is stopping: the new socket is dropped, and removes its file.
             return;
         }
         let renewed = made.and_then(|(listener, note)| {
             let name = listener.name();
             let line = Line::new("control socket made anew").field("path", &name);
             let system = |e| Fatal::new(ExitCode::System, format!("control socket {name}: {e}"));
-            self.parts.operators.renew(listener.socket, self.parts.poll.registry()).map_err(system)?;
-            self.reload.renewed(listener.file);
+            self.parts.operators.replace_listener(listener.socket, self.parts.poll.registry()).map_err(system)?;
+            self.reload.replace_control_file(listener.file);
             Ok((line, note))
         });
         match renewed {

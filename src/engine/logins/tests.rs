@@ -49,7 +49,7 @@ fn logins_are_verified_in_the_order_in_which_they_were_looked_up() {
 }
 
 #[test]
-fn whoever_cannot_get_in_costs_the_same_work() {
+fn every_login_that_must_fail_costs_the_same_work() {
     let (mut logins, limits) = (Logins::default(), Limits { failures_per_user: 1, ..Limits::default() });
     begin(&mut logins, 1, "nobody", "secret");
     logins.looked_up(session(1), None);
@@ -69,7 +69,7 @@ fn whoever_cannot_get_in_costs_the_same_work() {
 }
 
 #[test]
-fn one_that_could_be_too_many_waits_and_holds_nobody_else_up() {
+fn an_undecided_attempt_waits_and_holds_up_no_other() {
     let (mut logins, limits) = (Logins::default(), Limits { failures_per_user: 1, ..Limits::default() });
     for (serial, who) in [(1, "bob"), (2, "bob"), (3, "eve")] {
         begin(&mut logins, serial, who, "secret");
@@ -83,7 +83,7 @@ fn one_that_could_be_too_many_waits_and_holds_nobody_else_up() {
 }
 
 #[test]
-fn a_change_of_the_user_dooms_what_was_looked_up_before_it() {
+fn a_changed_user_invalidates_logins_looked_up_before() {
     let (mut logins, limits) = (Logins::default(), Limits::default());
     for (serial, who) in [(1, "bob"), (2, "bob"), (3, "bob"), (4, "eve")] {
         begin(&mut logins, serial, who, "secret");
@@ -92,7 +92,7 @@ fn a_change_of_the_user_dooms_what_was_looked_up_before_it() {
         logins.looked_up(session(serial), record("old", false));
     }
     assert_eq!(next(&mut logins, &limits).expect("the first").0, 1);
-    logins.doom(name("bob"));
+    logins.invalidate(name("bob"));
     logins.looked_up(session(3), record("new", false));
     while next(&mut logins, &limits).is_some() {}
     let mut ends = |serial| end(&mut logins, serial, true).map(|ended| ended.ok);
@@ -100,7 +100,7 @@ fn a_change_of_the_user_dooms_what_was_looked_up_before_it() {
 }
 
 #[test]
-fn who_leaves_is_forgotten_unless_the_work_has_begun() {
+fn a_session_that_leaves_is_forgotten_unless_its_verification_has_begun() {
     let (mut logins, limits) = (Logins::default(), Limits { failures_per_user: 1, ..Limits::default() });
     for serial in 1..=3 {
         begin(&mut logins, serial, "bob", "secret");
@@ -111,7 +111,7 @@ fn who_leaves_is_forgotten_unless_the_work_has_begun() {
     logins.abandon(session(2));
     assert!(next(&mut logins, &limits).is_none());
     assert!(end(&mut logins, 1, true).is_none() && end(&mut logins, 2, true).is_none());
-    // A guess counts, also when its client does not wait for the answer.
+    // A guess counts even if its client does not wait for the answer.
     logins.looked_up(session(3), record("hash", false));
     assert_eq!(next(&mut logins, &limits).expect("the third").0, 3);
     logins.abandon(session(3));
@@ -119,11 +119,11 @@ fn who_leaves_is_forgotten_unless_the_work_has_begun() {
     begin(&mut logins, 4, "bob", "secret");
     logins.looked_up(session(4), record("hash", false));
     assert!(next(&mut logins, &limits).expect("the fourth").3, "throttled");
-    assert!(logins.open.len() == 1 && logins.turns.is_empty());
+    assert!(logins.under_way.len() == 1 && logins.login_queue.is_empty());
 }
 
 #[test]
-fn however_many_have_left_who_stays_is_verified() {
+fn a_session_that_stays_is_verified_however_many_have_left() {
     let (mut logins, limits) = (Logins::default(), Limits::default());
     let crowd = 2560u64;
     for serial in 1..=crowd {
@@ -134,5 +134,5 @@ fn however_many_have_left_who_stays_is_verified() {
     begin(&mut logins, crowd + 1, "bob", "secret");
     logins.looked_up(session(crowd + 1), record("hash", false));
     assert_eq!(next(&mut logins, &limits).map(|(serial, ..)| serial), Some(crowd + 1));
-    assert!(logins.turns.is_empty(), "nothing is left of those who left");
+    assert!(logins.login_queue.is_empty(), "nothing is left of those who left");
 }

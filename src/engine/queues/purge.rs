@@ -1,20 +1,20 @@
-//! Messages that an administrator takes out, and that come back when the store could not delete them.
+//! Messages that an administrator purges. They are put back if the store could not delete them.
 
 use super::{Entry, Mailbox, MessageId, Queues, Username};
 
-/// What was taken out of one queue.
+/// The messages that were removed from one queue.
 #[derive(Debug)]
 pub struct Purged(Vec<Entry>);
 
 impl Purged {
-    /// How many messages they are.
+    /// The number of messages.
     pub fn count(&self) -> u64 {
         self.0.len() as u64
     }
 }
 
 impl Queues {
-    /// Takes messages out that are on stable storage; `ids` in ascending order.
+    /// Removes messages that are on stable storage; `ids` must be in ascending order.
     pub fn remove_all(&mut self, recipient: Username, ids: &[MessageId]) -> Purged {
         let Some(mailbox) = self.mailbox_mut(recipient) else {
             return Purged(Vec::new());
@@ -22,29 +22,31 @@ impl Queues {
         let before = mailbox.bytes;
         let purged = Purged(mailbox.take_all(ids));
         let bytes = before - mailbox.bytes;
-        purged.0.iter().for_each(|entry| self.gone(entry.sender));
+        purged.0.iter().for_each(|entry| self.uncount_queued(entry.sender));
         self.messages -= purged.count();
         self.bytes -= bytes;
-        self.tidy(recipient);
+        self.free_if_unused(recipient);
         purged
     }
 
-    /// They are stored still: the next download has them, in their places. `true`: somebody waits for them.
+    /// Puts messages back that are still in the store: the next download contains them, in their places. Returns
+    /// whether a session waits for them.
     pub fn put_back(&mut self, recipient: Username, purged: Purged) -> bool {
         if !self.exists(recipient) {
             return false;
         }
-        purged.0.iter().for_each(|entry| self.comes(entry.sender));
+        purged.0.iter().for_each(|entry| self.count_queued(entry.sender));
         let Some(mailbox) = self.mailbox_or_new(recipient) else { return false };
         let (before, count) = (mailbox.bytes, purged.0.len());
         purged.0.into_iter().for_each(|entry| mailbox.push(entry));
-        // What is on its way to the store now has higher ids than what had been stored then.
+        // Messages on their way to the store have higher ids than those that were stored before the purge, so the
+        // stored ones still come first.
         mailbox.entries.make_contiguous().sort_unstable_by_key(Entry::id);
         mailbox.committed += count;
         let (bytes, wanted) = (mailbox.bytes - before, !mailbox.waiters.is_empty());
         self.messages += count as u64;
         self.bytes += bytes;
-        self.tidy(recipient);
+        self.free_if_unused(recipient);
         wanted
     }
 }
@@ -54,12 +56,12 @@ impl Mailbox {
         let (mut taken, mut committed) = (Vec::with_capacity(ids.len()), 0);
         let entries = std::mem::take(&mut self.entries);
         self.entries.reserve(entries.len().saturating_sub(ids.len()));
-        for (place, entry) in entries.into_iter().enumerate() {
+        for (index, entry) in entries.into_iter().enumerate() {
             if ids.binary_search(&entry.id()).is_ok() {
-                self.forget(entry);
+                self.uncount(entry);
                 taken.push(entry);
             } else {
-                committed += usize::from(place < self.committed);
+                committed += usize::from(index < self.committed);
                 self.entries.push_back(entry);
             }
         }

@@ -1,71 +1,72 @@
-//! How much of the queues one sender may have, and one recipient's.
+//! Quotas: how many messages a sender may have queued and may send, and how many a queue may hold.
 
 use super::{Mailbox, Millis, NameId, Queues, User};
 use crate::engine::settings::Limits;
 
-/// A sender with so many in a queue, or fewer, may use the last fifth of it.
-const FEW: u32 = 10;
+/// A sender with fewer messages than this in a queue may use the last fifth of it.
+const LAST_FIFTH_SENDER_MAX: u32 = 10;
 const MINUTE_US: u64 = 60_000_000;
 
-/// Why a message is not taken.
+/// Why a message is not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quota {
+pub enum AdmitError {
     NoSuchUser,
     QueueFull,
     SenderFull,
-    /// What is left of the queue is for those who have few messages in it.
+    /// The queue is nearly full, and its last fifth is for senders with few messages in it.
     LastFifth,
-    /// In all queues.
+    /// The sender has too many messages in all queues together.
     SenderTotal,
-    /// In a minute.
+    /// The sender has sent too many messages in a minute.
     SenderRate,
     StoreFull,
 }
 
 impl Queues {
-    /// One more message of this sender is queued.
-    pub(super) fn comes(&mut self, sender: NameId) {
+    /// Counts one more queued message of this sender.
+    pub(super) fn count_queued(&mut self, sender: NameId) {
         if let Some(user) = self.users.get_mut(sender as usize) {
-            user.sent = user.sent.saturating_add(1);
+            user.queued_as_sender = user.queued_as_sender.saturating_add(1);
         }
     }
 
-    /// One fewer.
-    pub(super) fn gone(&mut self, sender: NameId) {
+    /// Counts one queued message less of this sender.
+    pub(super) fn uncount_queued(&mut self, sender: NameId) {
         if let Some(user) = self.users.get_mut(sender as usize) {
-            user.sent = user.sent.saturating_sub(1);
+            user.queued_as_sender = user.queued_as_sender.saturating_sub(1);
         }
     }
 }
 
 impl User {
-    /// Whether this sender may send one more message, and when it will have rested then.
-    pub(super) fn may_send(&self, limits: &Limits, now: Millis) -> Result<u64, Quota> {
-        if self.sent >= limits.messages_per_sender {
-            return Err(Quota::SenderTotal);
+    /// Checks the quotas of the sender. If it may send one more message, returns the value that `rate_free_at_us`
+    /// takes then.
+    pub(super) fn check_sender_quota(&self, limits: &Limits, now: Millis) -> Result<u64, AdmitError> {
+        if self.queued_as_sender >= limits.messages_per_sender {
+            return Err(AdmitError::SenderTotal);
         }
         let now = now.saturating_mul(1000);
         let cost = (MINUTE_US / u64::from(limits.messages_per_sender_minute.max(1))).max(1);
-        let rested_at = self.rested_at.max(now).saturating_add(cost);
-        if rested_at.saturating_sub(now) > MINUTE_US { Err(Quota::SenderRate) } else { Ok(rested_at) }
+        let rate_free_at_us = self.rate_free_at_us.max(now).saturating_add(cost);
+        if rate_free_at_us.saturating_sub(now) > MINUTE_US { Err(AdmitError::SenderRate) } else { Ok(rate_free_at_us) }
     }
 }
 
 impl Mailbox {
-    pub(super) fn has_room(&self, sender: NameId, limits: &Limits) -> Result<(), Quota> {
-        if self.leaving {
-            return Err(Quota::NoSuchUser);
+    pub(super) fn check_quota(&self, sender: NameId, limits: &Limits) -> Result<(), AdmitError> {
+        if self.being_removed {
+            return Err(AdmitError::NoSuchUser);
         }
         if self.entries.len() as u64 >= u64::from(limits.queue_messages) {
-            return Err(Quota::QueueFull);
+            return Err(AdmitError::QueueFull);
         }
         let queued = self.by_sender.get(&sender).copied().unwrap_or(0);
         let last_fifth = self.entries.len() as u64 >= u64::from(limits.queue_messages - limits.queue_messages / 5);
         if queued >= limits.queue_messages_per_sender {
-            return Err(Quota::SenderFull);
+            return Err(AdmitError::SenderFull);
         }
-        if last_fifth && queued >= FEW {
-            return Err(Quota::LastFifth);
+        if last_fifth && queued >= LAST_FIFTH_SENDER_MAX {
+            return Err(AdmitError::LastFifth);
         }
         Ok(())
     }

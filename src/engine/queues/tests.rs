@@ -21,11 +21,11 @@ struct ModelLease {
     last: u64,
 }
 
-/// Lists, looked through from the front.
+/// The model: lists that are searched from the front.
 #[derive(Debug, Default)]
 struct Model {
     users: [bool; 3],
-    leaving: [bool; 3],
+    being_removed: [bool; 3],
     messages: Vec<Message>,
     leases: [Option<ModelLease>; 3],
     waiters: [Vec<u64>; 3],
@@ -39,7 +39,7 @@ enum Step {
         sender: usize,
         bytes: usize,
     },
-    /// The next of a recipient's messages that are on their way is stored, or is not.
+    /// The next of a recipient's messages on their way to the store is stored, or is not.
     Outcome {
         recipient: usize,
         stored: bool,
@@ -114,25 +114,25 @@ impl Model {
         self.queue(user).filter(|m| m.committed)
     }
 
-    fn admit(&mut self, message: Message) -> Result<(), Quota> {
+    fn admit(&mut self, message: Message) -> Result<(), AdmitError> {
         let (to, limits) = (message.recipient, limits());
-        if !self.users[to] || self.leaving[to] {
-            return Err(Quota::NoSuchUser);
+        if !self.users[to] || self.being_removed[to] {
+            return Err(AdmitError::NoSuchUser);
         }
         if self.queue(to).count() >= limits.queue_messages as usize {
-            return Err(Quota::QueueFull);
+            return Err(AdmitError::QueueFull);
         }
         let same = self.queue(to).filter(|m| m.sender == message.sender).count();
         if same >= limits.queue_messages_per_sender as usize {
-            return Err(Quota::SenderFull);
+            return Err(AdmitError::SenderFull);
         }
-        // Ten is more than one sender may have here: the last fifth is for all.
+        // One sender may have six messages in a queue here, so none is kept out of the last fifth.
         let all = self.messages.iter().filter(|m| m.sender == message.sender).count();
         if all >= limits.messages_per_sender as usize {
-            return Err(Quota::SenderTotal);
+            return Err(AdmitError::SenderTotal);
         }
         if self.messages.iter().map(|m| m.bytes).sum::<u64>() + message.bytes > limits.store_bytes {
-            return Err(Quota::StoreFull);
+            return Err(AdmitError::StoreFull);
         }
         self.messages.push(message);
         Ok(())
@@ -169,7 +169,7 @@ impl Model {
     }
 }
 
-/// Both at once.
+/// The queues and the model, which take the same steps.
 struct Pair {
     queues: Queues,
     model: Model,
@@ -225,10 +225,10 @@ impl Pair {
             }
             Step::BeginRemoval(user) => {
                 assert_eq!(self.queues.begin_removal(name(user)), self.ids(user));
-                self.model.leaving[user] = true;
+                self.model.being_removed[user] = true;
             }
-            Step::EndRemoval { user, removed } if self.model.leaving[user] => {
-                self.model.leaving[user] = false;
+            Step::EndRemoval { user, removed } if self.model.being_removed[user] => {
+                self.model.being_removed[user] = false;
                 if removed {
                     self.queues.remove_user(name(user));
                     self.remove(user, &self.ids(user));
@@ -257,7 +257,7 @@ impl Pair {
                 assert_eq!((more, ids), self.model.page(user, serial));
             }
             Step::Wait { user, session: serial } if !self.model.waiters[user].contains(&serial) => {
-                self.queues.wait(name(user), session(serial));
+                self.queues.add_waiter(name(user), session(serial));
                 self.model.waiters[user].push(serial);
             }
             Step::Release { user, session: serial } => {
@@ -285,7 +285,7 @@ impl Pair {
                 let idle = (0..NAMES.len()).filter(|user| self.model.leases[*user].is_none());
                 let mut expected: Vec<(String, u64)> =
                     idle.flat_map(|user| old(user).map(move |id| (NAMES[user].to_owned(), id))).collect();
-                let (found, next) = self.queues.expired(|_, at| at < cutoff, 0, limit);
+                let (found, next) = self.queues.find_expired(|_, at| at < cutoff, 0, limit);
                 assert_eq!(next.is_some(), expected.len() > limit);
                 let found: Vec<(String, u64)> = found.into_iter().map(|(u, id)| (u.to_string(), id.0)).collect();
                 assert_eq!(found.len(), expected.len().min(limit));
@@ -376,7 +376,7 @@ proptest! {
 }
 
 #[test]
-fn a_page_holds_so_many_bytes_and_so_many_messages() {
+fn a_page_is_bounded_in_bytes_and_messages() {
     let mut queues = Queues::default();
     let user = name(0);
     queues.add_user(user);
@@ -412,24 +412,24 @@ fn a_stamp_of_a_wrong_clock_holds_no_older_message_back() {
     for (id, at) in [(1, 900), (2, 5), (3, 7), (4, 2000), (5, 8)] {
         queues.load(MessageId(id), user, user, at, 10);
     }
-    let (found, next) = queues.expired(|_, at| at < 100, 0, 10);
+    let (found, next) = queues.find_expired(|_, at| at < 100, 0, 10);
     assert_eq!((found, next), (vec![(user, MessageId(2)), (user, MessageId(3)), (user, MessageId(5))], None));
 }
 
 #[test]
-fn a_look_for_old_messages_ends_behind_a_bounded_number() {
+fn an_expiry_scan_ends_after_a_bounded_number() {
     let mut queues = Queues::default();
     let mut id = 0;
     for user in 0..3 {
         queues.add_user(name(user));
-        for _ in 0..LOOKED_AT_MAX {
+        for _ in 0..EXPIRY_SCAN_MAX {
             id += 1;
             queues.load(MessageId(id), name(user), name(user), 1000, 1);
         }
     }
-    assert_eq!(queues.expired(|_, at| at < 100, 0, 10), (Vec::new(), Some(1)));
-    assert_eq!(queues.expired(|_, at| at < 100, 1, 10), (Vec::new(), Some(2)));
-    assert_eq!(queues.expired(|_, at| at < 100, 2, 10), (Vec::new(), None));
+    assert_eq!(queues.find_expired(|_, at| at < 100, 0, 10), (Vec::new(), Some(1)));
+    assert_eq!(queues.find_expired(|_, at| at < 100, 1, 10), (Vec::new(), Some(2)));
+    assert_eq!(queues.find_expired(|_, at| at < 100, 2, 10), (Vec::new(), None));
 }
 
 #[test]
@@ -443,13 +443,13 @@ fn the_last_fifth_of_a_queue_is_for_those_with_few_in_it() {
         queues.admit(MessageId(id), name(0), name(sender), 0, 1, (limits, 0))
     };
     assert!((0..30).all(|_| send(1, &limits).is_ok()));
-    assert_eq!(send(1, &limits), Err(Quota::SenderFull));
-    // Forty are there with these: whoever has ten in it waits.
+    assert_eq!(send(1, &limits), Err(AdmitError::SenderFull));
+    // With these there are forty: a sender with ten messages in the queue may not send more.
     assert!((0..10).all(|_| send(2, &limits).is_ok()));
-    assert_eq!(send(2, &limits), Err(Quota::LastFifth));
+    assert_eq!(send(2, &limits), Err(AdmitError::LastFifth));
     assert!((0..10).all(|_| send(0, &limits).is_ok()), "who has none there finds room");
-    assert_eq!(send(0, &limits), Err(Quota::QueueFull));
-    // A queue of ten is one sender's if nobody else comes.
+    assert_eq!(send(0, &limits), Err(AdmitError::QueueFull));
+    // One sender may fill a queue of ten on its own.
     let limits = Limits { queue_messages: 10, ..limits };
     let mut queues = Queues::default();
     queues.add_user(name(0));
@@ -458,7 +458,7 @@ fn the_last_fifth_of_a_queue_is_for_those_with_few_in_it() {
 }
 
 #[test]
-fn a_sender_leaves_so_many_messages_in_a_minute() {
+fn a_sender_has_a_rate_limit() {
     let limits = Limits { messages_per_sender_minute: 60, ..Limits::default() };
     let mut queues = Queues::default();
     (0..3).for_each(|user| queues.add_user(name(user)));
@@ -468,8 +468,8 @@ fn a_sender_leaves_so_many_messages_in_a_minute() {
         queues.admit(MessageId(id), name(id as usize % 2), name(sender), 0, 1, (&limits, now))
     };
     assert_eq!((0..100).filter(|_| send(0, 5000).is_ok()).count(), 60);
-    assert_eq!(send(0, 5999), Err(Quota::SenderRate));
+    assert_eq!(send(0, 5999), Err(AdmitError::SenderRate));
     assert_eq!(send(1, 5999), Ok(()), "others go on");
-    assert_eq!((send(0, 6000), send(0, 6000)), (Ok(()), Err(Quota::SenderRate)));
+    assert_eq!((send(0, 6000), send(0, 6000)), (Ok(()), Err(AdmitError::SenderRate)));
     assert_eq!((0..100).filter(|_| send(0, 100_000).is_ok()).count(), 60);
 }

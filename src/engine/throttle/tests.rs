@@ -1,7 +1,7 @@
-//! The rules of docs/protocol.md section 7 for those who guess.
+//! The rules of docs/protocol.md section 7 against guessing.
 
 use super::*;
-use crate::proto::codec::{Reader, Writer};
+use crate::proto::record::{RecordReader, RecordWriter};
 
 const HERE: AddressKey = AddressKey::V4(1);
 const THERE: AddressKey = AddressKey::V4(2);
@@ -19,7 +19,7 @@ fn limits(address: u32, user: u32) -> Limits {
     }
 }
 
-/// What an attempt is, which ends at once.
+/// An attempt that ends at once.
 #[derive(Clone, Copy)]
 struct Try<'a> {
     who: &'a str,
@@ -31,18 +31,18 @@ struct Try<'a> {
 const WRONG: Try<'_> = Try { who: "bob", from: HERE, known: false, fails: true };
 const RIGHT: Try<'_> = Try { fails: false, ..WRONG };
 
-/// `None`: it is tried.
-fn attempt(throttle: &mut Throttle, one: Try<'_>, limits: &Limits, now: Millis) -> Option<TooMany> {
+/// `None`: the password is tried.
+fn attempt(throttle: &mut Throttle, one: Try<'_>, limits: &Limits, now: Millis) -> Option<ThrottleCause> {
     match throttle.begin(name(one.who), one.from, one.known, limits, now) {
-        Verdict::Allowed(attempt) => {
+        Decision::Allowed(attempt) => {
             throttle.end(attempt, one.fails, now);
             None
         }
-        Verdict::Throttled(attempt, too_many) => {
+        Decision::Throttled(attempt, too_many) => {
             throttle.end(attempt, true, now);
             Some(too_many)
         }
-        Verdict::Undecided => panic!("nothing is under way"),
+        Decision::Undecided => panic!("nothing is under way"),
     }
 }
 
@@ -51,25 +51,25 @@ fn from(number: u32) -> AddressKey {
 }
 
 #[test]
-fn after_so_many_failures_in_a_minute_a_name_is_throttled() {
+fn after_too_many_failures_in_a_minute_a_name_is_throttled() {
     let (mut throttle, limits) = (Throttle::default(), limits(1000, 3));
     let mut from_there =
         |number, one: Try<'_>, now| attempt(&mut throttle, Try { from: from(number), ..one }, &limits, now);
     for number in 1..=3 {
         assert_eq!(from_there(number, WRONG, 1000), None);
     }
-    assert_eq!(from_there(9, WRONG, 1000), Some(TooMany::Name));
-    assert_eq!(from_there(9, RIGHT, 1000), Some(TooMany::Name), "whatever its password");
+    assert_eq!(from_there(9, WRONG, 1000), Some(ThrottleCause::Name));
+    assert_eq!(from_there(9, RIGHT, 1000), Some(ThrottleCause::Name), "whatever its password");
     assert_eq!(from_there(9, Try { who: "eve", ..WRONG }, 1000), None, "others are not concerned");
     // One third of a minute later one of three failures is forgotten, and only one.
-    assert_eq!(from_there(10, WRONG, 1000 + 19_999), Some(TooMany::Name));
+    assert_eq!(from_there(10, WRONG, 1000 + 19_999), Some(ThrottleCause::Name));
     assert_eq!(from_there(11, WRONG, 1000 + 20_000), None);
-    assert_eq!(from_there(12, WRONG, 1000 + 20_000), Some(TooMany::Name));
-    // After a minute of peace all are.
+    assert_eq!(from_there(12, WRONG, 1000 + 20_000), Some(ThrottleCause::Name));
+    // After a minute without an attempt all are.
     for number in 1..=3 {
         assert_eq!(from_there(number, WRONG, 200_000), None);
     }
-    assert_eq!(from_there(13, WRONG, 200_000), Some(TooMany::Name));
+    assert_eq!(from_there(13, WRONG, 200_000), Some(ThrottleCause::Name));
 }
 
 #[test]
@@ -79,13 +79,13 @@ fn an_address_is_throttled_whatever_names_it_tries() {
         assert_eq!(attempt(&mut throttle, Try { who, ..WRONG }, &limits, 0), None);
     }
     let e = Try { who: "e", ..WRONG };
-    assert_eq!(attempt(&mut throttle, e, &limits, 0), Some(TooMany::Address));
-    assert!(throttle.is_full(HERE, &limits, 0) && !throttle.is_full(THERE, &limits, 0));
+    assert_eq!(attempt(&mut throttle, e, &limits, 0), Some(ThrottleCause::Address));
+    assert!(throttle.is_throttled(HERE, &limits, 0) && !throttle.is_throttled(THERE, &limits, 0));
     assert_eq!(attempt(&mut throttle, Try { from: THERE, ..e }, &limits, 0), None);
 }
 
 #[test]
-fn behind_an_address_that_is_full_no_name_fills_up() {
+fn a_throttled_address_does_not_fill_a_name() {
     let (mut throttle, limits) = (Throttle::default(), limits(1, 4));
     for number in 0..2 {
         for _ in 0..1000 {
@@ -96,13 +96,13 @@ fn behind_an_address_that_is_full_no_name_fills_up() {
 }
 
 #[test]
-fn an_address_has_half_of_what_a_name_has_at_most() {
+fn an_address_may_have_half_of_the_failures_of_a_name() {
     // In a minute.
     let (mut throttle, limits) = (Throttle::default(), limits(1000, 10));
     let tried = (0..100).filter(|_| attempt(&mut throttle, WRONG, &limits, 0).is_none()).count();
     assert_eq!(tried, 5);
     assert_eq!(attempt(&mut throttle, Try { from: THERE, ..RIGHT }, &limits, 0), None, "others get in");
-    // In a day, of which half comes at once.
+    // In a day, whose failures are half available at once.
     let limits = Limits { failures_per_user_day: 40, ..limits };
     let mut throttle = Throttle::default();
     let hour = 60 * MINUTE_MS;
@@ -125,12 +125,12 @@ fn strangers_fail_a_hundred_times_in_a_day_at_most() {
         let now = second * 1000;
         let source = from(u32::try_from(second % 5000).expect("small"));
         match throttle.begin(name("bob"), source, false, &limits, now) {
-            Verdict::Allowed(attempt) => {
+            Decision::Allowed(attempt) => {
                 guesses.push(now);
                 told.extend(throttle.end(attempt, true, now));
             }
-            Verdict::Throttled(attempt, _) => assert_eq!(throttle.end(attempt, true, now), None),
-            Verdict::Undecided => panic!("nothing is under way"),
+            Decision::Throttled(attempt, _) => assert_eq!(throttle.end(attempt, true, now), None),
+            Decision::Undecided => panic!("nothing is under way"),
         }
     }
     for first in &guesses {
@@ -138,10 +138,13 @@ fn strangers_fail_a_hundred_times_in_a_day_at_most() {
         assert!(day <= 100, "{day} guesses in a day");
     }
     assert!(guesses.len() >= 190, "{} in three days", guesses.len());
-    // One line a day.
-    assert_eq!(told.first(), Some(&Guessing { name: name("bob"), failures: 50, addresses: guessed::SHARES_MAX }));
+    // At most one alert a day.
+    assert_eq!(
+        told.first(),
+        Some(&GuessingAlert { name: name("bob"), failures: 50, addresses: name_failures::SHARES_MAX })
+    );
     assert!((2..=3).contains(&told.len()), "{told:?}");
-    // From where bob has been nothing of this is felt.
+    // Where bob has logged in before, the attempt is not affected.
     assert_eq!(attempt(&mut throttle, Try { known: true, ..RIGHT }, &limits, 3 * DAY_MS), None);
 }
 
@@ -152,7 +155,7 @@ fn success_does_not_count_and_leaves_nothing() {
         assert_eq!(attempt(&mut throttle, RIGHT, &limits, 0), None);
     }
     assert!(throttle.is_empty());
-    // It does not forgive either.
+    // It does not make up for a failure either.
     for one in [WRONG, RIGHT, WRONG] {
         assert_eq!(attempt(&mut throttle, one, &limits, 0), None);
     }
@@ -160,22 +163,22 @@ fn success_does_not_count_and_leaves_nothing() {
 }
 
 #[test]
-fn attempts_side_by_side_are_no_way_round() {
+fn concurrent_attempts_do_not_bypass_the_limit() {
     let (mut throttle, limits) = (Throttle::default(), limits(1000, 2));
     let begin = |throttle: &mut Throttle, number| throttle.begin(name("bob"), from(number), false, &limits, 0);
-    let Verdict::Allowed(first) = begin(&mut throttle, 1) else { panic!("the first") };
-    let Verdict::Allowed(second) = begin(&mut throttle, 2) else { panic!("the second") };
-    assert!(matches!(begin(&mut throttle, 3), Verdict::Undecided));
+    let Decision::Allowed(first) = begin(&mut throttle, 1) else { panic!("the first") };
+    let Decision::Allowed(second) = begin(&mut throttle, 2) else { panic!("the second") };
+    assert!(matches!(begin(&mut throttle, 3), Decision::Undecided));
     throttle.end(first, false, 0);
-    let Verdict::Allowed(third) = begin(&mut throttle, 3) else { panic!("the third") };
+    let Decision::Allowed(third) = begin(&mut throttle, 3) else { panic!("the third") };
     throttle.end(second, true, 0);
-    assert!(matches!(begin(&mut throttle, 4), Verdict::Undecided));
+    assert!(matches!(begin(&mut throttle, 4), Decision::Undecided));
     throttle.end(third, true, 0);
-    assert!(matches!(begin(&mut throttle, 4), Verdict::Throttled(_, TooMany::Name)));
+    assert!(matches!(begin(&mut throttle, 4), Decision::Throttled(_, ThrottleCause::Name)));
 }
 
 #[test]
-fn who_is_known_is_judged_by_what_failed_for_that_name_there_alone() {
+fn attempts_from_known_addresses_are_judged_by_the_pair_alone() {
     let (mut throttle, limits) = (Throttle::default(), limits(3, 3));
     let known = Try { known: true, ..RIGHT };
     for number in 10..20 {
@@ -184,17 +187,17 @@ fn who_is_known_is_judged_by_what_failed_for_that_name_there_alone() {
     for who in ["a", "b", "c", "d", "e"] {
         attempt(&mut throttle, Try { who, ..WRONG }, &limits, 0);
     }
-    assert_eq!(attempt(&mut throttle, RIGHT, &limits, 0), Some(TooMany::Address));
-    // That one failed, too, as nobody looked at its password.
+    assert_eq!(attempt(&mut throttle, RIGHT, &limits, 0), Some(ThrottleCause::Address));
+    // That attempt counts as a failure, too, because its password was not tried.
     for one in [known, WRONG, known, WRONG] {
         assert_eq!(attempt(&mut throttle, Try { known: true, ..one }, &limits, 0), None);
     }
-    assert_eq!(attempt(&mut throttle, known, &limits, 0), Some(TooMany::Name), "it is bounded as well");
+    assert_eq!(attempt(&mut throttle, known, &limits, 0), Some(ThrottleCause::Name), "it is bounded as well");
 }
 
 /// What others can see of an attempt: whether it waits, and what becomes of all attempts that come later.
 #[test]
-fn nothing_that_others_meet_depends_on_who_is_known() {
+fn nothing_that_others_see_depends_on_known_addresses() {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = |below: u64| {
         random ^= random << 13;
@@ -206,7 +209,7 @@ fn nothing_that_others_meet_depends_on_who_is_known() {
     let (mut waited, mut refused) = (0, 0);
     for round in 0..300 {
         let limits = Limits { failures_per_user_day: 10 + 10 * (round % 3), ..limits(2 + round % 4, 1 + round % 5) };
-        // In the one world bob is known here, in the other nobody is anywhere.
+        // In one world bob is known at one address, in the other nobody is known anywhere.
         let mut worlds = [Throttle::default(), Throttle::default()];
         let mut under_way: Vec<[Attempt; 2]> = Vec::new();
         let mut now = 0;
@@ -224,9 +227,9 @@ fn nothing_that_others_meet_depends_on_who_is_known() {
             for (world, throttle) in worlds.iter_mut().enumerate() {
                 let known = world == 0 && who == "bob" && source == from(1);
                 match throttle.begin(name(who), source, known, &limits, now) {
-                    Verdict::Allowed(attempt) => begun.push(Some((attempt, known, true))),
-                    Verdict::Throttled(attempt, _) => begun.push(Some((attempt, known, false))),
-                    Verdict::Undecided => begun.push(None),
+                    Decision::Allowed(attempt) => begun.push(Some((attempt, known, true))),
+                    Decision::Throttled(attempt, _) => begun.push(Some((attempt, known, false))),
+                    Decision::Undecided => begun.push(None),
                 }
             }
             match begun[..] {
@@ -265,10 +268,14 @@ fn a_full_table_forgets_the_emptiest_and_locks_nobody_out() {
     assert_eq!(throttle.addresses.len(), ADDRESSES_MAX);
     assert_eq!(throttle.pairs.len(), PAIRS_MAX);
     assert_eq!(throttle.names.len(), NAMES_MAX);
-    assert_eq!(attempt(&mut throttle, Try { from: THERE, ..RIGHT }, &limits, 1), Some(TooMany::Name), "bob's is kept");
+    assert_eq!(
+        attempt(&mut throttle, Try { from: THERE, ..RIGHT }, &limits, 1),
+        Some(ThrottleCause::Name),
+        "bob's is kept"
+    );
     let new = Try { who: "new", from: AddressKey::V6(7), ..RIGHT };
     assert_eq!(attempt(&mut throttle, new, &limits, 1), None, "a newcomer gets in");
-    // What is empty goes with time.
+    // Empty buckets are removed in time.
     for number in 0..70_000 {
         attempt(&mut throttle, Try { from: from(number), ..RIGHT }, &limits, 2 * DAY_MS);
     }
@@ -276,7 +283,7 @@ fn a_full_table_forgets_the_emptiest_and_locks_nobody_out() {
 }
 
 #[test]
-fn who_tries_on_with_the_right_password_gets_in_in_time() {
+fn repeated_attempts_with_the_right_password_succeed_in_time() {
     let (mut throttle, limits) = (Throttle::default(), limits(10, 10));
     // A script with a wrong password, which tries once a second; then somebody mends it.
     for second in 0..600 {
@@ -306,18 +313,18 @@ fn what_is_throttled_is_shown_and_can_be_lifted() {
     let subjects: Vec<Subject> = list.iter().map(|one| one.subject).collect();
     assert_eq!(subjects, [Subject::Address(HERE), Subject::Name(name("bob"))]);
     assert!(!more && throttle.list(&limits, 1, 1000).1);
-    let bob = throttle.of_name(name("bob"), &limits, 1000).expect("throttled");
+    let bob = throttle.name_throttle(name("bob"), &limits, 1000).expect("throttled");
     assert_eq!((bob.failures, bob.addresses, bob.until), (4, 4, 16_000));
-    assert_eq!(throttle.of_name(name("a"), &limits, 1000), None);
+    assert_eq!(throttle.name_throttle(name("a"), &limits, 1000), None);
     throttle.clear_name(name("bob"));
-    assert_eq!(throttle.of_name(name("bob"), &limits, 1000), None);
-    assert_eq!(attempt(&mut throttle, RIGHT, &limits, 1000), Some(TooMany::Address));
+    assert_eq!(throttle.name_throttle(name("bob"), &limits, 1000), None);
+    assert_eq!(attempt(&mut throttle, RIGHT, &limits, 1000), Some(ThrottleCause::Address));
     throttle.clear_address(HERE, 1000);
     assert_eq!(attempt(&mut throttle, RIGHT, &limits, 1000), None);
     for _ in 0..4 {
         attempt(&mut throttle, Try { who: "carol", from: from(9), known: true, fails: true }, &limits, 31_000);
     }
-    // Of these only half is the name's, and the address's as well.
+    // Only half of these count for the name, and for the address as well.
     let (list, _) = throttle.list(&limits, 10, 31_000);
     let subjects: Vec<(Subject, u32, u32, Millis)> =
         list.iter().map(|one| (one.subject, one.failures, one.addresses, one.until)).collect();
@@ -336,18 +343,18 @@ fn a_restart_forgets_nothing() {
     for _ in 0..3 {
         attempt(&mut throttle, Try { who: "ann", known: true, ..WRONG }, &limits, 61_000);
     }
-    let mut record = Writer::default();
+    let mut record = RecordWriter::default();
     throttle.freeze(61_000, &mut record);
-    let record = record.finish();
-    let mut reader = Reader::new(&record);
+    let record = record.into_bytes();
+    let mut reader = RecordReader::new(&record);
     let mut thawed = Throttle::thaw(&mut reader, 500).expect("what was frozen");
-    reader.end().expect("all of it");
+    reader.expect_end().expect("all of it");
     assert_eq!(thawed.list(&limits, 10, 500).0.len(), throttle.list(&limits, 10, 61_000).0.len());
-    assert_eq!(attempt(&mut thawed, Try { who: "ann", known: true, ..RIGHT }, &limits, 500), Some(TooMany::Name));
+    assert_eq!(attempt(&mut thawed, Try { who: "ann", known: true, ..RIGHT }, &limits, 500), Some(ThrottleCause::Name));
     assert_eq!(attempt(&mut thawed, Try { from: THERE, ..WRONG }, &limits, 500), None);
     assert_eq!(
         attempt(&mut thawed, Try { from: from(7), ..RIGHT }, &limits, 500),
-        Some(TooMany::Name),
+        Some(ThrottleCause::Name),
         "five in a day"
     );
 }

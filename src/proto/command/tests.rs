@@ -1,10 +1,10 @@
-//! Every rule of docs/protocol.md sections 1 to 3 that one line can keep or break.
+//! The rules of docs/protocol.md sections 1 to 3 that a single line can obey or break.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What a line means, as text: `send bob hello`.
+/// The command that a line is parsed into, as text such as `send bob hello`.
 fn meaning(line: &[u8]) -> String {
     describe(Command::parse(Line::Whole(line), false))
 }
@@ -143,7 +143,7 @@ fn messages_and_the_order_of_their_faults() {
         ("SMSGbob:a\tb", "send bob a\tb"),
         ("SMSGbob:TERM", "send bob TERM"),
         (&long(1009), &format!("send bob {}", "m".repeat(1009))),
-        // No colon or an empty side, before everything else.
+        // A missing colon or an empty side is found first.
         ("SMSG", "NoColon"),
         ("SMSGbob", "NoColon"),
         ("SMSG!", "NoColon"),
@@ -152,18 +152,18 @@ fn messages_and_the_order_of_their_faults() {
         ("SMSG::hello", "EmptySide"),
         ("SMSGbob:", "EmptySide"),
         ("SMSG !:", "EmptySide"),
-        // Then a second colon.
+        // Next comes a second colon.
         ("SMSGbob:a:b", "TooManyColons"),
         ("SMSGbob::", "TooManyColons"),
         ("SMSGbob:a:\u{7}", "TooManyColons"),
         ("SMSG!:a:b", "TooManyColons"),
         (&format!("{}:", long(1009)), "TooManyColons"),
-        // Then the message.
+        // Next come the length and the characters of the message.
         (&long(1010), "TooLong"),
         ("SMSGbob:\u{7}", "ControlCharacter"),
         ("SMSG!:\u{7}", "ControlCharacter"),
         ("SMSGbob:\u{85}", "ControlCharacter"),
-        // Then the recipient.
+        // The recipient's name is checked last.
         ("SMSG!:hello", "ImpossibleName"),
         ("SMSGabcdefghijk:hello", "ImpossibleName"),
         ("SMSG  bob:hello", "ImpossibleName"),
@@ -215,20 +215,20 @@ fn help_ignores_what_follows_it_and_a_bad_line_has_a_cause() {
         other => panic!("{other:?}"),
     };
     for (line, expected) in [
-        ("", Fault::Empty),
-        (" ", Fault::UnknownVerb),
-        ("QUIT", Fault::UnknownVerb),
-        ("2501", Fault::UnknownVerb),
-        ("25", Fault::UnknownVerb),
-        ("RMSG all", Fault::Window),
-        ("RMSG257", Fault::Window),
-        ("WMSG", Fault::Seconds),
-        ("WMSG0", Fault::Seconds),
+        ("", PduFault::Empty),
+        (" ", PduFault::UnknownVerb),
+        ("QUIT", PduFault::UnknownVerb),
+        ("2501", PduFault::UnknownVerb),
+        ("25", PduFault::UnknownVerb),
+        ("RMSG all", PduFault::Window),
+        ("RMSG257", PduFault::Window),
+        ("WMSG", PduFault::Seconds),
+        ("WMSG0", PduFault::Seconds),
     ] {
         assert_eq!(fault(Line::Whole(line.as_bytes())), expected, "{line:?}");
     }
     for verb in [b"HELP", b"RMSG", b"250 ", b"TERM"] {
-        assert_eq!(fault(Line::Overlong(*verb)), Fault::Overlong);
+        assert_eq!(fault(Line::Overlong(*verb)), PduFault::Overlong);
     }
 }
 
@@ -260,7 +260,7 @@ proptest! {
         let line = [verb, rest].concat();
         match Command::parse(Line::Whole(&line), allow_colon) {
             Command::Send { body, .. } => {
-                prop_assert!(is_message(body));
+                prop_assert!(is_valid_message(body));
                 prop_assert!(line.ends_with(body));
                 prop_assert!(allow_colon || !body.contains(&b':'));
             }

@@ -1,70 +1,70 @@
-//! Why the server refuses something, and what it tells people of it.
+//! The causes of errors, translated into replies.
 
-use super::{Event, Refusal, State, Step};
-use crate::proto::command::{Fault, SendFault};
-use crate::proto::reply::{NotSent, Reply, Stage, Why};
+use super::{Event, Refusal, State, Transition};
+use crate::proto::command::{PduFault, SendFault};
+use crate::proto::reply::{BadCommandCause, Reply, ReplyStage, SendFailure};
 
 impl State {
-    /// What a client may send next, as texts for people tell it.
-    pub fn stage(&self) -> Stage {
+    /// The stage that the texts of replies mention for this state.
+    pub fn stage(&self) -> ReplyStage {
         match self {
-            State::Idle => Stage::Idle,
-            State::UserValidated { .. } | State::AuthenticationValidated { .. } => Stage::UserValidated,
-            State::ProcessCommand { .. } | State::SendingMessage { .. } => Stage::ProcessCommand,
-            State::ReceivingMessage { .. } => Stage::ReceivingMessage,
-            State::ErrorProcessing { .. } => Stage::ErrorProcessing,
+            State::Idle => ReplyStage::Idle,
+            State::UserValidated { .. } | State::AuthenticationValidated { .. } => ReplyStage::UserValidated,
+            State::ProcessCommand { .. } | State::SendingMessage { .. } => ReplyStage::ProcessCommand,
+            State::ReceivingMessage { .. } => ReplyStage::ReceivingMessage,
+            State::ErrorProcessing { .. } => ReplyStage::ErrorProcessing,
         }
     }
 
-    pub(super) fn bad(self, event: &Event) -> Step {
+    pub(super) fn replies_bad_command(self, event: &Event) -> Transition {
         let stage = self.stage();
-        self.replies(Reply::BadCommand(stage, why_bad(event, stage)))
+        self.replies(Reply::BadCommand(stage, bad_command_cause(event, stage)))
     }
 
-    pub(super) fn helps(self) -> Step {
+    pub(super) fn replies_help(self) -> Transition {
         let stage = self.stage();
         self.replies(Reply::Help(stage))
     }
 }
 
-/// Why a PDU is a bad command; for any other event this means nothing.
-fn why_bad(event: &Event, stage: Stage) -> Why {
+/// Why a PDU is answered 500. Only meaningful for events that are PDUs.
+fn bad_command_cause(event: &Event, stage: ReplyStage) -> BadCommandCause {
     match event {
-        Event::Acknowledge | Event::Reject => Why::NothingToAcknowledge,
-        Event::Recover => Why::NothingToRecoverFrom,
-        Event::Late(_) => Why::Late,
-        Event::Bad(Fault::UnknownVerb) => Why::UnknownVerb,
-        Event::Bad(Fault::Empty) => Why::Empty,
-        Event::Bad(Fault::Overlong) => Why::Overlong,
-        // Elsewhere these are out of order, whatever their number.
-        Event::Bad(Fault::Window) if stage == Stage::ProcessCommand => Why::Window,
-        Event::Bad(Fault::Seconds) if stage == Stage::ProcessCommand => Why::Seconds,
-        _ => Why::OutOfOrder,
+        Event::Acknowledge | Event::Reject => BadCommandCause::NothingToAcknowledge,
+        Event::Recover => BadCommandCause::NothingToRecoverFrom,
+        Event::TimedOut(_) => BadCommandCause::TimedOut,
+        Event::Bad(PduFault::UnknownVerb) => BadCommandCause::UnknownVerb,
+        Event::Bad(PduFault::Empty) => BadCommandCause::Empty,
+        Event::Bad(PduFault::Overlong) => BadCommandCause::Overlong,
+        // In other states these verbs are out of order, whatever their numbers.
+        Event::Bad(PduFault::Window) if stage == ReplyStage::ProcessCommand => BadCommandCause::Window,
+        Event::Bad(PduFault::Seconds) if stage == ReplyStage::ProcessCommand => BadCommandCause::Seconds,
+        _ => BadCommandCause::OutOfOrder,
     }
 }
 
-/// Why a message is not sent, as far as its bytes tell.
+/// The reply to a malformed SMSG.
 pub(super) fn fault_reply(fault: SendFault) -> Reply {
     match fault {
-        SendFault::NoColon => Reply::SendError(NotSent::NoColon),
-        SendFault::EmptySide => Reply::SendError(NotSent::EmptySide),
+        SendFault::NoColon => Reply::SendError(SendFailure::NoColon),
+        SendFault::EmptySide => Reply::SendError(SendFailure::EmptySide),
         SendFault::TooManyColons => Reply::TooManyColons,
-        SendFault::TooLong => Reply::SendError(NotSent::TooLong),
-        SendFault::NotUtf8 => Reply::SendError(NotSent::NotUtf8),
-        SendFault::ControlCharacter => Reply::SendError(NotSent::ControlCharacter),
+        SendFault::TooLong => Reply::SendError(SendFailure::TooLong),
+        SendFault::NotUtf8 => Reply::SendError(SendFailure::NotUtf8),
+        SendFault::ControlCharacter => Reply::SendError(SendFailure::ControlCharacter),
         SendFault::ImpossibleName => Reply::NoSuchUser,
     }
 }
 
-/// The same, as the store has it.
+/// The reply to a well-formed SMSG that is not stored.
 pub(super) fn refusal_reply(refusal: Refusal) -> Reply {
     match refusal {
         Refusal::NoSuchUser => Reply::NoSuchUser,
-        Refusal::QueueFull => Reply::SendError(NotSent::QueueFull),
-        Refusal::SenderFull => Reply::SendError(NotSent::SenderFull),
-        Refusal::SenderLimit => Reply::SendError(NotSent::SenderLimit),
-        Refusal::NoRoom => Reply::SendError(NotSent::NoRoom),
-        Refusal::Stalled => Reply::SendError(NotSent::Stalled),
-        Refusal::Unknown => Reply::SendError(NotSent::Unknown),
+        Refusal::QueueFull => Reply::SendError(SendFailure::QueueFull),
+        Refusal::SenderFull => Reply::SendError(SendFailure::SenderFull),
+        Refusal::SenderLimit => Reply::SendError(SendFailure::SenderLimit),
+        Refusal::NoRoom => Reply::SendError(SendFailure::NoRoom),
+        Refusal::Stalled => Reply::SendError(SendFailure::Stalled),
+        Refusal::OutcomeUnknown => Reply::SendError(SendFailure::OutcomeUnknown),
     }
 }

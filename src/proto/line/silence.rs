@@ -1,87 +1,92 @@
-//! Silence as the end of a line (the classic dialect, docs/protocol.md section 8), also of one that waits unread behind
-//! what is being worked on: a second decoder, the tail, is where the first one will be behind all that waits.
+//! Silence as the end of a line (the classic dialect, docs/protocol.md section 8). Silence also ends a line that is
+//! still unread because an earlier PDU is being handled. For this there is a second decoder, the lookahead, whose state
+//! is the one that the first decoder will have after all unread input.
 
-use super::{Decoder, Found, LF, held_as};
-use crate::proto::telnet::{IAC, Nvt};
-use crate::proto::waiting::Waiting;
+use super::{Decoder, Found, LF, copy_held};
+use crate::proto::telnet::{IAC, NvtEvent};
+use crate::proto::unread::Unread;
 
 impl Decoder {
-    /// The decoder behind `waiting`.
-    pub fn tail(&self, waiting: &[u8]) -> Decoder {
-        let mut tail = Decoder { held: held_as(&self.held), ..*self };
-        tail.pass(waiting);
-        tail
+    /// The lookahead: a copy of this decoder, advanced past its unread input.
+    pub fn lookahead(&self, unread: &[u8]) -> Decoder {
+        let mut lookahead = Decoder { held: copy_held(&self.held), ..*self };
+        lookahead.advance_past(unread);
+        lookahead
     }
 
-    /// The decoder has come to where `tail` is.
-    pub fn catch_up(&mut self, tail: &Decoder) {
-        (self.owes_lf, self.after_cr) = (tail.owes_lf, tail.after_cr);
+    /// Once this decoder has reached the place of its lookahead, copies from it what only the lookahead knows: that
+    /// silence has ended the line before.
+    pub fn sync_with(&mut self, lookahead: &Decoder) {
+        (self.skip_next_lf, self.after_cr) = (lookahead.skip_next_lf, lookahead.after_cr);
     }
 
-    /// Takes the tail past `bytes`, and puts them behind what waits for `first`, but for the LF of an end that was there
-    /// already and that `first` does not know of. Whether they hold bytes of an unfinished line; NVT commands are none.
-    pub fn hears_behind(&mut self, first: &Decoder, mut bytes: &[u8], waiting: &mut Waiting) -> bool {
-        while let Some(owed) = self.owed_at(bytes).filter(|_| !first.tail(waiting).owes_lf) {
+    /// Advances this lookahead past `bytes` and appends them to the unread input of the decoder `first`. Bytes of a
+    /// line terminator are left out if silence has ended that line already and `first` cannot know that. Returns
+    /// whether a line is unfinished now and any of `bytes` belong to a line; bytes of NVT commands do not.
+    pub fn observe_queued(&mut self, first: &Decoder, mut bytes: &[u8], unread: &mut Unread) -> bool {
+        while let Some(owed) = self.skipped_byte_at(bytes).filter(|_| !first.lookahead(unread).skip_next_lf) {
             let (before, behind) = bytes.split_at(owed);
-            waiting.append(before);
-            self.pass(bytes.get(..=owed).unwrap_or_default());
+            unread.append(before);
+            self.advance_past(bytes.get(..=owed).unwrap_or_default());
             bytes = behind.get(1..).unwrap_or_default();
         }
-        waiting.append(bytes);
-        self.hears(bytes)
+        unread.append(bytes);
+        self.observe(bytes)
     }
 
-    /// Whether an LF that comes first belongs to a line that is over.
-    pub fn owes_lf(&self) -> bool {
-        self.owes_lf
+    /// Whether an LF that comes next belongs to a line that silence has ended already.
+    pub fn skip_next_lf(&self) -> bool {
+        self.skip_next_lf
     }
 
-    /// A predecessor's tail owed an LF.
-    pub fn set_owes_lf(&mut self) {
-        self.owes_lf = true;
+    /// Sets what [`Decoder::skip_next_lf`] returns, when a session is restored from a record.
+    pub fn set_skip_next_lf(&mut self) {
+        self.skip_next_lf = true;
     }
 
-    /// Takes the tail past `bytes`. Whether they hold bytes of an unfinished line; NVT commands are none.
-    pub fn hears(&mut self, bytes: &[u8]) -> bool {
-        self.touched = false;
-        self.pass(bytes);
-        self.touched && self.waits_for_end()
+    /// Advances this lookahead past `bytes`. Returns whether a line is unfinished now and any of `bytes` belong to a
+    /// line; bytes of NVT commands do not.
+    pub fn observe(&mut self, bytes: &[u8]) -> bool {
+        self.line_bytes_seen = false;
+        self.advance_past(bytes);
+        self.line_bytes_seen && self.awaits_terminator()
     }
 
-    /// Whether a line has begun that silence would end. An IAC with nothing behind it is a byte of one.
-    pub fn waits_for_end(&self) -> bool {
-        (self.unfinished() || self.telnet.is_open()) && !self.finished() && !self.flooded()
+    /// Whether a line has begun that silence would end. An IAC that nothing follows counts as a byte of a line.
+    pub fn awaits_terminator(&self) -> bool {
+        (self.has_unfinished_line() || self.telnet.is_after_iac()) && !self.has_finished_line() && !self.flooded()
     }
 
-    /// Silence ends the unfinished line.
+    /// Ends the unfinished line, if there is one, because of silence.
     pub fn end_by_silence(&mut self) {
-        if self.waits_for_end() {
-            if self.telnet.close() {
+        if self.awaits_terminator() {
+            if self.telnet.end_lone_iac() {
                 self.push(&[IAC]);
             }
-            self.end_here();
+            self.end_line_without_lf();
         }
     }
 
-    /// The line ends without an LF; one that comes first behind a CR will be of this end.
-    fn end_here(&mut self) {
-        let (behind_cr, after_cr) = (self.crs > 0, self.after_cr);
-        self.end();
-        (self.owes_lf, self.after_cr) = (behind_cr, after_cr);
+    /// Ends the line without an LF. If its last byte was a CR, an LF that comes next belongs to this end.
+    fn end_line_without_lf(&mut self) {
+        let (behind_cr, after_cr) = (self.trailing_crs > 0, self.after_cr);
+        self.end_line();
+        (self.skip_next_lf, self.after_cr) = (behind_cr, after_cr);
     }
 
-    /// Silence ends the unfinished line behind `waiting`, where `tail` is.
-    pub fn end_tail(&mut self, tail: &mut Decoder, waiting: &mut Waiting) {
-        if !tail.waits_for_end() {
+    /// Ends the unfinished line at the end of the unread input because of silence, for this decoder and for its
+    /// lookahead. The end is marked by an LF that is inserted into the unread input, if possible.
+    pub fn end_queued_line(&mut self, lookahead: &mut Decoder, unread: &mut Unread) {
+        if !lookahead.awaits_terminator() {
             return;
         }
-        tail.end_by_silence();
-        tail.pass(&[]);
-        // An NVT command that has begun goes on behind the silence.
+        lookahead.end_by_silence();
+        lookahead.advance_past(&[]);
+        // An NVT command that has begun continues after the silence, so the LF must stand before that command.
         let mut telnet = self.telnet;
         let mut end = telnet.is_plain().then_some(0);
-        for (index, byte) in waiting.iter().enumerate() {
-            if telnet.feed(*byte) == Nvt::Stray {
+        for (index, byte) in unread.iter().enumerate() {
+            if telnet.feed(*byte) == NvtEvent::StrayIac {
                 telnet.feed(*byte);
             }
             if telnet.is_plain() {
@@ -89,40 +94,41 @@ impl Decoder {
             }
         }
         match end {
-            // An IAC with nothing behind it has begun none.
-            _ if telnet.is_open() => waiting.append(&[LF]),
-            Some(end) => waiting.insert(end, LF),
-            None => self.end_here(),
+            // An IAC that nothing follows does not begin a command.
+            _ if telnet.is_after_iac() => unread.append(&[LF]),
+            Some(end) => unread.insert(end, LF),
+            None => self.end_line_without_lf(),
         }
     }
 
-    /// Where in `bytes` stands what belongs to an end that was there already: the LF, or the NUL of a CR before it.
-    fn owed_at(&self, bytes: &[u8]) -> Option<usize> {
-        if !self.owes_lf {
+    /// The index in `bytes` of the LF that belongs to a line which silence has ended already, or of the NUL of a CR NUL
+    /// before that LF. `None` if the next byte of data is neither.
+    fn skipped_byte_at(&self, bytes: &[u8]) -> Option<usize> {
+        if !self.skip_next_lf {
             return None;
         }
         let (mut telnet, mut after_cr) = (self.telnet, self.after_cr);
         for (index, byte) in bytes.iter().enumerate() {
             match telnet.feed(*byte) {
-                Nvt::Data(LF) => return Some(index),
-                Nvt::Data(0) if after_cr => return Some(index),
-                Nvt::Data(_) | Nvt::Stray | Nvt::End => return None,
-                Nvt::EraseCharacter | Nvt::EraseLine => after_cr = false,
-                Nvt::Nothing | Nvt::Refuse(_) | Nvt::AreYouThere => {}
+                NvtEvent::Data(LF) => return Some(index),
+                NvtEvent::Data(0) if after_cr => return Some(index),
+                NvtEvent::Data(_) | NvtEvent::StrayIac | NvtEvent::End => return None,
+                NvtEvent::EraseCharacter | NvtEvent::EraseLine => after_cr = false,
+                NvtEvent::Nothing | NvtEvent::Refuse(_) | NvtEvent::AreYouThere => {}
             }
         }
         None
     }
 
-    /// Goes past all lines of `input`, up to a flood.
-    fn pass(&mut self, mut input: &[u8]) {
+    /// Advances past all lines of `input`, up to a flood or the client's end.
+    fn advance_past(&mut self, mut input: &[u8]) {
         loop {
             let token = match self.peek(&mut input) {
                 Found::Line(_, token) => token,
                 Found::Refuse(_) | Found::AreYouThere => continue,
-                Found::More | Found::Flood | Found::End => return,
+                Found::NeedInput | Found::Flood | Found::End => return,
             };
-            self.take(token, &mut input);
+            self.take_line(token, &mut input);
         }
     }
 }

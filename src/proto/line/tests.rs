@@ -1,5 +1,5 @@
-//! The decoder against a model that takes the stream byte by byte and was written from docs/protocol.md sections 1, 2
-//! and 10 alone.
+//! The decoder, compared with a model that reads the stream byte by byte and was written from docs/protocol.md sections
+//! 1, 2 and 10 alone.
 
 mod handover;
 mod model;
@@ -13,12 +13,12 @@ use crate::proto::telnet::IAC;
 
 fn decode(pieces: &[(Vec<u8>, Interruption)]) -> Vec<Out> {
     let mut decoder = Decoder::default();
-    let (mut out, mut waiting) = (Vec::new(), Vec::new());
+    let (mut out, mut unread) = (Vec::new(), Vec::new());
     for (piece, then) in pieces {
-        waiting.extend_from_slice(piece);
-        let mut input: &[u8] = &waiting;
+        unread.extend_from_slice(piece);
+        let mut input: &[u8] = &unread;
         loop {
-            // A line that is not taken stays what it is.
+            // A line that is not taken stays the same.
             let twice = {
                 let mut again = input;
                 let found = format!("{:?}", decoder.peek(&mut again));
@@ -47,30 +47,30 @@ fn decode(pieces: &[(Vec<u8>, Interruption)]) -> Vec<Out> {
                     });
                     token
                 }
-                Found::More | Found::End => break,
+                Found::NeedInput | Found::End => break,
                 found @ (Found::Flood | Found::Refuse(_) | Found::AreYouThere) => panic!("{found:?} behind {twice}"),
             };
-            decoder.take(token, &mut input);
-            assert!(!decoder.finished());
+            decoder.take_line(token, &mut input);
+            assert!(!decoder.has_finished_line());
         }
         assert!(input.is_empty(), "input is left behind More");
-        waiting.clear();
+        unread.clear();
         assert!(decoder.held.len() <= PDU_MAX_BYTES + 5, "{} bytes", decoder.held.len());
         assert!(decoder.held.capacity() <= 2 * (PDU_MAX_BYTES + 5), "{} bytes", decoder.held.capacity());
-        if !decoder.unfinished() {
+        if !decoder.has_unfinished_line() {
             assert_eq!(decoder.held.capacity() * usize::from(decoder.held.is_empty()), 0, "memory between two lines");
         }
         match then {
-            Interruption::GiveUp if decoder.unfinished() => out.push(Out::GaveUp(decoder.give_up())),
+            Interruption::GiveUp if decoder.has_unfinished_line() => out.push(Out::GaveUp(decoder.abandon_line())),
             Interruption::Silence => decoder.end_by_silence(),
             Interruption::GiveUp | Interruption::Nothing => {}
         }
     }
-    // What silence ended last.
+    // A line that a last silence has ended.
     match decoder.peek(&mut [].as_slice()) {
         Found::Line(Line::Whole(line), _) => out.push(Out::Whole(line.to_vec())),
         Found::Line(Line::Overlong(verb), _) => out.push(Out::Overlong(verb.to_vec())),
-        Found::More | Found::End => {}
+        Found::NeedInput | Found::End => {}
         found => panic!("{found:?}"),
     }
     out
@@ -87,7 +87,7 @@ fn whole(lines: &[&str]) -> Vec<Out> {
 #[test]
 fn lines_end_with_lf_and_lose_the_crs_before_it() {
     assert_eq!(lines_of(b"a\r\nb\n\n\r\nc\r\r\n d\re\n\rf\nrest"), whole(&["a", "b", "", "", "c", " d\re", "\rf"]));
-    // As telnet in a pipe, plink and socat send the end of one line.
+    // These are the line ends that telnet in a pipe, plink and socat send.
     assert_eq!(lines_of(b"a\r\0\nb\r\0\r\nc\r\r\nd\r\0\r\0\r\r\n\r\0\n"), whole(&["a", "b", "c", "d", ""]));
 }
 
@@ -98,12 +98,12 @@ fn a_cr_that_no_lf_follows_and_a_nul_are_bytes_of_the_line() {
 }
 
 #[test]
-fn what_is_taken_out_of_the_stream_stands_between_no_cr_and_its_lf() {
+fn removed_bytes_do_not_separate_a_cr_from_its_lf() {
     let nop = [IAC, 241];
     let stream =
         [b"a\r".as_slice(), &nop, b"\nb\r", &nop, b"\0", &nop, b"\r", &[IAC, 250, 1, IAC, 240], b"\n"].concat();
     assert_eq!(lines_of(&stream), whole(&["a", "b"]));
-    // What is erased is: a CR, a character behind which they stand at the end again, the whole line.
+    // Erasing does separate them: of a CR, of a character after CRs that are then at the end again, of the whole line.
     for (stream, line) in [
         ([b"a\rb".as_slice(), &[IAC, 247], b"\n"].concat(), "a"),
         ([b"a\r\r".as_slice(), &[IAC, 247], b"b\n"].concat(), "a\rb"),
@@ -119,7 +119,7 @@ fn what_is_taken_out_of_the_stream_stands_between_no_cr_and_its_lf() {
 #[test]
 fn an_iac_that_begins_no_command_is_a_byte_and_what_follows_is_looked_at_anew() {
     let line = |text: &[u8]| Out::Whole(text.to_vec());
-    // An 8-bit client's text, at each place that a follower can have.
+    // The text of a client that sends 8-bit characters, with each kind of byte after the 255.
     assert_eq!(lines_of(b"SMSGbob:caf\xff b\n"), [line(b"SMSGbob:caf\xff b")]);
     assert_eq!(
         lines_of(b"a\xff\nb\xff\r\nc\xff\r\0\nd\xff\0\n"),
@@ -142,19 +142,19 @@ fn an_iac_that_begins_no_command_is_a_byte_and_what_follows_is_looked_at_anew() 
         };
         assert_eq!(out, expected, "{follower}");
     }
-    // Three of them are one byte and the beginning of what follows.
+    // Of three IACs, two are one byte of data, and the third begins something else.
     assert_eq!(lines_of(b"\xff\xff\xffa\n"), [line(b"\xff\xffa")]);
 }
 
 #[test]
-fn behind_the_clients_end_nothing_comes() {
+fn nothing_follows_the_clients_end() {
     let mut decoder = Decoder::default();
     let mut input: &[u8] = b"a\nb\xff\xecc\nd\n\xff\xf6";
     let Found::Line(Line::Whole(b"a"), token) = decoder.peek(&mut input) else { panic!("a line") };
-    decoder.take(token, &mut input);
+    decoder.take_line(token, &mut input);
     assert_eq!((decoder.peek(&mut input), input), (Found::End, b"".as_slice()));
     assert_eq!(decoder.peek(&mut b"e\n".as_slice()), Found::End);
-    assert!(decoder.unfinished());
+    assert!(decoder.has_unfinished_line());
     decoder.end_by_silence();
     assert!(matches!(decoder.peek(&mut b"f".as_slice()), Found::Line(Line::Whole(b"b"), _)), "what silence ends");
 }
@@ -164,7 +164,7 @@ fn commands_are_taken_out_of_the_stream() {
     let stream = [b"ab".as_slice(), &[IAC, 247], b"c", &[IAC, 241], b"\n", &[IAC, 253, 1], b"x", &[IAC, 248], b"y\n"];
     let expected = [whole(&["ac"]), vec![Out::Refuse([255, 252, 1])], whole(&["y"])].concat();
     assert_eq!(lines_of(&stream.concat()), expected);
-    // Two of them are a byte of data; a subnegotiation is nothing, whatever is in it.
+    // Two IACs are one byte of data; a subnegotiation is ignored, whatever is in it.
     let stream = [b"a".as_slice(), &[255, 255], &[255, 250, 31, 10, 255, 255, 13, 10, 255, 240], b"b\n", &[255, 246]];
     assert_eq!(lines_of(&stream.concat()), [Out::Whole(b"a\xffb".to_vec()), Out::AreYouThere]);
 }
@@ -193,8 +193,8 @@ fn both_sides_of_every_bound() {
 }
 
 #[test]
-fn a_flood_is_one_whatever_it_is_made_of() {
-    // The last two: characters that are erased again, and a line of four bytes that is.
+fn any_kind_of_bytes_can_make_a_flood() {
+    // The last two are a character that is erased again, and a line of four bytes that is erased as a whole.
     for byte in [&[0, 0][..], &[IAC, IAC], &[b'a', IAC, 247], &[b'a', b'b', b'c', b'd', IAC, 248]] {
         let stream = [byte.repeat(65_537), b"\n".to_vec()].concat();
         assert_eq!(lines_of(&stream), [Out::Flood]);
@@ -204,17 +204,17 @@ fn a_flood_is_one_whatever_it_is_made_of() {
 }
 
 #[test]
-fn what_was_erased_counts_once() {
-    // Three bytes in two characters, 60,000 bytes in all.
+fn erased_bytes_count_once() {
+    // Two characters of three bytes together, 60,000 bytes in all.
     let erased = [&[&b"a\xc3\xa9"[..], &[IAC, 247, IAC, 247]].concat().repeat(20_000)[..], b"TERM\n"].concat();
     assert_eq!(lines_of(&erased), whole(&["TERM"]));
-    // Other commands than subnegotiations keep a connection alive and are no part of a line.
+    // Commands other than subnegotiations are not part of a line, and clients send them to keep a connection alive.
     let kept_alive = [&[IAC, 241].repeat(70_000)[..], b"TERM\n"].concat();
     assert_eq!(lines_of(&kept_alive), whole(&["TERM"]));
 }
 
 #[test]
-fn what_was_erased_counts_for_a_line_that_arrives_whole_too() {
+fn erased_bytes_also_count_for_a_line_that_arrives_whole() {
     let erased = [&[b'a'; 65_529][..], &[IAC, 248]].concat();
     for (line, out) in [("SMSGb:x\n", Out::Whole(b"SMSGb:x".to_vec())), ("SMSGb:xy\n", Out::Flood)] {
         let pieces = [erased.as_slice(), line.as_bytes()].map(|piece| (piece.to_vec(), Interruption::Nothing));
@@ -239,7 +239,7 @@ fn the_crs_of_the_end_do_not_count_among_the_1024_but_among_the_64_kib() {
     // CR NUL is two bytes of the 64 KiB.
     assert_eq!(lines_of(&[&[CR, 0].repeat(32_768)[..], b"\n"].concat()), whole(&[""]));
     assert_eq!(lines_of(&[&[CR, 0].repeat(32_768)[..], b"\r\n"].concat()), [Out::Flood]);
-    // Where no LF follows they are bytes of the line.
+    // CRs that no LF follows are bytes of the line.
     assert_eq!(lines_of(b"\r\0".repeat(1024).as_slice()), []);
     assert_eq!(
         lines_of(&[&b"\r\0".repeat(1023)[..], b"x\n"].concat()),
@@ -262,7 +262,7 @@ fn silence_ends_a_line_whose_terminator_may_still_come() {
         decode(&pieces.iter().map(|piece| (piece.to_vec(), Interruption::Silence)).collect::<Vec<_>>())
     };
     assert_eq!(silent(&[b"RMSG\r", b"250"]), whole(&["RMSG", "250"]));
-    // The LF that comes first behind a CR belongs to the end that silence made, and no other one.
+    // Only an LF that comes first after a CR belongs to the end by silence.
     assert_eq!(silent(&[b"RMSG\r", b"\n250", b"\n"]), whole(&["RMSG", "250", ""]));
     assert_eq!(silent(&[b"RMSG\r\r\0\r", b"\0", b"\xff\xf1\n\n250"]), whole(&["RMSG", "", "250"]));
     assert_eq!(silent(&[b"RMSG", b"\n250\r", b"x\n"]), whole(&["RMSG", "", "250", "x"]));
@@ -297,7 +297,7 @@ fn stream() -> impl Strategy<Value = Vec<(Vec<u8>, Interruption)>> {
     prop::collection::vec((piece(), then), 0..24)
 }
 
-/// The same stream cut elsewhere; interruptions stay where they are.
+/// The same stream cut into pieces of other lengths; interruptions stay where they are.
 fn cut(pieces: &[(Vec<u8>, Interruption)], lengths: &[usize]) -> Vec<(Vec<u8>, Interruption)> {
     let (mut cut, mut bytes, mut lengths) = (Vec::new(), Vec::new(), lengths.iter().cycle());
     for (piece, then) in pieces {
@@ -319,7 +319,7 @@ fn cut(pieces: &[(Vec<u8>, Interruption)], lengths: &[usize]) -> Vec<(Vec<u8>, I
 }
 
 #[test]
-fn a_password_stays_where_it_is_while_it_comes() {
+fn a_password_is_not_moved_while_it_arrives() {
     let mut decoder = Decoder::default();
     let line = format!("PASS {}", "x".repeat(PASSWORD_MAX_BYTES));
     decoder.push(&line.as_bytes()[..1]);

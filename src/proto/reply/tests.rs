@@ -1,12 +1,12 @@
-//! The replies against docs/protocol.md section 4.
+//! The replies, compared with docs/protocol.md section 4.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::proto::dfa::{Dialect, Say};
+use crate::proto::dfa::{Dialect, Response};
 use crate::proto::table::matrix;
 
-/// The codes and texts of the contract's table.
+/// The codes and texts of the table in section 4, each as a code, a space and a text.
 fn contract() -> Vec<String> {
     let text = include_str!("../../../docs/protocol.md");
     let section = text.split("\n## ").find(|section| section.starts_with("4. ")).expect("section 4");
@@ -15,27 +15,27 @@ fn contract() -> Vec<String> {
         let mut columns = row.trim_matches('|').split(" | ").map(str::trim);
         format!("{} {}", columns.next().expect("a code"), columns.next().expect("a text"))
     });
-    // What is marked so is not there yet.
+    // Rows that are marked so are not implemented yet.
     texts.filter(|text| !text.contains("[not yet]")).map(|text| text.replace(" **[ext]**", "")).collect()
 }
 
-/// Every reply that a client can get, and whether Error Processing follows it: those of the state table, and those that
-/// are said to what no session is for.
+/// Every reply that a client can get, and whether Error Processing follows it: those of the state table, and those to
+/// clients that are not served.
 fn said() -> Vec<(Reply, bool)> {
     let mut said: Vec<(Reply, bool)> = Vec::new();
     for dialect in [Dialect::Cp, Dialect::Classic] {
         for cell in matrix(dialect) {
-            if let Say::Reply(reply) = cell.say {
+            if let Response::Reply(reply) = cell.response {
                 said.push((reply, reply.is_failure() && cell.next == "Error Processing"));
             }
         }
     }
-    for stage in [Stage::Idle, Stage::UserValidated] {
-        said.push((Reply::BadCommand(stage, Why::Http), false));
-        said.push((Reply::BadCommand(stage, Why::Overlong), false));
+    for stage in [ReplyStage::Idle, ReplyStage::UserValidated] {
+        said.push((Reply::BadCommand(stage, BadCommandCause::Http), false));
+        said.push((Reply::BadCommand(stage, BadCommandCause::Overlong), false));
     }
-    said.push((Reply::BadCommand(Stage::Idle, Why::Crowded), false));
-    said.push((Reply::BadCommand(Stage::UserValidated, Why::TooManySessions), false));
+    said.push((Reply::BadCommand(ReplyStage::Idle, BadCommandCause::TooManyConnections), false));
+    said.push((Reply::BadCommand(ReplyStage::UserValidated, BadCommandCause::TooManySessions), false));
     said
 }
 
@@ -63,7 +63,7 @@ fn each_is_one_short_line_that_begins_as_the_contract_has_it() {
         assert!(ALL.iter().any(|known| known.heading() == reply.heading()), "{line}");
         assert!(line.len() <= TEXT_MAX_BYTES && line.bytes().all(|b| (0x20..0x7f).contains(&b)), "{line}");
         assert!(!line.ends_with([' ', ';', ':']) && !line.contains("; ;") && !line.contains(": ;"), "{line}");
-        // Who has to recover is told how; in the classic dialect nobody has to.
+        // Exactly the clients that have to recover get the hint; in the classic dialect there are none.
         assert_eq!(line.contains("; send 201") && reply.is_failure(), recover, "{line}");
     }
 }
@@ -73,8 +73,8 @@ fn each_cause_in_each_state_has_a_text_of_its_own() {
     let mut texts: BTreeMap<String, Reply> = BTreeMap::new();
     for (reply, recover) in said() {
         let known = texts.entry(pdu(reply, recover)).or_insert(reply);
-        // What closes the connection needs no word of what would be next.
-        let closes = |reply| matches!(reply, Reply::BadCommand(_, Why::Overlong | Why::Http));
+        // A reply before the connection closes does not depend on the state, because nothing can be sent next.
+        let closes = |reply| matches!(reply, Reply::BadCommand(_, BadCommandCause::Overlong | BadCommandCause::Http));
         assert!(*known == reply || closes(*known) && closes(reply), "one text for {known:?} and {reply:?}");
     }
     let of = |code: &str| texts.keys().filter(|text| text.starts_with(code)).count();
@@ -84,38 +84,54 @@ fn each_cause_in_each_state_has_a_text_of_its_own() {
 }
 
 #[test]
-fn what_a_person_needs_to_go_on_is_in_the_text() {
+fn texts_say_how_to_continue() {
     for (reply, recover, text) in [
-        (Reply::BadCommand(Stage::Idle, Why::OutOfOrder), false, "500 bad command: log in with USER first"),
-        (Reply::BadCommand(Stage::UserValidated, Why::OutOfOrder), false, "500 bad command: send PASS first"),
-        (Reply::BadCommand(Stage::ErrorProcessing, Why::OutOfOrder), false, "500 bad command: send 201 first"),
         (
-            Reply::BadCommand(Stage::ProcessCommand, Why::Window),
+            Reply::BadCommand(ReplyStage::Idle, BadCommandCause::OutOfOrder),
+            false,
+            "500 bad command: log in with USER first",
+        ),
+        (
+            Reply::BadCommand(ReplyStage::UserValidated, BadCommandCause::OutOfOrder),
+            false,
+            "500 bad command: send PASS first",
+        ),
+        (
+            Reply::BadCommand(ReplyStage::ErrorProcessing, BadCommandCause::OutOfOrder),
+            false,
+            "500 bad command: send 201 first",
+        ),
+        (
+            Reply::BadCommand(ReplyStage::ProcessCommand, BadCommandCause::Window),
             false,
             "500 bad command: RMSG takes a number from 1 to 256",
         ),
         (
-            Reply::BadCommand(Stage::Idle, Why::UnknownVerb),
+            Reply::BadCommand(ReplyStage::Idle, BadCommandCause::UnknownVerb),
             false,
             "500 bad command: unknown verb; log in with USER first",
         ),
         (
-            Reply::SendError(NotSent::SenderFull),
+            Reply::SendError(SendFailure::SenderFull),
             true,
             "540 error sending message: your share of that queue is used up; send 201",
         ),
         (
-            Reply::SendError(NotSent::Stalled),
+            Reply::SendError(SendFailure::Stalled),
             true,
             "540 error sending message: not stored, the disk does not answer; send 201",
         ),
         (
-            Reply::SendError(NotSent::Unknown),
+            Reply::SendError(SendFailure::OutcomeUnknown),
             true,
             "540 error sending message: not known to be stored, retry may double; send 201",
         ),
-        (Reply::SendError(NotSent::NoRoom), true, "540 error sending message: no room; send 201 to go on, TERM to end"),
-        (Reply::SendError(NotSent::NoRoom), false, "540 error sending message: no room"),
+        (
+            Reply::SendError(SendFailure::NoRoom),
+            true,
+            "540 error sending message: no room; send 201 to go on, TERM to end",
+        ),
+        (Reply::SendError(SendFailure::NoRoom), false, "540 error sending message: no room"),
         (Reply::TooManyColons, true, "546 too many : characters found in PDU: this server takes one colon; send 201"),
         (Reply::NoSuchUser, true, "545 receiver user does not exist; send 201 to go on, TERM to end"),
         (Reply::UserError, false, "560 error sending username"),
@@ -125,7 +141,7 @@ fn what_a_person_needs_to_go_on_is_in_the_text() {
     }
 }
 
-/// The verbs of section 3 that a state takes, as the state table has them.
+/// Compares the text of 214 with the verbs that the state table accepts.
 #[test]
 fn help_names_the_verbs_that_its_state_takes_and_no_other() {
     let verbs = ["USER", "PASS", "SMSG", "RMSG", "WMSG", "250", "550", "201", "HELP", "TERM"];
@@ -136,10 +152,10 @@ fn help_names_the_verbs_that_its_state_takes_and_no_other() {
         let text = pdu(reply, false);
         for verb in verbs {
             let taken = matrix(Dialect::Cp).into_iter().any(|cell| {
-                let here = cell.situation.stage() == stage && cell.situation.answers();
+                let here = cell.situation.stage() == stage && cell.situation.answers_pdus();
                 here && cell.kind.name() == verb
-                    && !matches!(cell.say, Say::Reply(Reply::BadCommand(..)))
-                    && !cell.is_silent()
+                    && !matches!(cell.response, Response::Reply(Reply::BadCommand(..)))
+                    && !cell.is_ignored()
             });
             assert_eq!(text.contains(verb), taken, "{verb} in {text}");
         }

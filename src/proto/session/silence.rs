@@ -1,39 +1,39 @@
-//! Silence as the end of a PDU (the classic dialect). It is heard only while reading goes on: bytes that nobody has read
-//! yet are no silence.
+//! Silence as the end of a PDU in the classic dialect (docs/protocol.md section 8). It counts only while the socket is
+//! read, because otherwise there may be bytes in the socket that nobody has seen.
 
-use super::{Closing, Context, NEVER, Services, Session};
+use super::{Closing, NEVER, Services, Session, SessionContext};
 use crate::proto::dfa::Dialect;
-use crate::proto::limits::CLASSIC_AHEAD_BYTES;
+use crate::proto::limits::CLASSIC_UNREAD_MAX_BYTES;
 use crate::proto::line::Decoder;
 
 impl Session {
-    /// Bytes of an unfinished line begin the silence anew. To be called before they are taken up.
-    pub(super) fn hear<S: Services>(&mut self, bytes: &[u8], cx: &Context<'_, S>) {
+    /// Restarts the silence timer if `bytes` belong to an unfinished line. Call this before they are handled.
+    pub(super) fn note_input<S: Services>(&mut self, bytes: &[u8], cx: &SessionContext<'_, S>) {
         if self.dialect == Dialect::Classic {
-            let mut tail = self.take_tail();
-            if tail.hears(bytes) {
-                self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
+            let mut lookahead = self.take_lookahead();
+            if lookahead.observe(bytes) {
+                self.silence_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
             }
-            self.tail = Some(tail);
+            self.lookahead = Some(lookahead);
         }
     }
 
-    /// The same of bytes that come while others wait: they are put behind those.
-    pub(super) fn hear_behind<S: Services>(&mut self, bytes: &[u8], cx: &Context<'_, S>) {
+    /// Appends `bytes` to the unread input, and restarts the silence timer if they belong to an unfinished line.
+    pub(super) fn note_queued_input<S: Services>(&mut self, bytes: &[u8], cx: &SessionContext<'_, S>) {
         if self.dialect == Dialect::Cp {
             return self.input.append(bytes);
         }
-        let mut tail = self.take_tail();
-        if tail.hears_behind(&self.decoder, bytes, &mut self.input) {
-            self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
+        let mut lookahead = self.take_lookahead();
+        if lookahead.observe_queued(&self.decoder, bytes, &mut self.input) {
+            self.silence_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
         }
-        self.tail = Some(tail);
+        self.lookahead = Some(lookahead);
     }
 
-    /// It has been silent for long enough.
-    pub(super) fn fall_silent<S: Services>(&mut self, cx: &mut Context<'_, S>) {
-        self.quiet_deadline = NEVER;
-        // What a pause leaves unread, a successor hears.
+    /// Ends the unfinished line, because the silence has lasted long enough.
+    pub(super) fn silence_elapsed<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
+        self.silence_deadline = NEVER;
+        // After a pause, the successor measures the silence.
         if self.closing != Closing::Open {
             return;
         }
@@ -41,36 +41,37 @@ impl Session {
             self.decoder.end_by_silence();
             self.resume(cx);
         } else {
-            // What waits is not helped by an end behind it.
-            let mut tail = self.take_tail();
-            self.decoder.end_tail(&mut tail, &mut self.input);
-            self.tail = Some(tail);
+            // There is nothing to resume: the input before that line cannot be handled yet.
+            let mut lookahead = self.take_lookahead();
+            self.decoder.end_queued_line(&mut lookahead, &mut self.input);
+            self.lookahead = Some(lookahead);
         }
     }
 
-    /// After every call: whether silence counts, and from when on.
-    pub(super) fn settle_silence<S: Services>(&mut self, cx: &Context<'_, S>) {
+    /// Starts or stops the silence timer as the situation requires, and drops the lookahead when it is not needed.
+    pub(super) fn rearm_silence<S: Services>(&mut self, cx: &SessionContext<'_, S>) {
         if self.dialect == Dialect::Cp {
             return;
         }
         let unfinished = if self.input.is_empty() {
-            if let Some(tail) = self.tail.take() {
-                self.decoder.catch_up(&tail);
+            if let Some(lookahead) = self.lookahead.take() {
+                self.decoder.sync_with(&lookahead);
             }
-            self.decoder.waits_for_end()
+            self.decoder.awaits_terminator()
         } else {
-            let tail = self.take_tail();
-            self.tail.insert(tail).waits_for_end()
+            let lookahead = self.take_lookahead();
+            self.lookahead.insert(lookahead).awaits_terminator()
         };
-        let all_is_read = self.ended || self.input.len() < CLASSIC_AHEAD_BYTES;
+        let all_is_read = self.input_ended || self.input.len() < CLASSIC_UNREAD_MAX_BYTES;
         if !unfinished || !all_is_read {
-            self.quiet_deadline = NEVER;
-        } else if self.quiet_deadline == NEVER {
-            self.quiet_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
+            self.silence_deadline = NEVER;
+        } else if self.silence_deadline == NEVER {
+            self.silence_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
         }
     }
 
-    fn take_tail(&mut self) -> Box<Decoder> {
-        self.tail.take().unwrap_or_else(|| Box::new(self.decoder.tail(&self.input)))
+    /// Takes the lookahead out of its field, or creates it.
+    fn take_lookahead(&mut self) -> Box<Decoder> {
+        self.lookahead.take().unwrap_or_else(|| Box::new(self.decoder.lookahead(&self.input)))
     }
 }

@@ -1,19 +1,19 @@
 //! What a session does while the store does not answer.
 
-use super::{Context, Services, Session};
+use super::{Services, Session, SessionContext};
 use crate::proto::dfa::{Event, Refusal, State};
 
 impl Session {
-    /// What is on its way to the store is not known to be stored: the client is told so. The outcomes, when they come, are
-    /// nobody's any more.
-    pub fn give_up_storing<S: Services>(&mut self, cx: &mut Context<'_, S>) {
+    /// Answers the SMSGs that are at the store, the first one with 540, because it is not known whether they are
+    /// stored. Their outcomes will be discarded when they come.
+    pub fn give_up_storing<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
         if !matches!(self.state, State::SendingMessage { .. }) {
             return;
         }
         while matches!(self.state, State::SendingMessage { .. }) {
-            self.void += 1;
-            self.apply(Event::Refused(Refusal::Unknown), cx);
-            self.follow_up(cx);
+            self.discarded_outcomes += 1;
+            self.apply(Event::Refused(Refusal::OutcomeUnknown), cx);
+            self.advance_pipeline(cx);
         }
         self.resume(cx);
     }

@@ -1,12 +1,12 @@
-//! What the table is made of: each state as it can be met, each kind of event, with data that stands for any.
+//! The rows and columns of the matrix: each situation of a session and each kind of event, with sample data.
 
-use crate::proto::command::{Fault, SendFault, Verb};
+use crate::proto::command::{PduFault, SendFault, Verb};
 use crate::proto::dfa::{Event, Refusal, State};
 use crate::proto::download::{Download, MessageId, Page, PageMessage};
-use crate::proto::reply::Stage;
+use crate::proto::reply::ReplyStage;
 use crate::proto::types::{Password, Username};
 
-/// A state, and of Receiving Message also how far the download has come.
+/// A state; for Receiving Message, which has several situations, also how far the download has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Situation {
     Idle,
@@ -14,18 +14,18 @@ pub enum Situation {
     AuthenticationValidated,
     ProcessCommand,
     SendingMessage,
-    /// WMSG, and no message is there.
+    /// A WMSG waits for a message.
     Waiting,
-    /// A page was asked for and is not here; nothing was sent.
+    /// A page was requested and has not arrived; nothing was sent.
     Reading,
-    /// One message is unacknowledged, others follow.
+    /// One message is unacknowledged, and there are others to send.
     MoreToCome,
-    /// One message is unacknowledged, the last.
+    /// The last message was sent and is unacknowledged.
     LastSent,
     ErrorProcessing,
 }
 
-/// Every situation, in the order of the contract.
+/// Every situation, in the order of the table of section 5.
 pub const SITUATIONS: [Situation; 10] = [
     Situation::Idle,
     Situation::UserValidated,
@@ -39,9 +39,9 @@ pub const SITUATIONS: [Situation; 10] = [
     Situation::ErrorProcessing,
 ];
 
-/// What can happen, without the data that comes with it.
+/// The kind of an [`Event`], without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EventKind {
     User,
     BadUser,
     Pass,
@@ -55,8 +55,8 @@ pub enum Kind {
     Recover,
     Help,
     Terminate,
-    Bad(Fault),
-    Late(Verb),
+    Bad(PduFault),
+    TimedOut(Verb),
     Verified(bool),
     Stored,
     Refused(Refusal),
@@ -68,61 +68,61 @@ pub enum Kind {
     AckTimeout,
 }
 
-/// Every kind of event: what clients send, what took too long, what the world around answers.
-pub const KINDS: [Kind; 44] = [
-    Kind::User,
-    Kind::BadUser,
-    Kind::Pass,
-    Kind::BadPass,
-    Kind::Send,
-    Kind::BadSend(SendFault::NoColon),
-    Kind::BadSend(SendFault::EmptySide),
-    Kind::BadSend(SendFault::TooManyColons),
-    Kind::BadSend(SendFault::TooLong),
-    Kind::BadSend(SendFault::NotUtf8),
-    Kind::BadSend(SendFault::ControlCharacter),
-    Kind::BadSend(SendFault::ImpossibleName),
-    Kind::Receive,
-    Kind::Wait,
-    Kind::Acknowledge,
-    Kind::Reject,
-    Kind::Recover,
-    Kind::Help,
-    Kind::Terminate,
-    Kind::Bad(Fault::UnknownVerb),
-    Kind::Bad(Fault::Empty),
-    Kind::Bad(Fault::Overlong),
-    Kind::Bad(Fault::Window),
-    Kind::Bad(Fault::Seconds),
-    Kind::Late(Verb::User),
-    Kind::Late(Verb::Pass),
-    Kind::Late(Verb::Smsg),
-    Kind::Late(Verb::Other),
-    Kind::Verified(true),
-    Kind::Verified(false),
-    Kind::Stored,
-    Kind::Refused(Refusal::NoSuchUser),
-    Kind::Refused(Refusal::QueueFull),
-    Kind::Refused(Refusal::SenderFull),
-    Kind::Refused(Refusal::SenderLimit),
-    Kind::Refused(Refusal::NoRoom),
-    Kind::Refused(Refusal::Stalled),
-    Kind::Refused(Refusal::Unknown),
-    Kind::Nothing,
-    Kind::Granted,
-    Kind::Page,
-    Kind::StoreFailed,
-    Kind::Finished,
-    Kind::AckTimeout,
+/// Every kind of event: PDUs, PDUs that took too long, and answers from the session's surroundings.
+pub const EVENT_KINDS: [EventKind; 44] = [
+    EventKind::User,
+    EventKind::BadUser,
+    EventKind::Pass,
+    EventKind::BadPass,
+    EventKind::Send,
+    EventKind::BadSend(SendFault::NoColon),
+    EventKind::BadSend(SendFault::EmptySide),
+    EventKind::BadSend(SendFault::TooManyColons),
+    EventKind::BadSend(SendFault::TooLong),
+    EventKind::BadSend(SendFault::NotUtf8),
+    EventKind::BadSend(SendFault::ControlCharacter),
+    EventKind::BadSend(SendFault::ImpossibleName),
+    EventKind::Receive,
+    EventKind::Wait,
+    EventKind::Acknowledge,
+    EventKind::Reject,
+    EventKind::Recover,
+    EventKind::Help,
+    EventKind::Terminate,
+    EventKind::Bad(PduFault::UnknownVerb),
+    EventKind::Bad(PduFault::Empty),
+    EventKind::Bad(PduFault::Overlong),
+    EventKind::Bad(PduFault::Window),
+    EventKind::Bad(PduFault::Seconds),
+    EventKind::TimedOut(Verb::User),
+    EventKind::TimedOut(Verb::Pass),
+    EventKind::TimedOut(Verb::Smsg),
+    EventKind::TimedOut(Verb::Other),
+    EventKind::Verified(true),
+    EventKind::Verified(false),
+    EventKind::Stored,
+    EventKind::Refused(Refusal::NoSuchUser),
+    EventKind::Refused(Refusal::QueueFull),
+    EventKind::Refused(Refusal::SenderFull),
+    EventKind::Refused(Refusal::SenderLimit),
+    EventKind::Refused(Refusal::NoRoom),
+    EventKind::Refused(Refusal::Stalled),
+    EventKind::Refused(Refusal::OutcomeUnknown),
+    EventKind::Nothing,
+    EventKind::Granted,
+    EventKind::Page,
+    EventKind::StoreFailed,
+    EventKind::Finished,
+    EventKind::AckTimeout,
 ];
 
 impl Situation {
-    /// The name of its state in the contract.
+    /// The name of its state in section 5.
     pub fn state_name(self) -> &'static str {
         self.state().name()
     }
 
-    /// Tells the situations of one state apart; empty where there is one.
+    /// Distinguishes the situations of one state; empty if the state has only one.
     pub fn detail(self) -> &'static str {
         match self {
             Situation::Waiting => "waiting",
@@ -138,18 +138,18 @@ impl Situation {
         }
     }
 
-    /// Whether any PDU is answered here: not while something is under way, and what comes while WMSG waits ends the
-    /// wait first.
-    pub fn answers(self) -> bool {
+    /// Whether PDUs are answered in this situation. They are not while work is under way, nor while a WMSG waits,
+    /// because there they end the wait first.
+    pub fn answers_pdus(self) -> bool {
         self != Situation::Waiting && self.state().takes_pdus()
     }
 
-    /// What its texts for people call it.
-    pub fn stage(self) -> Stage {
+    /// The stage that the texts of replies mention in this situation.
+    pub fn stage(self) -> ReplyStage {
         self.state().stage()
     }
 
-    /// A state as it is there.
+    /// A state in this situation.
     pub(super) fn state(self) -> State {
         let user = sample_name();
         let receiving = |download: Download| State::ReceivingMessage { user, download: Box::new(download) };
@@ -162,7 +162,7 @@ impl Situation {
             Situation::Waiting => receiving(Download::new(1, 1, true)),
             Situation::Reading => {
                 let mut download = Download::new(1, 1, false);
-                download.reading = true;
+                download.page_requested = true;
                 receiving(download)
             }
             Situation::MoreToCome => receiving(sample_download(2)),
@@ -172,118 +172,118 @@ impl Situation {
     }
 }
 
-impl Kind {
-    /// A name for people.
+impl EventKind {
+    /// A human-readable name.
     pub fn name(self) -> String {
         match self {
-            Kind::User => "USER".to_owned(),
-            Kind::BadUser => "USER, malformed".to_owned(),
-            Kind::Pass => "PASS".to_owned(),
-            Kind::BadPass => "PASS, malformed".to_owned(),
-            Kind::Send => "SMSG".to_owned(),
-            Kind::BadSend(SendFault::NoColon) => "SMSG, no colon".to_owned(),
-            Kind::BadSend(SendFault::EmptySide) => "SMSG, an empty side".to_owned(),
-            Kind::BadSend(SendFault::TooManyColons) => "SMSG, a second colon".to_owned(),
-            Kind::BadSend(SendFault::TooLong) => "SMSG, too long".to_owned(),
-            Kind::BadSend(SendFault::NotUtf8) => "SMSG, not UTF-8".to_owned(),
-            Kind::BadSend(SendFault::ControlCharacter) => "SMSG, a control character".to_owned(),
-            Kind::BadSend(SendFault::ImpossibleName) => "SMSG, impossible name".to_owned(),
-            Kind::Receive => "RMSG".to_owned(),
-            Kind::Wait => "WMSG".to_owned(),
-            Kind::Acknowledge => "250".to_owned(),
-            Kind::Reject => "550".to_owned(),
-            Kind::Recover => "201".to_owned(),
-            Kind::Help => "HELP".to_owned(),
-            Kind::Terminate => "TERM".to_owned(),
-            Kind::Bad(Fault::UnknownVerb) => "an unknown verb".to_owned(),
-            Kind::Bad(Fault::Empty) => "an empty line".to_owned(),
-            Kind::Bad(Fault::Overlong) => "an over-long line".to_owned(),
-            Kind::Bad(Fault::Window) => "RMSG, malformed".to_owned(),
-            Kind::Bad(Fault::Seconds) => "WMSG, malformed".to_owned(),
-            Kind::Late(Verb::User) => "USER, late".to_owned(),
-            Kind::Late(Verb::Pass) => "PASS, late".to_owned(),
-            Kind::Late(Verb::Smsg) => "SMSG, late".to_owned(),
-            Kind::Late(Verb::Other) => "another PDU, late".to_owned(),
-            Kind::Verified(true) => "credentials correct".to_owned(),
-            Kind::Verified(false) => "credentials wrong".to_owned(),
-            Kind::Stored => "stored".to_owned(),
-            Kind::Refused(Refusal::NoSuchUser) => "no such recipient".to_owned(),
-            Kind::Refused(Refusal::QueueFull) => "the queue is full".to_owned(),
-            Kind::Refused(Refusal::SenderFull) => "the sender's share is used up".to_owned(),
-            Kind::Refused(Refusal::SenderLimit) => "the sender has sent too much".to_owned(),
-            Kind::Refused(Refusal::NoRoom) => "no room".to_owned(),
-            Kind::Refused(Refusal::Stalled) => "not stored, the store does not answer".to_owned(),
-            Kind::Refused(Refusal::Unknown) => "not known to be stored".to_owned(),
-            Kind::Nothing => "nothing there".to_owned(),
-            Kind::Granted => "the wait is over".to_owned(),
-            Kind::Page => "messages read".to_owned(),
-            Kind::StoreFailed => "the store fails".to_owned(),
-            Kind::Finished => "all is gone".to_owned(),
-            Kind::AckTimeout => "no 250 in time".to_owned(),
+            EventKind::User => "USER".to_owned(),
+            EventKind::BadUser => "USER, malformed".to_owned(),
+            EventKind::Pass => "PASS".to_owned(),
+            EventKind::BadPass => "PASS, malformed".to_owned(),
+            EventKind::Send => "SMSG".to_owned(),
+            EventKind::BadSend(SendFault::NoColon) => "SMSG, no colon".to_owned(),
+            EventKind::BadSend(SendFault::EmptySide) => "SMSG, an empty side".to_owned(),
+            EventKind::BadSend(SendFault::TooManyColons) => "SMSG, a second colon".to_owned(),
+            EventKind::BadSend(SendFault::TooLong) => "SMSG, too long".to_owned(),
+            EventKind::BadSend(SendFault::NotUtf8) => "SMSG, not UTF-8".to_owned(),
+            EventKind::BadSend(SendFault::ControlCharacter) => "SMSG, a control character".to_owned(),
+            EventKind::BadSend(SendFault::ImpossibleName) => "SMSG, impossible name".to_owned(),
+            EventKind::Receive => "RMSG".to_owned(),
+            EventKind::Wait => "WMSG".to_owned(),
+            EventKind::Acknowledge => "250".to_owned(),
+            EventKind::Reject => "550".to_owned(),
+            EventKind::Recover => "201".to_owned(),
+            EventKind::Help => "HELP".to_owned(),
+            EventKind::Terminate => "TERM".to_owned(),
+            EventKind::Bad(PduFault::UnknownVerb) => "an unknown verb".to_owned(),
+            EventKind::Bad(PduFault::Empty) => "an empty line".to_owned(),
+            EventKind::Bad(PduFault::Overlong) => "an over-long line".to_owned(),
+            EventKind::Bad(PduFault::Window) => "RMSG, malformed".to_owned(),
+            EventKind::Bad(PduFault::Seconds) => "WMSG, malformed".to_owned(),
+            EventKind::TimedOut(Verb::User) => "USER, late".to_owned(),
+            EventKind::TimedOut(Verb::Pass) => "PASS, late".to_owned(),
+            EventKind::TimedOut(Verb::Smsg) => "SMSG, late".to_owned(),
+            EventKind::TimedOut(Verb::Other) => "another PDU, late".to_owned(),
+            EventKind::Verified(true) => "credentials correct".to_owned(),
+            EventKind::Verified(false) => "credentials wrong".to_owned(),
+            EventKind::Stored => "stored".to_owned(),
+            EventKind::Refused(Refusal::NoSuchUser) => "no such recipient".to_owned(),
+            EventKind::Refused(Refusal::QueueFull) => "the queue is full".to_owned(),
+            EventKind::Refused(Refusal::SenderFull) => "the sender's share is used up".to_owned(),
+            EventKind::Refused(Refusal::SenderLimit) => "the sender has sent too much".to_owned(),
+            EventKind::Refused(Refusal::NoRoom) => "no room".to_owned(),
+            EventKind::Refused(Refusal::Stalled) => "not stored, the store does not answer".to_owned(),
+            EventKind::Refused(Refusal::OutcomeUnknown) => "not known to be stored".to_owned(),
+            EventKind::Nothing => "nothing there".to_owned(),
+            EventKind::Granted => "the wait is over".to_owned(),
+            EventKind::Page => "messages read".to_owned(),
+            EventKind::StoreFailed => "the store fails".to_owned(),
+            EventKind::Finished => "all is gone".to_owned(),
+            EventKind::AckTimeout => "no 250 in time".to_owned(),
         }
     }
 
-    /// Whether it is a client's PDU, complete or not.
+    /// Whether it is a client's PDU, or one that took too long.
     pub fn is_pdu(self) -> bool {
         match self {
-            Kind::User
-            | Kind::BadUser
-            | Kind::Pass
-            | Kind::BadPass
-            | Kind::Send
-            | Kind::BadSend(_)
-            | Kind::Receive
-            | Kind::Wait
-            | Kind::Acknowledge
-            | Kind::Reject
-            | Kind::Recover
-            | Kind::Help
-            | Kind::Terminate
-            | Kind::Bad(_)
-            | Kind::Late(_) => true,
-            Kind::Verified(_)
-            | Kind::Stored
-            | Kind::Refused(_)
-            | Kind::Nothing
-            | Kind::Granted
-            | Kind::Page
-            | Kind::StoreFailed
-            | Kind::Finished
-            | Kind::AckTimeout => false,
+            EventKind::User
+            | EventKind::BadUser
+            | EventKind::Pass
+            | EventKind::BadPass
+            | EventKind::Send
+            | EventKind::BadSend(_)
+            | EventKind::Receive
+            | EventKind::Wait
+            | EventKind::Acknowledge
+            | EventKind::Reject
+            | EventKind::Recover
+            | EventKind::Help
+            | EventKind::Terminate
+            | EventKind::Bad(_)
+            | EventKind::TimedOut(_) => true,
+            EventKind::Verified(_)
+            | EventKind::Stored
+            | EventKind::Refused(_)
+            | EventKind::Nothing
+            | EventKind::Granted
+            | EventKind::Page
+            | EventKind::StoreFailed
+            | EventKind::Finished
+            | EventKind::AckTimeout => false,
         }
     }
 
     pub(super) fn is_other_pdu(self) -> bool {
-        self.is_pdu() && ![Kind::Terminate, Kind::Help].contains(&self)
+        self.is_pdu() && ![EventKind::Terminate, EventKind::Help].contains(&self)
     }
 
-    /// An event of this kind.
+    /// An event of this kind, with sample data.
     pub(super) fn event(self) -> Event {
         match self {
-            Kind::User => Event::User(sample_name()),
-            Kind::BadUser => Event::BadUser,
-            Kind::Pass => Password::parse(b"secret").map_or(Event::BadPass, Event::Pass),
-            Kind::BadPass => Event::BadPass,
-            Kind::Send => Event::Send,
-            Kind::BadSend(fault) => Event::BadSend(fault),
-            Kind::Receive => Event::Receive { window: 1, serial: 1 },
-            Kind::Wait => Event::Wait { seconds: 1, serial: 1 },
-            Kind::Acknowledge => Event::Acknowledge,
-            Kind::Reject => Event::Reject,
-            Kind::Recover => Event::Recover,
-            Kind::Help => Event::Help,
-            Kind::Terminate => Event::Terminate,
-            Kind::Bad(fault) => Event::Bad(fault),
-            Kind::Late(verb) => Event::Late(verb),
-            Kind::Verified(ok) => Event::Verified(ok),
-            Kind::Stored => Event::Stored,
-            Kind::Refused(refusal) => Event::Refused(refusal),
-            Kind::Nothing => Event::Nothing,
-            Kind::Granted => Event::Granted,
-            Kind::Page => Event::Page(sample_page(1)),
-            Kind::StoreFailed => Event::StoreFailed,
-            Kind::Finished => Event::Finished,
-            Kind::AckTimeout => Event::AckTimeout,
+            EventKind::User => Event::User(sample_name()),
+            EventKind::BadUser => Event::BadUser,
+            EventKind::Pass => Password::parse(b"secret").map_or(Event::BadPass, Event::Pass),
+            EventKind::BadPass => Event::BadPass,
+            EventKind::Send => Event::Send,
+            EventKind::BadSend(fault) => Event::BadSend(fault),
+            EventKind::Receive => Event::Receive { window: 1, serial: 1 },
+            EventKind::Wait => Event::Wait { seconds: 1, serial: 1 },
+            EventKind::Acknowledge => Event::Acknowledge,
+            EventKind::Reject => Event::Reject,
+            EventKind::Recover => Event::Recover,
+            EventKind::Help => Event::Help,
+            EventKind::Terminate => Event::Terminate,
+            EventKind::Bad(fault) => Event::Bad(fault),
+            EventKind::TimedOut(verb) => Event::TimedOut(verb),
+            EventKind::Verified(ok) => Event::Verified(ok),
+            EventKind::Stored => Event::Stored,
+            EventKind::Refused(refusal) => Event::Refused(refusal),
+            EventKind::Nothing => Event::Nothing,
+            EventKind::Granted => Event::Granted,
+            EventKind::Page => Event::Page(sample_page(1)),
+            EventKind::StoreFailed => Event::StoreFailed,
+            EventKind::Finished => Event::Finished,
+            EventKind::AckTimeout => Event::AckTimeout,
         }
     }
 }
@@ -300,13 +300,13 @@ fn sample_page(messages: u64) -> Page {
     Page { messages: (1..=messages).map(message).collect(), bytes: b"hi".to_vec() }
 }
 
-/// A download of so many messages whose first one was sent.
+/// A download with this many messages, the first of which has been sent.
 fn sample_download(messages: u64) -> Download {
     let mut download = Download::new(1, 1, false);
-    download.add(sample_page(messages));
+    download.add_page(sample_page(messages));
     if let Some((id, ..)) = download.take_next() {
         download.unacknowledged.push_back(id);
-        download.delivered = true;
+        download.any_sent = true;
     }
     download
 }

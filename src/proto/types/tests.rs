@@ -1,4 +1,4 @@
-//! Both sides of every limit of docs/protocol.md section 2.
+//! Values on both sides of every limit of docs/protocol.md section 2.
 
 use proptest::prelude::*;
 
@@ -89,19 +89,21 @@ fn messages() {
     let at_most = "m".repeat(1009);
     let two_bytes = format!("{}m", "é".repeat(504));
     for good in ["a", " ", "\t", "a\tb", "~", "é", "\u{a0}", "\u{2028}", "\u{feff}", "😀", &at_most, &two_bytes] {
-        assert!(is_message(good.as_bytes()), "{good:?}");
+        assert!(is_valid_message(good.as_bytes()), "{good:?}");
     }
-    assert!(!is_message(b"") && !is_message(&[b'm'; 1010]) && !is_message("é".repeat(505).as_bytes()));
+    assert!(
+        !is_valid_message(b"") && !is_valid_message(&[b'm'; 1010]) && !is_valid_message("é".repeat(505).as_bytes())
+    );
     for control in (0..0x20u8).chain([0x7f]).filter(|c| *c != b'\t') {
-        assert!(!is_message(&[control]) && !is_message(&[b'a', control, b'b']), "{control:#x}");
+        assert!(!is_valid_message(&[control]) && !is_valid_message(&[b'a', control, b'b']), "{control:#x}");
     }
     for control in 0x80..=0x9fu32 {
         let control = char::from_u32(control).expect("a character");
-        assert!(!is_message(format!("a{control}").as_bytes()), "{control:?}");
-        assert!(!is_message(format!("é{control}").as_bytes()), "{control:?}");
+        assert!(!is_valid_message(format!("a{control}").as_bytes()), "{control:?}");
+        assert!(!is_valid_message(format!("é{control}").as_bytes()), "{control:?}");
     }
     for bad in [b"\xff".as_slice(), b"\xc3", b"a\xe2\x82", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"] {
-        assert!(!is_message(bad), "{bad:?}");
+        assert!(!is_valid_message(bad), "{bad:?}");
     }
 }
 
@@ -127,7 +129,7 @@ proptest! {
         let expected = !bytes.is_empty()
             && bytes.len() <= 1009
             && std::str::from_utf8(&bytes).is_ok_and(|text| text.chars().all(allowed));
-        prop_assert_eq!(is_message(&bytes), expected);
+        prop_assert_eq!(is_valid_message(&bytes), expected);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Files that somebody else moves, removes, copies over, cuts or touches while the store is open.
+//! Files that somebody else moves, removes, overwrites, truncates or touches while the store is open.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -9,7 +9,8 @@ use std::time::SystemTime;
 
 use super::*;
 
-/// What became of a store with messages 1 in the file and 2 in the log after `change`, when a message 3 was sent.
+/// What was reported for a store with message 1 in the file and message 2 in the log, when message 3 was sent after a
+/// change of the files.
 struct Noticed {
     rig: Rig,
     what: String,
@@ -20,21 +21,21 @@ fn log(rig: &Rig) -> PathBuf {
     rig.folder.path().join("cpd.db-wal")
 }
 
-/// A store with message 1 in the file, whose copy is cpd.copy, and 2 in the log.
+/// A store with message 1 in the file, a copy of that file as `cpd.copy`, and message 2 in the log.
 fn filled() -> Rig {
     let mut rig = Rig::new();
-    rig.go(Build::new(0).user(1, "bob", "hash").insert(1, "bob", "one"));
+    rig.run(BatchBuilder::new(0).user(1, "bob", "hash").insert(1, "bob", "one"));
     let mut rig = rig.reopen();
     fs::copy(rig.path(), rig.folder.path().join("cpd.copy")).expect("copied");
-    rig.go(Build::new(0).insert(2, "bob", "two"));
+    rig.run(BatchBuilder::new(0).insert(2, "bob", "two"));
     rig
 }
 
 #[track_caller]
-fn notices(change: impl FnOnce(&Rig)) -> Noticed {
+fn notice_change(change: impl FnOnce(&Rig)) -> Noticed {
     let mut rig = filled();
     change(&rig);
-    rig.submit(Build::new(0).insert(3, "bob", "three"));
+    rig.submit(BatchBuilder::new(0).insert(3, "bob", "three"));
     match rig.recv() {
         FromStore::Changed { what, saved } => Noticed { rig, what, saved },
         other => panic!("not noticed: {other:?}"),
@@ -42,7 +43,7 @@ fn notices(change: impl FnOnce(&Rig)) -> Noticed {
 }
 
 impl Noticed {
-    /// The messages in the file at `path` and the log beside it.
+    /// The ids of the messages in the file at `path` and its log.
     #[track_caller]
     fn kept(&self, path: &Path) -> Vec<u64> {
         let mut ids = Vec::new();
@@ -62,17 +63,17 @@ impl Noticed {
 
 #[test]
 fn a_file_that_is_moved_away_gets_the_whole_log() {
-    let noticed = notices(|rig| fs::rename(rig.path(), rig.folder.path().join("aside")).expect("moved"));
+    let noticed = notice_change(|rig| fs::rename(rig.path(), rig.folder.path().join("aside")).expect("moved"));
     let aside = noticed.rig.folder.path().join("aside");
     let noticed = noticed.ended(&format!("cpd.db was moved away to {}", aside.display()), true);
-    // 3 was in doubt when it was noticed, and nobody was told that it is kept.
+    // Message 3 was in doubt when the change was noticed, and its sender has not been told that it is stored.
     assert_eq!(noticed.kept(&aside), [1, 2, 3]);
     assert_eq!(fs::metadata(log(&noticed.rig)).expect("is kept").len(), 0, "a log that belongs to nobody");
 }
 
 #[test]
 fn another_file_in_the_place_is_left_alone() {
-    let noticed = notices(|rig| {
+    let noticed = notice_change(|rig| {
         fs::rename(rig.folder.path().join("cpd.copy"), rig.path()).expect("moved");
     });
     let before = fs::read(noticed.rig.path()).expect("read");
@@ -82,12 +83,12 @@ fn another_file_in_the_place_is_left_alone() {
 
 #[test]
 fn a_file_that_is_removed_is_at_risk() {
-    notices(|rig| fs::remove_file(rig.path()).expect("removed")).ended("cpd.db was removed", false);
+    notice_change(|rig| fs::remove_file(rig.path()).expect("removed")).ended("cpd.db was removed", false);
 }
 
 #[test]
 fn a_symbolic_link_in_the_place_is_not_followed() {
-    let noticed = notices(|rig| {
+    let noticed = notice_change(|rig| {
         let aside = rig.folder.path().join("aside");
         fs::rename(rig.path(), &aside).expect("moved");
         symlink(aside, rig.path()).expect("linked");
@@ -115,7 +116,7 @@ fn a_link_to_the_store_that_leads_elsewhere_is_noticed() {
 #[test]
 fn a_copy_onto_the_same_file_is_noticed_and_not_written_to() {
     let other = Rig::new().close();
-    let noticed = notices(|rig| {
+    let noticed = notice_change(|rig| {
         fs::copy(other.path().join("cpd.db"), rig.path()).expect("copied");
     });
     assert!(!noticed.saved);
@@ -124,7 +125,7 @@ fn a_copy_onto_the_same_file_is_noticed_and_not_written_to() {
     assert_eq!(there, copied);
 }
 
-/// Copies without a moment in which the file is shorter.
+/// Copies without truncating the file at any moment.
 fn overwrite(from: &Path, to: &Path) {
     let bytes = fs::read(from).expect("read");
     let to = OpenOptions::new().write(true).open(to).expect("opens");
@@ -132,9 +133,9 @@ fn overwrite(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_copy_of_an_hour_ago_is_noticed() {
+fn an_older_copy_of_the_same_store_is_noticed() {
     let mut rig = filled();
-    // The log with 2 is moved into the file by silence, and nothing but a row and the mark changes in it.
+    // While nothing happens the log with message 2 is moved into the file, in which only a row and the mark change.
     let quiet = |rig: &Rig| fs::read(rig.path()).expect("read");
     let before = quiet(&rig);
     let begun = std::time::Instant::now();
@@ -155,9 +156,9 @@ fn a_file_that_is_cut_or_grows_is_noticed() {
         let length = file.metadata().expect("is there").len();
         file.set_len(length.checked_add_signed(change).expect("a length")).expect("cut");
     };
-    notices(|rig| set_len(rig, -5000)).ended("cpd.db was cut", false);
-    notices(|rig| set_len(rig, 5000)).ended("cpd.db was overwritten", false);
-    notices(|rig| drop(File::create(rig.path()).expect("emptied"))).ended("cpd.db was cut", false);
+    notice_change(|rig| set_len(rig, -5000)).ended("cpd.db was cut", false);
+    notice_change(|rig| set_len(rig, 5000)).ended("cpd.db was overwritten", false);
+    notice_change(|rig| drop(File::create(rig.path()).expect("emptied"))).ended("cpd.db was cut", false);
 }
 
 #[test]
@@ -166,23 +167,23 @@ fn bytes_within_the_file_are_noticed() {
         let file = OpenOptions::new().write(true).open(rig.path()).expect("opens");
         file.write_all_at(&[0xff; 64], at).expect("written");
     };
-    notices(|rig| write(rig, 30)).ended("cpd.db was overwritten", false);
-    // The page of the table of users, of which the log has nothing.
-    let noticed = notices(|rig| write(rig, 2 * 4096));
+    notice_change(|rig| write(rig, 30)).ended("cpd.db was overwritten", false);
+    // This is the page of the table of users, which the log does not contain.
+    let noticed = notice_change(|rig| write(rig, 2 * 4096));
     assert!(noticed.what.contains("cpd.db was written to: "), "{}", noticed.what);
 }
 
 #[test]
-fn a_log_that_is_gone_is_brought_into_the_file() {
+fn a_log_that_was_removed_is_moved_into_the_file() {
     for rename in [false, true] {
-        let noticed = notices(|rig| match rename {
+        let noticed = notice_change(|rig| match rename {
             true => fs::rename(log(rig), rig.folder.path().join("aside")).expect("moved"),
             false => fs::remove_file(log(rig)).expect("removed"),
         });
         let noticed = noticed.ended("cpd.db-wal was removed", true);
         assert_eq!(noticed.kept(&noticed.rig.path()), [1, 2, 3]);
     }
-    let noticed = notices(|rig| {
+    let noticed = notice_change(|rig| {
         fs::remove_file(log(rig)).expect("removed");
         File::create(log(rig)).expect("made");
     });
@@ -195,9 +196,9 @@ fn a_log_that_is_cut_or_overwritten_is_noticed() {
     let cut = |rig: &Rig, to: u64| {
         OpenOptions::new().write(true).open(log(rig)).and_then(|log| log.set_len(to)).expect("cut");
     };
-    notices(|rig| cut(rig, 0)).ended("cpd.db-wal was cut", false);
-    notices(|rig| cut(rig, 5000)).ended("cpd.db-wal was cut", false);
-    let noticed = notices(|rig| {
+    notice_change(|rig| cut(rig, 0)).ended("cpd.db-wal was cut", false);
+    notice_change(|rig| cut(rig, 5000)).ended("cpd.db-wal was cut", false);
+    let noticed = notice_change(|rig| {
         let log = OpenOptions::new().write(true).open(log(rig)).expect("opens");
         log.write_all_at(&[0xff; 8], 16).expect("written");
     });
@@ -205,17 +206,17 @@ fn a_log_that_is_cut_or_overwritten_is_noticed() {
 }
 
 #[test]
-fn a_folder_in_the_place_of_the_folder_is_noticed() {
+fn another_folder_in_its_place_is_noticed() {
     let outer = tempfile::tempdir().expect("a folder");
     let (data, aside) = (outer.path().join("data"), outer.path().join("aside"));
     fs::create_dir(&data).expect("made");
     let store = Store::open(&data.join("cpd.db")).expect("opens");
     let mut writer = store.spawn(|| (), |_| ()).expect("spawns");
-    writer.submit(Build::new(0).insert(1, "bob", "one").0).expect("is taken");
+    writer.submit(BatchBuilder::new(0).insert(1, "bob", "one").0).expect("is taken");
     fs::rename(&data, &aside).expect("moved");
     fs::create_dir(&data).expect("made");
     let last = writer.close();
-    // Whether that was before or after the commit is chance.
+    // The change may have been noticed before the commit or after it.
     let Some(FromStore::Changed { what, saved: true }) = last.last() else { panic!("{last:?}") };
     assert!(what.contains("cpd.db was moved away to "), "{what}");
     let mut ids = Vec::new();
@@ -224,11 +225,11 @@ fn a_folder_in_the_place_of_the_folder_is_noticed() {
 }
 
 #[test]
-fn what_is_harmless_ends_nothing() {
+fn harmless_changes_are_ignored() {
     let mut rig = filled();
     let mut id = 3;
     let mut goes_on = |rig: &mut Rig| {
-        assert!(rig.go(Build::new(0).insert(id, "bob", "more")).outcome().inserts);
+        assert!(rig.run(BatchBuilder::new(0).insert(id, "bob", "more")).outcome().inserts);
         id += 1;
     };
     let file = File::open(rig.path()).expect("opens");
@@ -243,7 +244,7 @@ fn what_is_harmless_ends_nothing() {
     fs::read(rig.path()).expect("a backup program");
     File::open(log(&rig)).and_then(|log| log.set_modified(SystemTime::now())).expect("touched");
     goes_on(&mut rig);
-    // What a copy holds that is made now is what is there.
+    // A copy that is made now contains just what is there.
     fs::copy(rig.path(), rig.folder.path().join("now")).expect("copied");
     overwrite(&rig.folder.path().join("now"), &rig.path());
     goes_on(&mut rig);
@@ -268,16 +269,16 @@ fn a_file_that_was_replaced_is_not_opened_to_recover_from_a_failed_commit() {
     let fails = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&fails);
     let mut rig = Rig::faulty(move |point| {
-        let now = point == Point::Commit && seen.load(Ordering::SeqCst);
+        let now = point == FaultPoint::Commit && seen.load(Ordering::SeqCst);
         now.then_some(rusqlite::ffi::SQLITE_IOERR_FSYNC)
     });
-    rig.go(Build::new(0).insert(1, "bob", "one"));
+    rig.run(BatchBuilder::new(0).insert(1, "bob", "one"));
     let other = Rig::new();
     let other = other.close();
     fs::rename(other.path().join("cpd.db"), rig.path()).expect("moved");
     let before = fs::read(rig.path()).expect("read");
     fails.store(true, Ordering::SeqCst);
-    rig.submit(Build::new(0).insert(2, "bob", "two"));
+    rig.submit(BatchBuilder::new(0).insert(2, "bob", "two"));
     let FromStore::Changed { saved: false, .. } = rig.recv() else { panic!("not noticed") };
     assert_eq!(fs::read(rig.path()).expect("read"), before);
 }

@@ -1,5 +1,6 @@
-//! A migration cut at every write: whatever of its log has reached the disk, and however far the log was moved into the
-//! file, the next start has the old version or the new one whole, completes it, and every row is there.
+//! A migration cut off at every write: whatever part of its log has reached the disk, and however far the log was moved
+//! into the file, the next start finds the old version or the new one complete, completes the migration, and no row is
+//! missing.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ const WAL_HEADER: usize = 32;
 const FRAME: usize = 24 + PAGE;
 const ROWS: u64 = 300;
 
-/// A second version as one could be: every message is written anew, into another table.
+/// An invented second version: every message is rewritten into another table.
 fn second(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "ALTER TABLE message RENAME TO old;
@@ -43,31 +44,31 @@ fn expected() -> Vec<(i64, String)> {
 /// The store's file before the migration, and the log that the whole migration wrote.
 fn migrated() -> (Vec<u8>, Vec<u8>) {
     let mut rig = Rig::new();
-    let mut batch = Build::new(0).user(1, "bob", "hash");
+    let mut batch = BatchBuilder::new(0).user(1, "bob", "hash");
     for id in 1..=ROWS {
         batch = batch.insert(id, "bob", &format!("letter {id}, of some length so that there are many pages"));
     }
-    rig.go(batch);
+    rig.run(batch);
     let folder = rig.close();
     let path = folder.path().join("cpd.db");
     let before = fs::read(&path).expect("reads");
     let connection = sqlite::connect(&path).expect("opens");
-    schema::bring_up_to_date(&connection, &path, STEPS).expect("migrates");
+    schema::migrate(&connection, &path, STEPS).expect("migrates");
     let wal = fs::read(folder.path().join("cpd.db-wal")).expect("reads");
     assert!(fs::read(&path).expect("reads") == before, "the file is written before the log is whole");
     (before, wal)
 }
 
-/// Starts on these files as they were left; which version was found.
+/// Starts with these files, as a crash has left them, and returns the version that was found.
 fn completes(folder: &Path, file: &[u8], wal: &[u8], what: &str) -> i64 {
     let path = folder.join("cpd.db");
     fs::write(&path, file).expect("writes");
     fs::write(folder.join("cpd.db-wal"), wal).expect("writes");
     let connection = sqlite::connect(&path).expect("opens");
     let found = version(&connection);
-    schema::bring_up_to_date(&connection, &path, STEPS).unwrap_or_else(|error| panic!("{what}: {error}"));
+    schema::migrate(&connection, &path, STEPS).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(version(&connection), 2, "{what}");
-    sqlite::settle(&connection).unwrap_or_else(|error| panic!("{what}: {error}"));
+    sqlite::truncate_log(&connection).unwrap_or_else(|error| panic!("{what}: {error}"));
     drop(connection);
     let again = sqlite::connect(&path).expect("opens");
     assert_eq!((version(&again), rows(&again)), (2, expected()), "{what}");
@@ -102,7 +103,7 @@ fn a_migration_cut_while_its_log_is_moved_is_completed() {
         let number = u32::from_be_bytes(frame[..4].try_into().expect("four bytes")) as usize;
         let (at, page) = ((number - 1) * PAGE, &frame[24..]);
         file.resize(file.len().max(at + PAGE), 0);
-        // Half of the page first, then all of it: the disk tears.
+        // Half of the page first, then all of it, as a torn write.
         for half in [PAGE / 2, PAGE] {
             file[at..at + half].copy_from_slice(&page[..half]);
             let found = completes(folder.path(), &file, &wal, &format!("page {number} half moved"));
@@ -115,7 +116,7 @@ fn a_migration_cut_while_its_log_is_moved_is_completed() {
 
 #[test]
 fn a_log_that_ends_too_early_is_found() {
-    // What the checks above are worth: a commit whose last frame is taken for whole is not there.
+    // A check of the tests above: without the last frame of its log the commit must not be found.
     let (file, wal) = migrated();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("cpd.db");

@@ -1,12 +1,12 @@
-//! Tests of the store through its public face, and what they share.
+//! Tests of the store through its public interface, and their helpers.
 
 mod backups;
-mod before;
-mod causes;
 mod changed;
+mod error_texts;
 mod faults;
 mod history;
 mod migration;
+mod migration_copy;
 mod model;
 mod opening;
 mod refusals;
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::sqlite::{Faults, Point};
+use super::sqlite::{FaultPoint, Faults};
 use super::{OpenError, Store, StoreEvent, Writer};
 use crate::engine::port::{
     AddressKey, AdminAnswer, AdminOp, Answer, Batch, FromStore, LoginRecord, MessageId, Op, Origin, Outcome, Page,
@@ -29,7 +29,7 @@ use crate::engine::port::{
 };
 use crate::proto::types::Username;
 
-/// Longer than anything here takes on any machine: what does not come by then does not come.
+/// Longer than anything here takes on any machine: a result that has not come by then will not come.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SESSION: SessionId = SessionId { serial: 1, slot: 1 };
 const HOME: AddressKey = AddressKey::V4(0x7f00_0001);
@@ -38,16 +38,16 @@ fn name(text: &str) -> Username {
     Username::parse(text.as_bytes()).expect("a good name")
 }
 
-/// A batch that is written like a list.
+/// Builds a batch by chained calls.
 #[derive(Default)]
-struct Build(Batch);
+struct BatchBuilder(Batch);
 
-impl Build {
-    fn new(epoch: u32) -> Build {
-        Build(Batch { epoch, ..Batch::default() })
+impl BatchBuilder {
+    fn new(epoch: u32) -> BatchBuilder {
+        BatchBuilder(Batch { epoch, ..Batch::default() })
     }
 
-    fn insert(mut self, id: u64, recipient: &str, body: &str) -> Build {
+    fn insert(mut self, id: u64, recipient: &str, body: &str) -> BatchBuilder {
         let start = self.0.bytes.len() as u32;
         self.0.bytes.extend_from_slice(body.as_bytes());
         self.0.ops.push(Op::Insert {
@@ -61,49 +61,49 @@ impl Build {
         self
     }
 
-    fn op(mut self, op: Op) -> Build {
+    fn op(mut self, op: Op) -> BatchBuilder {
         self.0.ops.push(op);
         self
     }
 
-    fn delete(self, id: u64) -> Build {
+    fn delete(self, id: u64) -> BatchBuilder {
         self.op(Op::Delete { session: SESSION, id: MessageId(id) })
     }
 
-    fn forget(self, id: u64) -> Build {
-        self.op(Op::Forget { id: MessageId(id) })
+    fn forget(self, id: u64) -> BatchBuilder {
+        self.op(Op::DeleteExpired { id: MessageId(id) })
     }
 
-    fn fetch(mut self, ids: &[u64]) -> Build {
+    fn fetch(mut self, ids: &[u64]) -> BatchBuilder {
         let start = self.0.ids.len() as u32;
         self.0.ids.extend_from_slice(ids);
         let ids = start..self.0.ids.len() as u32;
         self.op(Op::Fetch { session: SESSION, download: 7, ids })
     }
 
-    fn lookup(self, user: &str) -> Build {
+    fn lookup(self, user: &str) -> BatchBuilder {
         self.op(Op::Lookup { session: SESSION, name: name(user), from: HOME.into() })
     }
 
-    fn admin(self, request: u64, op: AdminOp) -> Build {
+    fn admin(self, request: u64, op: AdminOp) -> BatchBuilder {
         self.op(Op::Admin { request: RequestId(request), op: Box::new(op) })
     }
 
-    fn user(self, request: u64, user: &str, hash: &str) -> Build {
+    fn user(self, request: u64, user: &str, hash: &str) -> BatchBuilder {
         self.admin(request, AdminOp::UserAdd { name: name(user), hash: hash.to_owned(), at: 5 })
     }
 }
 
-/// What came back for a batch.
+/// The results that came back for some batches.
 #[derive(Default)]
-struct Came {
+struct Received {
     pages: Vec<Option<Page>>,
     logins: Vec<Result<Option<Box<LoginRecord>>, ()>>,
     admin: BTreeMap<u64, AdminAnswer>,
     done: Vec<(Batch, Outcome)>,
 }
 
-impl Came {
+impl Received {
     fn outcome(&self) -> Outcome {
         self.done.first().expect("a batch came back").1
     }
@@ -133,11 +133,11 @@ impl Rig {
         Rig::start(tempfile::tempdir().expect("a folder"), |_| None)
     }
 
-    fn faulty(fault: impl FnMut(Point) -> Option<i32> + Send + 'static) -> Rig {
+    fn faulty(fault: impl FnMut(FaultPoint) -> Option<i32> + Send + 'static) -> Rig {
         Rig::start(tempfile::tempdir().expect("a folder"), fault)
     }
 
-    fn start(folder: TempDir, fault: impl FnMut(Point) -> Option<i32> + Send + 'static) -> Rig {
+    fn start(folder: TempDir, fault: impl FnMut(FaultPoint) -> Option<i32> + Send + 'static) -> Rig {
         let (mut loaded, mut users) = (Vec::new(), Vec::new());
         let mut store = Store::open(&folder.path().join("cpd.db")).expect("opens");
         store.faults = Faults(Some(Box::new(fault)));
@@ -156,7 +156,7 @@ impl Rig {
         self.writer.as_mut().expect("is open")
     }
 
-    fn submit(&mut self, batch: Build) {
+    fn submit(&mut self, batch: BatchBuilder) {
         self.writer().submit(batch.0).expect("is taken");
     }
 
@@ -169,33 +169,33 @@ impl Rig {
         }
     }
 
-    /// Everything up to and with the `count`th batch from now.
-    fn collect(&mut self, count: usize) -> Came {
-        let mut came = Came::default();
-        while came.done.len() < count {
+    /// Receives results until `count` batches have come back.
+    fn collect(&mut self, count: usize) -> Received {
+        let mut received = Received::default();
+        while received.done.len() < count {
             match self.recv() {
-                FromStore::Answers(answers) => note(&mut came, answers),
-                FromStore::Done(batch, outcome) => came.done.push((batch, outcome)),
+                FromStore::Answers(answers) => collect_answers(&mut received, answers),
+                FromStore::Done(batch, outcome) => received.done.push((batch, outcome)),
                 FromStore::Broken(cause) | FromStore::Changed { what: cause, .. } => panic!("broken: {cause}"),
             }
         }
-        came
+        received
     }
 
-    fn go(&mut self, batch: Build) -> Came {
+    fn run(&mut self, batch: BatchBuilder) -> Received {
         self.submit(batch);
         self.collect(1)
     }
 
-    /// The answer to a request that comes after its batch.
+    /// Receives results until the answer to a request that is answered after its batch.
     fn answer(&mut self, request: u64) -> AdminAnswer {
-        let mut came = Came::default();
+        let mut received = Received::default();
         loop {
-            if let Some(answer) = came.admin.remove(&request) {
+            if let Some(answer) = received.admin.remove(&request) {
                 return answer;
             }
             match self.recv() {
-                FromStore::Answers(answers) => note(&mut came, answers),
+                FromStore::Answers(answers) => collect_answers(&mut received, answers),
                 other => panic!("unexpected {other:?}"),
             }
         }
@@ -219,15 +219,15 @@ impl Rig {
     }
 }
 
-fn note(came: &mut Came, answers: Vec<Answer>) {
+fn collect_answers(received: &mut Received, answers: Vec<Answer>) {
     for answer in answers {
         match answer {
             Answer::Page { page, download, .. } => {
                 assert_eq!(download, 7);
-                came.pages.push(page);
+                received.pages.push(page);
             }
-            Answer::Login { record, .. } => came.logins.push(record),
-            Answer::Admin { request, answer } => assert!(came.admin.insert(request.0, answer).is_none(), "twice"),
+            Answer::Login { record, .. } => received.logins.push(record),
+            Answer::Admin { request, answer } => assert!(received.admin.insert(request.0, answer).is_none(), "twice"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which files are opened, which are refused, and that a refused one is left as it was.
+//! Which files are opened and which are refused; a refused file is left as it was.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -20,11 +20,11 @@ fn refused(path: &Path) -> OpenError {
 /// A store with a user and a few hundred messages, closed.
 fn filled() -> TempDir {
     let mut rig = Rig::new();
-    let mut batch = Build::new(0).user(1, "bob", "hash");
+    let mut batch = BatchBuilder::new(0).user(1, "bob", "hash");
     for id in 1..=300 {
         batch = batch.insert(id, "bob", "a letter of some length, so that there is more than one page of them");
     }
-    rig.go(batch);
+    rig.run(batch);
     rig.close()
 }
 
@@ -39,7 +39,7 @@ fn files(folder: &TempDir) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// Asserts that the store is refused as damaged and that no file of it is touched.
+/// Asserts that the store is refused as damaged and that none of its files is changed.
 fn damaged(folder: &TempDir, what: &str) {
     let path = folder.path().join("cpd.db");
     let before = files(folder);
@@ -52,7 +52,7 @@ fn damaged(folder: &TempDir, what: &str) {
 #[test]
 fn files_are_for_the_owner_alone() {
     let mut rig = Rig::new();
-    rig.go(Build::new(0).insert(1, "bob", "one"));
+    rig.run(BatchBuilder::new(0).insert(1, "bob", "one"));
     for suffix in ["", "-wal", "-lock"] {
         let path = rig.folder.path().join(format!("cpd.db{suffix}"));
         assert_eq!(fs::metadata(&path).expect("is there").mode() & 0o777, 0o600, "{suffix:?}");
@@ -61,7 +61,7 @@ fn files_are_for_the_owner_alone() {
 }
 
 #[test]
-fn a_file_that_others_may_read_is_tightened_and_said_so() {
+fn a_file_that_others_may_read_is_restricted_with_a_warning() {
     let folder = filled();
     let path = folder.path().join("cpd.db");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("sets the mode");
@@ -100,9 +100,10 @@ fn the_connection_is_set_up_as_promised() {
     }
 }
 
-/// `.cargo/config.toml` says so to whoever builds here; code that is not there cannot be reached by a store made to do harm.
+/// `.cargo/config.toml` sets SQLite's compile options. Code that is left out cannot be reached by a maliciously crafted
+/// store.
 #[test]
-fn sqlite_has_no_parts_that_nobody_uses() {
+fn sqlite_is_built_without_unused_parts() {
     let connection = Connection::open_in_memory().expect("opens");
     let mut statement = connection.prepare("PRAGMA compile_options").expect("is known");
     let rows = statement.query_map([], |row| row.get(0)).expect("lists");
@@ -134,7 +135,7 @@ fn a_second_cpd_is_refused_and_may_come_later() {
     let error = refused(&rig.path());
     assert_eq!(error.kind, OpenErrorKind::Busy);
     assert!(error.message.contains("cpd.db"), "{error}");
-    // By another name of the same file as well.
+    // The same holds for another name of the file.
     let link = rig.folder.path().join("link.db");
     std::os::unix::fs::symlink(rig.path(), &link).expect("links");
     assert_eq!(refused(&link).kind, OpenErrorKind::Busy);
@@ -205,9 +206,9 @@ fn a_damaged_file_is_left_alone() {
 
 #[test]
 fn a_log_is_not_replayed_into_a_damaged_file() {
-    // A process that was killed leaves a log. Copied while it runs, the files look the same.
+    // A killed process leaves a log. A copy of the files of a running process looks the same.
     let mut rig = Rig::new();
-    rig.go(Build::new(0).user(1, "bob", "hash").insert(1, "bob", "a letter"));
+    rig.run(BatchBuilder::new(0).user(1, "bob", "hash").insert(1, "bob", "a letter"));
     let folder = tempfile::tempdir().expect("a folder");
     for suffix in ["", "-wal"] {
         let name = format!("cpd.db{suffix}");
@@ -230,7 +231,7 @@ fn a_log_is_not_replayed_into_a_damaged_file() {
 fn a_killed_process_loses_nothing() {
     let mut rig = Rig::new();
     for id in 1..=20 {
-        rig.go(Build::new(0).insert(id, "bob", "a letter").delete(id - 1));
+        rig.run(BatchBuilder::new(0).insert(id, "bob", "a letter").delete(id - 1));
         let folder = tempfile::tempdir().expect("a folder");
         for suffix in ["", "-wal"] {
             let name = format!("cpd.db{suffix}");
@@ -245,7 +246,7 @@ fn a_killed_process_loses_nothing() {
 fn a_log_cut_anywhere_is_a_prefix_of_what_was_written() {
     let mut rig = Rig::new();
     for id in 1..=8 {
-        rig.go(Build::new(0).insert(id, "bob", "a letter"));
+        rig.run(BatchBuilder::new(0).insert(id, "bob", "a letter"));
     }
     let wal = fs::read(rig.folder.path().join("cpd.db-wal")).expect("reads");
     let history = fs::read(rig.folder.path().join(".cpd.db.history")).expect("reads");
@@ -270,7 +271,7 @@ fn leftovers_of_a_crash_are_deleted() {
     for name in ["cpd.db.incomplete-backup", "cpd.db.incomplete-new", "cpd.db.incomplete-new-journal"] {
         fs::write(folder.path().join(name), "half a file").expect("writes");
     }
-    // What somebody has put beside the store.
+    // Files that somebody has put next to the store.
     let theirs = ["cpd.db-backup", "cpd.db-new", "cpd.db.bak"];
     theirs.iter().for_each(|name| fs::write(folder.path().join(name), "a copy").expect("writes"));
     assert_eq!(stored(&folder).expect("opens").len(), 300);
@@ -289,16 +290,16 @@ fn a_store_of_a_later_version_is_refused_untouched() {
     let before = files(&folder);
     assert_eq!(refused(&path).kind, OpenErrorKind::Newer);
     assert!(files(&folder) == before);
-    // Also when only the log says so.
+    // The version is checked also after SQLite has opened the file, because only its log may have the later one.
     let steps: &[schema::Migration] = &[];
     let connection = sqlite::connect(&path).expect("opens");
-    let error = schema::bring_up_to_date(&connection, &path, steps).expect_err("is newer");
+    let error = schema::migrate(&connection, &path, steps).expect_err("is newer");
     assert_eq!(error.kind, OpenErrorKind::Newer);
 }
 
 #[test]
 fn a_store_of_an_earlier_version_is_migrated() {
-    // Version 0: marked as ours, without a table.
+    // Version 0: it has the application id and no tables.
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("cpd.db");
     let connection = Connection::open(&path).expect("opens");
@@ -307,7 +308,7 @@ fn a_store_of_an_earlier_version_is_migrated() {
     drop(connection);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("sets the mode");
     let mut rig = Rig::start(folder, |_| None);
-    rig.go(Build::new(0).insert(1, "bob", "one"));
+    rig.run(BatchBuilder::new(0).insert(1, "bob", "one"));
     assert_eq!(rig.reopen().ids(), [1]);
 }
 
@@ -326,14 +327,14 @@ fn a_migration_happens_whole_or_not_at_all() {
     }
     let connection = sqlite::connect(&path).expect("opens");
     let broken: &[schema::Migration] = &[schema::MIGRATIONS[0], second, failing];
-    schema::bring_up_to_date(&connection, &path, broken).expect_err("fails");
+    schema::migrate(&connection, &path, broken).expect_err("fails");
     assert_eq!((version(&connection), count(&connection)), (1, 300));
-    schema::bring_up_to_date(&connection, &path, schema::MIGRATIONS).expect("is as before");
+    schema::migrate(&connection, &path, schema::MIGRATIONS).expect("is as before");
 
     let whole: &[schema::Migration] = &[schema::MIGRATIONS[0], second];
-    schema::bring_up_to_date(&connection, &path, whole).expect("migrates");
+    schema::migrate(&connection, &path, whole).expect("migrates");
     assert_eq!((version(&connection), count(&connection)), (2, 10));
-    schema::bring_up_to_date(&connection, &path, whole).expect("is current");
+    schema::migrate(&connection, &path, whole).expect("is current");
 }
 
 #[test]
@@ -371,10 +372,10 @@ fn checksums_hold_every_field_of_every_table() {
         "DELETE FROM meta",
     ] {
         let mut rig = Rig::start(filled(), |_| None);
-        rig.go(Build::new(0).op(Op::LoggedIn { name: name("bob"), from: HOME, at: 1, rehash: None }));
+        rig.run(BatchBuilder::new(0).op(Op::LoggedIn { name: name("bob"), from: HOME, at: 1, rehash: None }));
         let folder = rig.close();
         let connection = Connection::open(folder.path().join("cpd.db")).expect("opens");
-        // The user has a last login; the case that sets one needs a row without.
+        // Each statement must have changed something.
         assert!(connection.execute(change, []).expect(change) > 0, "{change}");
         drop(connection);
         damaged(&folder, change);

@@ -1,4 +1,4 @@
-//! Places and files that are not as they should be: what cannot be used is named with its cause, and left alone.
+//! Folders and files that are not as they should be: one that cannot be used is named with its cause, and left alone.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use super::*;
 use crate::store::{OpenErrorKind, files, schema, sqlite};
 
-/// Some user and group that are not this process's.
+/// A user and a group other than this process's.
 const NOBODY: u32 = 65_534;
 
 fn refused(path: &Path) -> OpenError {
@@ -23,20 +23,20 @@ fn set_mode(path: &Path, mode: u32) {
 /// A closed store with one user and one message.
 fn closed() -> TempDir {
     let mut rig = Rig::new();
-    rig.go(Build::new(0).user(1, "bob", "hash").insert(1, "bob", "one"));
+    rig.run(BatchBuilder::new(0).user(1, "bob", "hash").insert(1, "bob", "one"));
     rig.close()
 }
 
-/// Whether files can be given away here; what that shows is then shown.
+/// Whether this process can give files to other users; tests that need this do nothing otherwise.
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Runs `what` as somebody to whom modes mean something.
+/// Runs `what` as a user to whom file modes apply.
 fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
     let become_and_run = || {
         let (uid, gid) = (rustix::process::Uid::from_raw(NOBODY), rustix::process::Gid::from_raw(NOBODY));
-        // Of this thread alone: rustix asks the kernel, not the C library.
+        // This changes the user of this thread only, because rustix calls the kernel directly and not the C library.
         rustix::thread::set_thread_groups(&[]).expect("no groups");
         rustix::thread::set_thread_res_gid(gid, gid, gid).expect("a group");
         rustix::thread::set_thread_res_uid(uid, uid, uid).expect("a user");
@@ -76,7 +76,7 @@ fn files_that_may_only_be_read_are_named() {
 #[test]
 fn files_and_folders_of_others_are_refused() {
     if !is_root() {
-        // Only root can give files away.
+        // Only root can give files to other users.
         return;
     }
     let folder = closed();
@@ -95,7 +95,7 @@ fn files_and_folders_of_others_are_refused() {
     let error = refused(&path);
     assert_eq!(error.kind, OpenErrorKind::Exposed);
     assert!(error.message.contains("by group 65534 (mode 0770)"), "{error}");
-    // Where nobody can put a file in the place of another's they can still be the first to make one.
+    // The sticky bit keeps others from replacing a file, but not from being the first to create one.
     for mode in [0o1770, 0o1777, 0o777] {
         set_mode(folder.path(), mode);
         let error = refused(&path);
@@ -117,7 +117,7 @@ fn a_folder_that_may_not_be_written_to_is_named() {
     let error = as_nobody(|| refused(&path));
     assert_eq!(error.kind, OpenErrorKind::Permission);
     assert!(error.message.contains("cannot write in the store's folder"), "{error}");
-    // With a lock that is there already it is the new store that cannot be made.
+    // If the lock exists already, it is the new store that cannot be created.
     let lock = folder.path().join("cpd.db-lock");
     fs::write(&lock, "").expect("writes");
     set_mode(&lock, 0o666);
@@ -149,12 +149,12 @@ fn what_stands_in_the_way_is_named() {
 fn a_file_that_the_disk_does_not_give_is_not_called_damaged() {
     let folder = closed();
     let path = folder.path().join("cpd.db");
-    let corrupt = sqlite::error(rusqlite::ffi::SQLITE_CORRUPT, "made here");
-    assert_eq!(OpenError::sql(&path, "reading", &corrupt).kind, OpenErrorKind::Damaged);
-    // A folder is what no read succeeds on, whoever reads it; a log that is not there is none.
+    let corrupt = sqlite::new_error(rusqlite::ffi::SQLITE_CORRUPT, "made here");
+    assert_eq!(OpenError::from_sqlite(&path, "reading", &corrupt).kind, OpenErrorKind::Damaged);
+    // Reading a folder fails for every user. A log that is missing is no error.
     fs::remove_file(folder.path().join("cpd.db-wal")).expect("removed");
     fs::create_dir(folder.path().join("cpd.db-wal")).expect("makes");
-    let error = OpenError::sql(&path, "reading", &corrupt);
+    let error = OpenError::from_sqlite(&path, "reading", &corrupt);
     assert_eq!(error.kind, OpenErrorKind::System);
     assert!(error.message.contains("cpd.db: reading: Is a directory"), "{error}");
     files::read_through(&folder.path().join("none")).expect("nothing to read");
@@ -180,7 +180,7 @@ fn a_header_with_another_page_size_is_refused() {
 fn a_version_or_a_mark_that_only_the_log_has_is_looked_at_too() {
     let connection = Connection::open_in_memory().expect("opens");
     let path = Path::new("/some/cpd.db");
-    let bring = || schema::bring_up_to_date(&connection, path, schema::MIGRATIONS).expect_err("is not ours");
+    let bring = || schema::migrate(&connection, path, schema::MIGRATIONS).expect_err("is not ours");
     assert_eq!((bring().kind, bring().message.as_str()), (OpenErrorKind::Damaged, "/some/cpd.db: is not a cpd store"));
     connection.pragma_update(None, "application_id", schema::APPLICATION_ID).expect("writes");
     connection.pragma_update(None, "user_version", -1).expect("writes");
@@ -189,10 +189,10 @@ fn a_version_or_a_mark_that_only_the_log_has_is_looked_at_too() {
 
 #[test]
 fn a_store_without_a_log_of_its_own_is_not_served() {
-    // A file system that cannot have one leaves SQLite in another mode, and says nothing.
-    let error = sqlite::settle(&Connection::open_in_memory().expect("opens")).expect_err("has no log");
-    assert!(sqlite::text(&error).contains("write-ahead log cannot be used"), "{error}");
-    // Somebody who reads holds the log.
+    // Where a write-ahead log is impossible SQLite stays in another mode, without an error.
+    let error = sqlite::truncate_log(&Connection::open_in_memory().expect("opens")).expect_err("has no log");
+    assert!(sqlite::error_text(&error).contains("write-ahead log cannot be used"), "{error}");
+    // A reader keeps the log from being emptied.
     let folder = closed();
     let open = || Connection::open(folder.path().join("cpd.db")).expect("opens");
     let (writing, reading) = (open(), open());
@@ -201,8 +201,8 @@ fn a_store_without_a_log_of_its_own_is_not_served() {
     assert_eq!(count(&reading), Ok(1));
     writing.execute("DELETE FROM message", []).expect("deletes");
     writing.busy_timeout(Duration::ZERO).expect("sets");
-    let error = sqlite::settle(&writing).expect_err("is held");
-    assert_eq!(sqlite::kind(&error), OpenErrorKind::Busy);
+    let error = sqlite::truncate_log(&writing).expect_err("is held");
+    assert_eq!(sqlite::open_error_kind(&error), OpenErrorKind::Busy);
 }
 
 #[test]
@@ -210,15 +210,15 @@ fn a_store_that_is_served_was_read_first() {
     let folder = closed();
     let path = folder.path().join("cpd.db");
     let store = Store::open(&path).expect("opens");
-    assert_eq!(store.hashes().expect("reads"), ["hash"]);
-    // Whoever does not load it has it loaded: the ids in use are known.
+    assert_eq!(store.password_hashes().expect("reads"), ["hash"]);
+    // `spawn` loads a store that was not loaded before, so that the ids in use are known.
     let mut writer = store.spawn(|| (), |_| ()).expect("spawns");
-    writer.submit(Build::new(0).delete(1).0).expect("is taken");
+    writer.submit(BatchBuilder::new(0).delete(1).0).expect("is taken");
     assert!(matches!(writer.close()[..], [FromStore::Done(_, Outcome { deletes: true, .. })]));
     assert!(stored(&folder).expect("opens").is_empty());
     Connection::open(&path).expect("opens").execute("UPDATE user SET hash = 'other'", []).expect("changes");
     let store = Store::open(&path).expect("opens");
-    assert_eq!(store.hashes().expect_err("believed a changed hash").kind, OpenErrorKind::Damaged);
+    assert_eq!(store.password_hashes().expect_err("believed a changed hash").kind, OpenErrorKind::Damaged);
     let error = store.spawn(|| (), |_| ()).expect_err("serves a damaged store");
     assert!(error.to_string().contains("user \"bob\""), "{error}");
 }
@@ -230,29 +230,29 @@ fn a_copy_that_cannot_be_made_is_answered_and_another_may_follow() {
     let mut rig = Rig::start(closed(), |_| None);
     let backup = rig.folder.path().join("cpd.db.incomplete-backup");
     fs::create_dir(&backup).expect("makes");
-    rig.go(Build::new(0).admin(1, AdminOp::BackupBegin));
+    rig.run(BatchBuilder::new(0).admin(1, AdminOp::BackupBegin));
     let answer = rig.answer(1);
     let AdminAnswer::Failed(cause) = &answer else { panic!("{answer:?}") };
     assert!(cause.starts_with("cannot copy the store: ") && cause.contains("cpd.db.incomplete-backup: "), "{cause}");
     fs::remove_dir(&backup).expect("removes");
-    rig.go(Build::new(0).admin(2, AdminOp::BackupBegin));
+    rig.run(BatchBuilder::new(0).admin(2, AdminOp::BackupBegin));
     assert!(matches!(rig.answer(2), AdminAnswer::Backup { .. }));
-    assert!(rig.go(Build::new(0).insert(2, "bob", "two")).outcome().inserts);
+    assert!(rig.run(BatchBuilder::new(0).insert(2, "bob", "two")).outcome().inserts);
 }
 
 #[test]
 fn a_copy_that_the_disk_does_not_give_back_is_an_answer() {
     let mut rig = Rig::start(closed(), |_| None);
-    rig.go(Build::new(0).admin(1, AdminOp::BackupBegin));
+    rig.run(BatchBuilder::new(0).admin(1, AdminOp::BackupBegin));
     let AdminAnswer::Backup { backup, bytes } = rig.answer(1) else { panic!("no copy") };
-    // Its file has no name; it is cut behind the store's back.
+    // The file of the copy has no name any more, so it is truncated through its descriptor.
     let held = format!("{} (deleted)", rig.folder.path().join("cpd.db.incomplete-backup").display());
     let mut descriptors = fs::read_dir("/proc/self/fd").expect("lists").map(|entry| entry.expect("an entry").path());
     let is_held = |path: &PathBuf| fs::read_link(path).is_ok_and(|file| file.to_string_lossy() == held);
     let descriptor = descriptors.find(is_held).expect("the copy is open");
     fs::OpenOptions::new().write(true).open(descriptor).expect("opens").set_len(100).expect("cuts");
     let read = AdminOp::BackupRead { backup, offset: 0, length: bytes as u32 };
-    let came = rig.go(Build::new(0).admin(1, read));
-    let AdminAnswer::Failed(cause) = &came.admin[&1] else { panic!("{:?}", came.admin) };
+    let received = rig.run(BatchBuilder::new(0).admin(1, read));
+    let AdminAnswer::Failed(cause) = &received.admin[&1] else { panic!("{:?}", received.admin) };
     assert!(cause.starts_with("cannot read the copy: "), "{cause}");
 }

@@ -1,16 +1,16 @@
-//! A decoder from one process to the next.
+//! The hand-over of a decoder from one process to the next.
 
 use super::*;
-use crate::proto::codec::{Form, Reader, Writer};
+use crate::proto::record::{RecordFormat, RecordReader, RecordWriter};
 
-/// What a successor makes of the decoder; it has to use up what is written.
-fn succeeded(decoder: &Decoder) -> Option<Decoder> {
-    let mut record = Writer::default();
+/// The decoder that a successor reads from this one's record. The record must be read to its end.
+fn handed_over(decoder: &Decoder) -> Option<Decoder> {
+    let mut record = RecordWriter::default();
     decoder.freeze(&mut record);
-    let record = record.finish();
-    let mut reader = Reader::new(&record);
-    let decoder = Decoder::thaw(&mut reader, Form::Now)?;
-    reader.end()?;
+    let record = record.into_bytes();
+    let mut reader = RecordReader::new(&record);
+    let decoder = Decoder::thaw(&mut reader, RecordFormat::Current)?;
+    reader.expect_end()?;
     Some(decoder)
 }
 
@@ -32,7 +32,7 @@ fn a_successor_reads_the_rest_of_the_stream_as_the_predecessor_would() {
             for part in [&stream[..at], &stream[at..]] {
                 let mut input = part;
                 loop {
-                    // Also between a line's end and its taking.
+                    // A hand-over may also come after a line has ended and before it is taken.
                     let token = match decoder.peek(&mut input) {
                         Found::Line(Line::Whole(line), token) => (out.push(Out::Whole(line.to_vec())), token).1,
                         Found::Line(Line::Overlong(verb), token) => (out.push(Out::Overlong(verb.to_vec())), token).1,
@@ -45,12 +45,12 @@ fn a_successor_reads_the_rest_of_the_stream_as_the_predecessor_would() {
                             out.push(Out::Flood);
                             break;
                         }
-                        Found::More | Found::End => break,
+                        Found::NeedInput | Found::End => break,
                     };
-                    decoder = succeeded(&decoder).expect("a line that waits is read again");
-                    decoder.take(token, &mut input);
+                    decoder = handed_over(&decoder).expect("a line that waits is read again");
+                    decoder.take_line(token, &mut input);
                 }
-                decoder = succeeded(&decoder).unwrap_or_else(|| panic!("behind {at} of {} bytes", stream.len()));
+                decoder = handed_over(&decoder).unwrap_or_else(|| panic!("behind {at} of {} bytes", stream.len()));
             }
             assert_eq!(out, expected, "{at} of {} bytes", stream.len());
         }
@@ -58,12 +58,12 @@ fn a_successor_reads_the_rest_of_the_stream_as_the_predecessor_would() {
 }
 
 #[test]
-fn a_password_stays_where_it_is_while_the_rest_of_it_comes() {
+fn a_password_is_not_moved_while_its_rest_arrives() {
     let line = format!("PASS {}", "x".repeat(PASSWORD_MAX_BYTES));
     for begun in 1..line.len() {
         let mut decoder = Decoder::default();
         decoder.push(&line.as_bytes()[..begun]);
-        for mut later in [succeeded(&decoder).expect("its record"), decoder.tail(b"")] {
+        for mut later in [handed_over(&decoder).expect("its record"), decoder.lookahead(b"")] {
             let room = later.held.capacity();
             line.bytes().skip(begun).for_each(|byte| later.push(&[byte]));
             later.push(b"\r");
@@ -74,53 +74,54 @@ fn a_password_stays_where_it_is_while_the_rest_of_it_comes() {
             );
         }
     }
-    let none = succeeded(&Decoder::default()).expect("its record");
+    let none = handed_over(&Decoder::default()).expect("its record");
     assert_eq!(none.held.capacity(), 0, "a connection at rest costs nothing more");
 }
 
 #[test]
-fn what_silence_left_owing_is_owed_by_the_successor_too() {
+fn a_successor_skips_the_lf_of_a_line_ended_by_silence() {
     for begun in [&b"a\r"[..], b"a\r\0", b"a\xff", b"a"] {
         let read = |decoder: &mut Decoder| {
             let (mut input, mut out) = (&b"\0\nb\n"[..], Vec::new());
             while let Found::Line(Line::Whole(line), token) = decoder.peek(&mut input) {
                 out.push(Out::Whole(line.to_vec()));
-                decoder.take(token, &mut input);
+                decoder.take_line(token, &mut input);
             }
             out
         };
         let mut decoder = Decoder::default();
-        assert_eq!(decoder.peek(&mut &*begun), Found::More);
-        let mut heir = succeeded(&decoder).expect("its record");
+        assert_eq!(decoder.peek(&mut &*begun), Found::NeedInput);
+        let mut heir = handed_over(&decoder).expect("its record");
         decoder.end_by_silence();
         heir.end_by_silence();
-        let mut heir = succeeded(&heir).expect("its record");
+        let mut heir = handed_over(&heir).expect("its record");
         assert_eq!(read(&mut heir), read(&mut decoder), "{begun:?}");
     }
 }
 
-/// Telnet's place, mode, verb, total, the held line, bytes swallowed; then what the form has of CRs.
-fn written(mode: u8, verb: &[u8; 4], total: u32, held: &[u8], end: impl FnOnce(&mut Writer)) -> Vec<u8> {
-    let mut record = Writer::default();
+/// A decoder's record outside of any NVT command, with no bytes removed from the line. `end` writes the fields about
+/// CRs, which depend on the format.
+fn written(mode: u8, verb: &[u8; 4], dropped_bytes: u32, held: &[u8], end: impl FnOnce(&mut RecordWriter)) -> Vec<u8> {
+    let mut record = RecordWriter::default();
     (0..2).for_each(|_| record.u8(0));
     record.u8(mode);
     record.bytes(verb);
-    record.u32(total);
+    record.u32(dropped_bytes);
     record.bytes(held);
     record.u32(0);
     end(&mut record);
-    record.finish()
+    record.into_bytes()
 }
 
 #[test]
 fn a_record_that_no_decoder_writes_is_refused() {
-    let thawed = |mode: u8, verb: &[u8; 4], total: u32, held: &[u8], crs: u32| {
-        let record = written(mode, verb, total, held, |record| {
-            record.u32(crs);
+    let thawed = |mode: u8, verb: &[u8; 4], dropped_bytes: u32, held: &[u8], trailing_crs: u32| {
+        let record = written(mode, verb, dropped_bytes, held, |record| {
+            record.u32(trailing_crs);
             record.bool(false);
             record.bool(false);
         });
-        Decoder::thaw(&mut Reader::new(&record), Form::Now).is_some()
+        Decoder::thaw(&mut RecordReader::new(&record), RecordFormat::Current).is_some()
     };
     let (none, verb, full) = ([0; 4], *b"SMSG", vec![b'a'; 1024]);
     assert!(thawed(0, &none, 0, &full, 65_536) && thawed(3, &none, 0, &full, 0));
@@ -130,20 +131,20 @@ fn a_record_that_no_decoder_writes_is_refused() {
         assert!(!thawed(mode, &none, 0, b"a\r", 0), "CRs at the end are counted");
         assert!(!thawed(mode, &verb, 0, b"a", 0) && !thawed(mode, &none, 1, b"a", 0));
     }
-    for (mode, verb, total) in [(1, verb, 2000), (2, none, 2000), (4, verb, 0)] {
-        assert!(thawed(mode, &verb, total, b"", 0), "{mode}");
-        assert!(!thawed(mode, &verb, total, b"a", 0), "{mode}: it holds nothing");
+    for (mode, verb, dropped_bytes) in [(1, verb, 2000), (2, none, 2000), (4, verb, 0)] {
+        assert!(thawed(mode, &verb, dropped_bytes, b"", 0), "{mode}");
+        assert!(!thawed(mode, &verb, dropped_bytes, b"a", 0), "{mode}: it holds nothing");
     }
     assert!(!thawed(2, &verb, 2000, b"", 0) && !thawed(4, &verb, 1, b"", 0) && !thawed(5, &none, 0, b"", 0));
 }
 
 #[test]
-fn what_0_1_0_wrote_is_read_as_the_bytes_that_it_had_got() {
+fn records_of_0_1_0_are_read() {
     let thawed = |mode: u8, held: &[u8], has_nul: bool| {
         let record = written(mode, &[0; 4], 0, held, |record| record.bool(has_nul));
-        let mut reader = Reader::new(&record);
-        let decoder = Decoder::thaw(&mut reader, Form::Old)?;
-        reader.end()?;
+        let mut reader = RecordReader::new(&record);
+        let decoder = Decoder::thaw(&mut reader, RecordFormat::Previous)?;
+        reader.expect_end()?;
         Some(decoder)
     };
     let line = |mode: u8, held: &[u8], has_nul: bool, behind: &[u8]| {
@@ -153,7 +154,7 @@ fn what_0_1_0_wrote_is_read_as_the_bytes_that_it_had_got() {
             other => panic!("{other:?}"),
         }
     };
-    // Unfinished: the end may be behind CR, CR NUL and more of them.
+    // An unfinished line, which may end after CR, CR NUL and further ones.
     for (held, has_nul, behind, expected) in [
         (&b"PASSx"[..], false, &b"y\r\n"[..], &b"PASSxy"[..]),
         (b"PASSx\r", false, b"\n", b"PASSx"),
@@ -165,7 +166,7 @@ fn what_0_1_0_wrote_is_read_as_the_bytes_that_it_had_got() {
     ] {
         assert_eq!(line(0, held, has_nul, behind), expected, "{held:?}, then {behind:?}");
     }
-    // Finished: with the CR of its end.
+    // A finished line, with the CRs of its terminator.
     for (held, has_nul) in [(&b"PASSx"[..], false), (b"PASSx\r", false), (b"PASSx\r\r", true), (b"PASSx\r\r", false)] {
         assert_eq!(line(3, held, has_nul, b"z"), b"PASSx", "{held:?}");
     }

@@ -1,4 +1,4 @@
-//! What a stream of lines means, written down a second time and as plainly as can be, one byte after the other.
+//! A second, as plain as possible implementation of the decoder, which reads one byte after the other.
 
 use super::super::*;
 
@@ -14,7 +14,7 @@ pub(super) enum Out {
     GaveUp(Option<Verb>),
 }
 
-/// What happens to a stream beside its bytes.
+/// What happens after a piece of the stream has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Interruption {
     Nothing,
@@ -33,24 +33,24 @@ enum Stage {
     Ended,
 }
 
-/// Keeps every byte of a line.
+/// The state of the model, which keeps every byte of a line.
 #[derive(Default)]
 struct Model {
     stage: Stage,
     line: Vec<u8>,
-    /// The bytes that the line had in all, also of one that is over-long.
     over: bool,
     skipping: bool,
     flooded: bool,
+    /// How many bytes the line has in all, also if it is over-long or skipped.
     count: usize,
-    /// CRs behind everything else.
+    /// How many CRs are at the end of the line.
     trail: usize,
-    /// Bytes since the last terminator that are in no line: erased, of subnegotiations, the NUL of CR NUL.
+    /// How many bytes since the last terminator are in no line: erased ones, those of subnegotiations, NULs of CR NUL.
     lost: usize,
     /// The last byte of data was a CR.
     after_cr: bool,
-    /// Silence ended a line behind a CR.
-    owes_lf: bool,
+    /// Silence ended a line after a CR.
+    skip_next_lf: bool,
     out: Vec<Out>,
 }
 
@@ -112,7 +112,7 @@ impl Model {
 
     fn data(&mut self, byte: u8) {
         match byte {
-            b'\n' if self.owes_lf => (self.owes_lf, self.after_cr) = (false, false),
+            b'\n' if self.skip_next_lf => (self.skip_next_lf, self.after_cr) = (false, false),
             b'\n' => self.end(),
             0 if self.after_cr => {
                 self.after_cr = false;
@@ -121,7 +121,7 @@ impl Model {
             }
             byte => {
                 self.after_cr = byte == b'\r';
-                self.owes_lf = false;
+                self.skip_next_lf = false;
                 self.count += 1;
                 self.trail = if byte == b'\r' { self.trail + 1 } else { 0 };
                 if !self.skipping {
@@ -145,7 +145,7 @@ impl Model {
     fn clear(&mut self) {
         self.line.clear();
         (self.over, self.skipping, self.count, self.trail) = (false, false, 0, 0);
-        (self.after_cr, self.owes_lf) = (false, false);
+        (self.after_cr, self.skip_next_lf) = (false, false);
     }
 
     fn erase_character(&mut self) {
@@ -156,7 +156,7 @@ impl Model {
             self.count -= 1;
             self.line.pop();
         } else if !self.over && !self.skipping {
-            // A character of UTF-8 is a byte that is no continuation and those behind it.
+            // A character of UTF-8 is a byte that is not a continuation byte, and the continuation bytes after it.
             while self.line.last().is_some_and(|b| (0x80..0xc0).contains(b)) {
                 self.line.pop();
             }
@@ -170,13 +170,13 @@ impl Model {
     fn erase_line(&mut self) {
         if !self.skipping {
             self.lost += self.count;
-            let owes_lf = self.owes_lf;
+            let skip_next_lf = self.skip_next_lf;
             self.clear();
-            self.owes_lf = owes_lf;
+            self.skip_next_lf = skip_next_lf;
         }
     }
 
-    fn unfinished(&self) -> bool {
+    fn has_unfinished_line(&self) -> bool {
         !self.flooded && (!self.line.is_empty() || self.skipping || self.over)
     }
 
@@ -185,7 +185,7 @@ impl Model {
             self.stage = Stage::Data;
             self.data(255);
         }
-        if !self.unfinished() {
+        if !self.has_unfinished_line() {
             return;
         }
         match what {
@@ -193,7 +193,7 @@ impl Model {
             Interruption::Silence => {
                 let (behind_cr, after_cr) = (self.trail > 0, self.after_cr);
                 self.end();
-                (self.owes_lf, self.after_cr) = (behind_cr, after_cr);
+                (self.skip_next_lf, self.after_cr) = (behind_cr, after_cr);
             }
             Interruption::GiveUp => {
                 let verb = (!self.over && !self.skipping).then(|| Verb::of(&self.line));

@@ -1,43 +1,43 @@
-//! Silence behind lines that wait means what it means behind lines that are taken at once.
+//! Silence after unread lines has the same effect as after lines that are taken at once.
 
 use super::*;
-use crate::proto::waiting::Waiting;
+use crate::proto::unread::Unread;
 
-/// What comes of `pieces` when all behind the first `taken` of them wait until the last has come.
-fn decode_late(pieces: &[(Vec<u8>, Interruption)], taken: usize) -> Vec<Out> {
+/// Decodes `pieces`, of which all after the first `taken` stay unread until the last one has come.
+fn decode_unread(pieces: &[(Vec<u8>, Interruption)], taken: usize) -> Vec<Out> {
     let mut decoder = Decoder::default();
-    let (mut out, mut waiting) = (Vec::new(), Waiting::default());
-    let mut tail = decoder.tail(&waiting);
+    let (mut out, mut unread) = (Vec::new(), Unread::default());
+    let mut lookahead = decoder.lookahead(&unread);
     for (index, (piece, then)) in pieces.iter().enumerate() {
-        if waiting.is_empty() {
-            tail.hears(piece);
-            waiting.append(piece);
+        if unread.is_empty() {
+            lookahead.observe(piece);
+            unread.append(piece);
         } else {
-            tail.hears_behind(&decoder, piece, &mut waiting);
+            lookahead.observe_queued(&decoder, piece, &mut unread);
         }
         if index < taken {
-            out.extend(drained(&mut decoder, &mut waiting));
-            decoder.catch_up(&tail);
+            out.extend(drained(&mut decoder, &mut unread));
+            decoder.sync_with(&lookahead);
         }
-        match (then, waiting.is_empty()) {
+        match (then, unread.is_empty()) {
             (Interruption::Silence, true) => {
                 decoder.end_by_silence();
-                out.extend(drained(&mut decoder, &mut waiting));
-                tail = decoder.tail(&waiting);
+                out.extend(drained(&mut decoder, &mut unread));
+                lookahead = decoder.lookahead(&unread);
             }
-            (Interruption::Silence, false) => decoder.end_tail(&mut tail, &mut waiting),
+            (Interruption::Silence, false) => decoder.end_queued_line(&mut lookahead, &mut unread),
             _ => {}
         }
-        // Where the tail was led to is where the decoder would be now.
-        assert_eq!(tail.waits_for_end(), decoder.tail(&waiting).waits_for_end());
+        // The lookahead is in the state that the decoder would have after all unread input.
+        assert_eq!(lookahead.awaits_terminator(), decoder.lookahead(&unread).awaits_terminator());
     }
-    out.extend(drained(&mut decoder, &mut waiting));
+    out.extend(drained(&mut decoder, &mut unread));
     out
 }
 
-/// Every line that has come.
-fn drained(decoder: &mut Decoder, waiting: &mut Waiting) -> Vec<Out> {
-    let (mut out, mut input) = (Vec::new(), &**waiting);
+/// Decodes all of the unread input, and removes what was used from it.
+fn drained(decoder: &mut Decoder, unread: &mut Unread) -> Vec<Out> {
+    let (mut out, mut input) = (Vec::new(), &**unread);
     loop {
         let token = match decoder.peek(&mut input) {
             Found::Line(Line::Whole(line), token) => {
@@ -57,12 +57,12 @@ fn drained(decoder: &mut Decoder, waiting: &mut Waiting) -> Vec<Out> {
                 continue;
             }
             Found::Flood => panic!("a flood"),
-            Found::More | Found::End => break,
+            Found::NeedInput | Found::End => break,
         };
-        decoder.take(token, &mut input);
+        decoder.take_line(token, &mut input);
     }
-    let used = waiting.len() - input.len();
-    waiting.consume(used);
+    let used = unread.len() - input.len();
+    unread.consume(used);
     out
 }
 
@@ -82,12 +82,12 @@ fn a_silence_ends_the_line_that_waits_and_no_command_within_it() {
         (vec![b"ab\xff\xfa\x01", b"\x02\xff\xf0cd"], vec!["ab", "cd"]),
         (vec![b"abc\xff\xf7"], vec!["ab"]),
         (vec![b"a\xff\xf7"], vec![]),
-        // CRs belong to the end that silence makes, and an LF to a CR.
+        // CRs belong to the end by silence, and so does an LF after a CR.
         (vec![b"ab\r", b"\ncd\r\r", b"\n", b"\n"], vec!["ab", "cd", ""]),
         (vec![b"ab\r", b"\0\xff\xf1", b"\ncd"], vec!["ab", "cd"]),
         (vec![b"ab\r", b"\xff\xf1", b"\r\ncd"], vec!["ab", "", "cd"]),
         (vec![b"ab", b"\ncd"], vec!["ab", "", "cd"]),
-        // A NUL behind a CR that was erased is a bad byte; the LF still belongs to the end by silence, if it comes first.
+        // A NUL after an erased CR is a bad byte. An LF still belongs to the end by silence, if it comes first.
         (vec![b"\r", b"\xff\xf4\0\n"], vec!["", "\0"]),
         (vec![b"ab\r", b"\xff\xf8\n", b"cd\n"], vec!["ab", "cd"]),
         // The client's end.
@@ -96,7 +96,7 @@ fn a_silence_ends_the_line_that_waits_and_no_command_within_it() {
         let expected: Vec<Out> = expected.iter().map(|line| Out::Whole(line.as_bytes().to_vec())).collect();
         let pieces = silent(&pieces);
         for taken in 0..=pieces.len() {
-            assert_eq!(decode_late(&pieces, taken), expected, "{pieces:?}, {taken} taken");
+            assert_eq!(decode_unread(&pieces, taken), expected, "{pieces:?}, {taken} taken");
         }
     }
 }
@@ -111,15 +111,15 @@ fn an_iac_with_nothing_behind_it_before_the_silence_is_a_bad_byte() {
         let expected: Vec<Out> = expected.iter().map(|line| Out::Whole(line.to_vec())).collect();
         let pieces = silent(&pieces);
         for taken in 0..=pieces.len() {
-            assert_eq!(decode_late(&pieces, taken), expected, "{pieces:?}, {taken} taken");
+            assert_eq!(decode_unread(&pieces, taken), expected, "{pieces:?}, {taken} taken");
         }
     }
 }
 
 #[test]
-fn only_bytes_of_an_unfinished_line_are_a_sound() {
+fn only_bytes_of_an_unfinished_line_restart_the_silence() {
     let decoder = Decoder::default();
-    for (waiting, bytes, sounds) in [
+    for (unread, bytes, sounds) in [
         (&b""[..], &b"U"[..], true),
         (b"US", b"E", true),
         (b"US", b"\n", false),
@@ -132,40 +132,40 @@ fn only_bytes_of_an_unfinished_line_are_a_sound() {
         (b"US\r", b"\0", true),
         (b"US", b"", false),
     ] {
-        assert_eq!(decoder.tail(waiting).hears(bytes), sounds, "{bytes:?} behind {waiting:?}");
+        assert_eq!(decoder.lookahead(unread).observe(bytes), sounds, "{bytes:?} behind {unread:?}");
     }
 }
 
 #[test]
-fn the_tail_is_behind_all_that_waits() {
+fn the_lookahead_is_after_all_unread_input() {
     let mut decoder = Decoder::default();
-    assert!(decoder.tail(b"TERM\nX").waits_for_end());
-    assert!(!decoder.tail(b"TERM\nX\n").waits_for_end());
-    assert_eq!(drained(&mut decoder, &mut Waiting::of(&[b"X"])), []);
-    assert!([&b""[..], b"\xff\xf1", b"Y"].iter().all(|waiting| decoder.tail(waiting).waits_for_end()));
-    assert!(!decoder.tail(b"\n").waits_for_end());
+    assert!(decoder.lookahead(b"TERM\nX").awaits_terminator());
+    assert!(!decoder.lookahead(b"TERM\nX\n").awaits_terminator());
+    assert_eq!(drained(&mut decoder, &mut Unread::concat(&[b"X"])), []);
+    assert!([&b""[..], b"\xff\xf1", b"Y"].iter().all(|unread| decoder.lookahead(unread).awaits_terminator()));
+    assert!(!decoder.lookahead(b"\n").awaits_terminator());
     assert_eq!(decoder.held, b"X", "looking ahead takes nothing");
 }
 
 #[test]
 fn a_flood_is_not_ended_by_silence() {
     let mut decoder = Decoder::default();
-    let mut waiting = Waiting::of(&[&[b'x'; UNTERMINATED_MAX_BYTES + 1]]);
-    let mut tail = decoder.tail(&waiting);
-    assert!(!tail.waits_for_end());
-    decoder.end_tail(&mut tail, &mut waiting);
-    assert_eq!(waiting.len(), UNTERMINATED_MAX_BYTES + 1);
-    assert_eq!(decoder.peek(&mut &*waiting), Found::Flood);
+    let mut unread = Unread::concat(&[&[b'x'; UNTERMINATED_MAX_BYTES + 1]]);
+    let mut lookahead = decoder.lookahead(&unread);
+    assert!(!lookahead.awaits_terminator());
+    decoder.end_queued_line(&mut lookahead, &mut unread);
+    assert_eq!(unread.len(), UNTERMINATED_MAX_BYTES + 1);
+    assert_eq!(decoder.peek(&mut &*unread), Found::Flood);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn lines_that_wait_end_where_lines_that_are_taken_end(pieces in stream(), taken in 0usize..24) {
-        // Far less than a flood can wait.
+    fn silence_ends_unread_lines_like_lines_taken_at_once(pieces in stream(), taken in 0usize..24) {
+        // Far less than a flood can be unread.
         let waits = |(piece, then): &(Vec<u8>, Interruption)| piece.len() < 2000 && *then != Interruption::GiveUp;
         let pieces: Vec<_> = pieces.into_iter().filter(waits).collect();
-        prop_assert_eq!(decode_late(&pieces, taken), model(&pieces));
+        prop_assert_eq!(decode_unread(&pieces, taken), model(&pieces));
     }
 }

@@ -1,11 +1,11 @@
-//! Timers that progress prolongs, and those that stand still while cpd is what everybody waits for.
+//! Timers that are restarted by progress, and timers that are suspended while the client waits for cpd.
 
 use super::*;
-use crate::proto::codec::{Form, Reader, Writer};
-use crate::proto::limits::{OUTPUT_HIGH_WATER_BYTES, REPLY_MAX_BYTES, WRITE_PROGRESS_BYTES};
+use crate::proto::limits::{OUTPUT_HIGH_WATER_BYTES, REPLY_MAX_BYTES, WRITE_PROGRESS_MIN_BYTES};
+use crate::proto::record::{RecordFormat, RecordReader, RecordWriter};
 
-/// A client that sends and takes nothing until its output is full.
-fn deaf() -> Scene {
+/// A client that sends PDUs and reads nothing until the output is full.
+fn client_that_does_not_read() -> Scene {
     let mut scene = Scene::logged_in();
     while scene.session.wants_input() {
         scene.receive(b"X\r\n");
@@ -14,29 +14,29 @@ fn deaf() -> Scene {
 }
 
 #[test]
-fn a_byte_now_and_then_does_not_prolong_the_time_to_take_all() {
-    let mut scene = deaf();
+fn a_byte_now_and_then_does_not_restart_the_write_timer() {
+    let mut scene = client_that_does_not_read();
     let limit = scene.world.settings.timeouts.write;
     assert_eq!(scene.session.write_deadline, limit);
     for _ in 0..limit / 1000 - 1 {
         scene.wait(1000);
         call!(scene, output_sent, 1);
         assert_eq!(scene.session.write_deadline, limit);
-        // What it goes on to send changes nothing.
+        // Further input from the client does not change the timer.
         scene.receive(b"X\r\n");
     }
     scene.wait(1000);
     call!(scene, expire);
-    assert_eq!(scene.session.closing(), Closing::Now);
+    assert_eq!(scene.session.next_close_step(), Closing::Now);
 }
 
 #[test]
-fn sixteen_kib_or_all_begin_it_anew() {
-    let mut scene = deaf();
+fn reading_16_kib_or_all_output_restarts_the_write_timer() {
+    let mut scene = client_that_does_not_read();
     let limit = scene.world.settings.timeouts.write;
     scene.wait(1000);
     let mut taken = 0;
-    while taken < usize::from(WRITE_PROGRESS_BYTES) {
+    while taken < usize::from(WRITE_PROGRESS_MIN_BYTES) {
         assert_eq!(scene.session.write_deadline, limit, "after {taken} bytes");
         let count = scene.session.output().len().min(1000) - 1;
         call!(scene, output_sent, count);
@@ -46,31 +46,31 @@ fn sixteen_kib_or_all_begin_it_anew() {
         }
     }
     assert_eq!(scene.session.write_deadline, 1000 + limit);
-    scene.taken();
+    scene.take_output();
     assert_eq!(scene.session.write_deadline, NEVER);
     scene.wait(1000);
     scene.receive(b"X\r\n");
     assert_eq!(scene.session.write_deadline, 2000 + limit, "nothing counts from before");
-    assert_eq!(scene.session.progress, 0);
+    assert_eq!(scene.session.write_progress, 0);
 }
 
 #[test]
-fn a_successor_knows_how_much_was_taken() {
-    let mut scene = deaf();
+fn a_successor_keeps_the_write_progress() {
+    let mut scene = client_that_does_not_read();
     call!(scene, output_sent, 10_000);
     scene.wait(7000);
-    let mut record = Writer::default();
+    let mut record = RecordWriter::default();
     scene.session.freeze(scene.world.now, &mut record).expect("can be handed over");
-    let record = record.finish();
-    let mut reader = Reader::new(&record);
-    let thawed = Session::thaw(&mut reader, Form::Now, 50_000).expect("is read");
+    let record = record.into_bytes();
+    let mut reader = RecordReader::new(&record);
+    let thawed = Session::thaw(&mut reader, RecordFormat::Current, 50_000).expect("is read");
     let rest = scene.world.settings.timeouts.write - 7000;
-    assert_eq!((thawed.progress, thawed.write_deadline), (10_000, 50_000 + rest));
+    assert_eq!((thawed.write_progress, thawed.write_deadline), (10_000, 50_000 + rest));
 }
 
 #[test]
-fn who_does_not_read_costs_little_more_than_the_high_water_mark() {
-    let scene = deaf();
+fn a_client_that_does_not_read_costs_little_more_than_the_high_water_mark() {
+    let scene = client_that_does_not_read();
     let most = OUTPUT_HIGH_WATER_BYTES * 9 / 8 + 2 * REPLY_MAX_BYTES;
     assert!(scene.session.output.capacity() <= most, "{} of {most} bytes", scene.session.output.capacity());
 }
@@ -83,7 +83,7 @@ fn the_time_for_a_login_stands_still_while_a_password_waits() {
         scene.wait(1000);
         scene.receive(b"USERbob\r\n");
         scene.receive(pass);
-        scene.taken();
+        scene.take_output();
         assert_eq!(scene.session.deadline(), NEVER, "{pass:?}");
         scene.wait(10 * limit);
         call!(scene, expire);
@@ -95,7 +95,7 @@ fn the_time_for_a_login_stands_still_while_a_password_waits() {
 }
 
 #[test]
-fn a_login_that_succeeds_has_no_such_timer_any_more() {
+fn a_successful_login_ends_the_login_timer() {
     let mut scene = Scene::new(Dialect::Cp);
     scene.receive(b"USERbob\r\nPASSbob\r\n");
     call!(scene, verified, true);
@@ -103,7 +103,7 @@ fn a_login_that_succeeds_has_no_such_timer_any_more() {
 }
 
 #[test]
-fn a_login_that_goes_back_to_the_input_has_its_time_left() {
+fn an_undone_login_keeps_its_remaining_time() {
     let limit = SessionSettings::default().timeouts.login;
     let mut scene = Scene::new(Dialect::Cp);
     scene.wait(1000);

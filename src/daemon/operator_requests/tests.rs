@@ -1,0 +1,364 @@
+//! Every request and every result, as they appear in answers and in the log.
+
+use std::time::Duration;
+
+use super::super::wall_time::WallTimeConverter;
+use super::*;
+use crate::control::request::COMMANDS;
+use crate::control::{ANSWER_MAX_BYTES, ROWS_MAX};
+use crate::engine::events::{Counters, SessionRow, Status, Throttled, UserState};
+use crate::engine::port::{MessageId, MessageRow, SessionId, UserRow};
+use crate::engine::queues::QueueSummary;
+use crate::engine::throttle::Subject;
+use crate::proto::limits::MESSAGE_MAX_BYTES;
+use crate::proto::types::Millis;
+
+const WALL: u64 = 1_800_000_000;
+const NOW: Millis = 1 << 40;
+const PEER: Peer = Peer { uid: 0, pid: 12 };
+
+/// A request of each command: its name and fields, its task, and its line of the log if the result is just `Done`.
+const REQUESTS: &[(&str, &str, &str, &str)] = &[
+    (
+        "user.add",
+        r#","name":"bob","password":"hunter2""#,
+        r#"Hash { name: "bob", password: Password(…), then: Add }"#,
+        "admin cmd=user.add user=bob uid=0 pid=12 result=ok",
+    ),
+    (
+        "user.passwd",
+        r#","name":"bob","password":"hunter2","keep_sessions":true"#,
+        r#"Hash { name: "bob", password: Password(…), then: Passwd { keep_sessions: true } }"#,
+        "admin cmd=user.passwd user=bob keep_sessions=true uid=0 pid=12 result=ok",
+    ),
+    ("user.list", r#","after":"al","limit":5"#, r#"Engine(UserList { after: Some("al"), limit: 5 })"#, ""),
+    ("user.show", r#","name":"bob""#, r#"Engine(UserShow { name: "bob" })"#, ""),
+    (
+        "user.lock",
+        r#","name":"bob""#,
+        r#"Engine(UserLock { name: "bob", locked: true })"#,
+        "admin cmd=user.lock user=bob uid=0 pid=12 result=ok",
+    ),
+    (
+        "user.unlock",
+        r#","name":"bob""#,
+        r#"Engine(UserLock { name: "bob", locked: false })"#,
+        "admin cmd=user.unlock user=bob uid=0 pid=12 result=ok",
+    ),
+    (
+        "user.remove",
+        r#","name":"bob""#,
+        r#"Engine(UserRemove { name: "bob" })"#,
+        "admin cmd=user.remove user=bob uid=0 pid=12 result=ok",
+    ),
+    ("queue.list", "", "Engine(QueueList { after: None, limit: 100 })", ""),
+    (
+        "queue.show",
+        r#","user":"bob","after":7,"body":true"#,
+        r#"Engine(QueueShow { user: "bob", after: 7, limit: 100, bodies: true })"#,
+        "",
+    ),
+    (
+        "queue.purge",
+        r#","user":"bob","id":7,"from":"eve","older_than_seconds":60"#,
+        r#"Engine(QueuePurge { user: "bob", filter: PurgeFilter { id: Some(7), from: Some("eve"), before: Some(1799999940) } })"#,
+        "admin cmd=queue.purge user=bob id=7 older_than_seconds=60 from=eve uid=0 pid=12 result=ok",
+    ),
+    ("store.shrink", "", "Engine(Shrink)", "admin cmd=store.shrink uid=0 pid=12 result=ok"),
+    ("store.backup", "", "Engine(BackupBegin)", "admin cmd=store.backup uid=0 pid=12 result=ok"),
+    (
+        "store.backup.read",
+        r#","backup":3,"offset":4"#,
+        "Engine(BackupRead { backup: 3, offset: 4, length: 262144 })",
+        "",
+    ),
+    ("store.backup.end", r#","backup":3"#, "Engine(BackupEnd { backup: 3 })", ""),
+    ("store.check", r#","after":9"#, "Engine(Check { after: 9, limit: 100 })", ""),
+    ("session.list", r#","after":4294967296"#, "Engine(SessionList { after: 4294967296, limit: 100 })", ""),
+    (
+        "session.close",
+        r#","id":4294967297"#,
+        "Engine(SessionClose { serial: 4294967297 })",
+        "admin cmd=session.close session=4294967297 uid=0 pid=12 result=ok",
+    ),
+    ("throttle.list", "", "Engine(ThrottleList { limit: 100 })", ""),
+    (
+        "throttle.clear",
+        r#","user":"bob","address":"192.0.2.1""#,
+        r#"Engine(ThrottleClear { user: Some("bob"), address: Some(V4(3221225985)) })"#,
+        "admin cmd=throttle.clear user=bob addr=192.0.2.1 uid=0 pid=12 result=ok",
+    ),
+    ("ping", "", "Ping", ""),
+    ("status", "", "Engine(Status)", ""),
+];
+
+fn ask(command: &str) -> (Task, PendingRequest) {
+    let (_, fields, _, _) = REQUESTS.iter().find(|(name, ..)| *name == command).expect("a command");
+    let line = format!("{{\"v\":1,\"cmd\":\"{command}\"{fields}}}");
+    prepare(Request::parse(line.as_bytes()).expect("a request"), WALL)
+}
+
+fn answer(command: &str, result: AdminResult) -> String {
+    let peer_of = |id: SessionId| (id.slot != 9).then(|| (format!("192.0.2.1:{}", id.slot), "cp"));
+    let mut clock = WallTimeConverter::default();
+    clock.note_reading(NOW, Duration::from_secs(WALL));
+    let details = StatusDetails::default();
+    let context = AnswerContext { version: "1.2.3", uptime_seconds: 77, clock, details: &details, peer_of: &peer_of };
+    let line = String::from_utf8(render(&ask(command).1, result, &context)).expect("text");
+    line.strip_suffix('\n').expect("a line").to_owned()
+}
+
+fn refusal(command: &str, result: AdminResult) -> String {
+    let pending = ask(command).1;
+    let error = outcome(&pending, &result).expect_err("a refusal");
+    let line = String::from_utf8(error.encode()).expect("text");
+    assert_eq!(answer(command, result) + "\n", line);
+    format!("{error}")
+}
+
+fn name(text: &str) -> Username {
+    Username::parse(text.as_bytes()).expect("a name")
+}
+
+fn user(text: &str, last_login: Option<u64>) -> UserRow {
+    UserRow { name: name(text), locked: last_login.is_none(), created: WALL, last_login }
+}
+
+fn message(id: u64, body: Option<String>) -> MessageRow {
+    MessageRow { id: MessageId(id), sender: name("eve"), queued_at: WALL, bytes: 5, body }
+}
+
+#[test]
+fn each_command_becomes_its_task_and_its_line_of_the_log() {
+    assert_eq!(REQUESTS.len(), COMMANDS.len());
+    for (command, _, expected, logged) in REQUESTS {
+        let (task, pending) = ask(command);
+        assert_eq!(format!("{task:?}"), *expected);
+        assert_eq!(pending.command(), *command);
+        assert_eq!(pending.changes(), !logged.is_empty());
+        let line = log_line(&pending, PEER, &AdminResult::Done).map(Line::into_text);
+        assert_eq!(line.unwrap_or_default(), *logged);
+        assert!(!format!("{pending:?}").contains("hunter2"));
+    }
+}
+
+#[test]
+fn a_hash_becomes_a_request_to_the_engine() {
+    let add = HashPurpose::Add.request(name("bob"), "$argon2id$".to_owned());
+    assert_eq!(format!("{add:?}"), r#"UserAdd { name: "bob", hash: "$argon2id$" }"#);
+    let passwd = HashPurpose::Passwd { keep_sessions: true }.request(name("bob"), "$argon2id$".to_owned());
+    assert_eq!(format!("{passwd:?}"), r#"UserPasswd { name: "bob", hash: "$argon2id$", keep_sessions: true }"#);
+}
+
+#[test]
+fn an_age_beyond_1970_reaches_no_message() {
+    let line = br#"{"v":1,"cmd":"queue.purge","user":"bob","older_than_seconds":18446744073709551615}"#;
+    let (task, _) = prepare(Request::parse(line).expect("a request"), WALL);
+    assert!(format!("{task:?}").contains("before: Some(0)"), "{task:?}");
+}
+
+#[test]
+fn changes_say_what_they_did() {
+    let gone = AdminResult::Removed { messages: 3, sessions: 1 };
+    let logged = |command, result: &AdminResult| {
+        let pending = ask(command).1;
+        log_line(&pending, PEER, result).expect("a line").into_text()
+    };
+    assert_eq!(
+        logged("user.remove", &gone),
+        "admin cmd=user.remove user=bob uid=0 pid=12 result=ok messages=3 sessions=1"
+    );
+    assert!(logged("queue.purge", &gone).ends_with(" result=ok messages=3"));
+    assert!(logged("user.lock", &AdminResult::SessionsEnded { sessions: 2 }).ends_with(" result=ok sessions=2"));
+    assert!(logged("user.add", &AdminResult::UserExists).ends_with(" result=user_exists"));
+    assert_eq!(
+        logged("user.lock", &AdminResult::Failed("disk full".to_owned())),
+        "admin cmd=user.lock user=bob uid=0 pid=12 result=store_failed cause=\"disk full\""
+    );
+}
+
+#[test]
+fn plain_results_have_their_answers() {
+    for command in ["user.add", "user.unlock", "store.backup.end", "session.close"] {
+        assert_eq!(answer(command, AdminResult::Done), r#"{"ok":true}"#);
+    }
+    for command in ["user.passwd", "user.lock"] {
+        assert_eq!(answer(command, AdminResult::SessionsEnded { sessions: 2 }), r#"{"ok":true,"sessions":2}"#);
+    }
+    let gone = || AdminResult::Removed { messages: 3, sessions: 1 };
+    assert_eq!(answer("user.remove", gone()), r#"{"ok":true,"messages":3,"sessions":1}"#);
+    assert_eq!(answer("queue.purge", gone()), r#"{"ok":true,"messages":3}"#);
+    let backup = AdminResult::Backup { backup: 3, bytes: 4096 };
+    assert_eq!(answer("store.backup", backup), r#"{"ok":true,"backup":3,"bytes":4096}"#);
+    assert_eq!(answer("store.backup.read", AdminResult::Bytes(b"SQL".to_vec())), r#"{"ok":true,"data":"U1FM"}"#);
+    let checked = AdminResult::Checked { rows: 10, damaged: vec!["message 7".to_owned()], next: Some(9) };
+    assert_eq!(answer("store.check", checked), r#"{"ok":true,"rows":10,"damaged":["message 7"],"next":9}"#);
+}
+
+#[test]
+fn throttles_say_whom_they_keep_out() {
+    let throttled = |subject| Throttled { subject, failures: 4, addresses: 2, until: NOW };
+    let network = AddressKey::V6(0x2001_0db8_0000_0000);
+    let rows = vec![
+        throttled(Subject::Address(network)),
+        throttled(Subject::Name(name("bob"))),
+        throttled(Subject::NameAt(name("eve"), AddressKey::V4(0xc000_0201))),
+    ];
+    let rest = r#""failures":4,"addresses":2,"until":"2027-01-15T08:00:00Z"}"#;
+    let expected = [
+        format!(r#"{{"user":null,"address":"2001:db8::/64",{rest}"#),
+        format!(r#"{{"user":"bob","address":null,{rest}"#),
+        format!(r#"{{"user":"eve","address":"192.0.2.1",{rest}"#),
+    ]
+    .join(",");
+    let said = answer("throttle.list", AdminResult::Throttles { rows, more: true });
+    assert_eq!(said, format!(r#"{{"ok":true,"throttles":[{expected}],"more":true}}"#));
+}
+
+#[test]
+fn refusals_name_what_they_are_about() {
+    assert_eq!(refusal("user.add", AdminResult::UserExists), "user_exists: there is a user 'bob' already");
+    for command in ["user.passwd", "user.show", "user.lock", "user.unlock", "user.remove", "queue.show", "queue.purge"]
+    {
+        assert_eq!(refusal(command, AdminResult::NoSuchUser), "no_such_user: there is no user 'bob'");
+    }
+    assert_eq!(refusal("session.close", AdminResult::NoSuchSession), "no_such_session: there is no session 4294967297");
+    assert_eq!(
+        refusal("queue.purge", AdminResult::NoSuchMessage),
+        "no_such_message: there is no message 7 in the queue of 'bob'"
+    );
+    for command in ["store.backup.read", "store.backup.end"] {
+        let said = refusal(command, AdminResult::NoSuchBackup);
+        assert_eq!(said, "no_such_backup: there is no backup 3, or no longer");
+    }
+    assert_eq!(refusal("store.backup", AdminResult::Busy), "busy: another backup is under way: try again");
+    assert_eq!(refusal("user.add", AdminResult::Busy), "busy: the daemon has too much to do: try again");
+    assert_eq!(refusal("status", AdminResult::Failed("disk full".to_owned())), "store_failed: disk full");
+    assert!(answer("user.add", AdminResult::Bytes(Vec::new())).contains("\"internal\""));
+    assert!(answer("user.show", AdminResult::Users { rows: Vec::new(), more: false }).contains("\"internal\""));
+}
+
+#[test]
+fn pages_of_names_end_where_they_end() {
+    let state = |row, queued, throttled| UserState { row, queued, throttled };
+    let rows = || vec![state(user("al", None), 0, None), state(user("bob", Some(WALL)), 4, Some(NOW))];
+    let al =
+        r#"{"name":"al","locked":true,"created":"2027-01-15T08:00:00Z","last_login":null,"queued":0,"throttled":null}"#;
+    let bob = concat!(
+        r#""name":"bob","locked":false,"created":"2027-01-15T08:00:00Z","#,
+        r#""last_login":"2027-01-15T08:00:00Z","queued":4,"throttled":"2027-01-15T08:00:00Z"}"#
+    );
+    let page = answer("user.list", AdminResult::Users { rows: rows(), more: true });
+    assert_eq!(page, format!("{{\"ok\":true,\"rows\":[{al},{{{bob}],\"next\":\"bob\"}}"));
+    let last = answer("user.list", AdminResult::Users { rows: rows(), more: false });
+    assert!(last.ends_with("\"next\":null}"), "{last}");
+    let one = answer("user.show", AdminResult::Users { rows: rows().split_off(1), more: false });
+    assert_eq!(one, format!("{{\"ok\":true,{bob}"));
+    let summary = QueueSummary { user: name("bob"), messages: 2, bytes: 11, oldest: WALL };
+    let queues = answer("queue.list", AdminResult::Queues { rows: vec![summary], more: true });
+    assert_eq!(
+        queues,
+        r#"{"ok":true,"rows":[{"user":"bob","messages":2,"bytes":11,"oldest":"2027-01-15T08:00:00Z"}],"next":"bob"}"#
+    );
+    let empty = answer("queue.list", AdminResult::Queues { rows: Vec::new(), more: false });
+    assert_eq!(empty, r#"{"ok":true,"rows":[],"next":null}"#);
+}
+
+#[test]
+fn paging_continues_after_a_page_whose_messages_are_gone() {
+    let rows = vec![message(8, Some("a\tb".to_owned())), message(9, None)];
+    assert_eq!(
+        answer("queue.show", AdminResult::Messages { rows, more: true }),
+        concat!(
+            r#"{"ok":true,"rows":[{"id":8,"sender":"eve","queued_at":"2027-01-15T08:00:00Z","bytes":5,"body":"a\tb"},"#,
+            r#"{"id":9,"sender":"eve","queued_at":"2027-01-15T08:00:00Z","bytes":5}],"next":9}"#
+        )
+    );
+    let none = |more| answer("queue.show", AdminResult::Messages { rows: Vec::new(), more });
+    assert_eq!(none(false), r#"{"ok":true,"rows":[],"next":null}"#);
+    assert_eq!(none(true), r#"{"ok":true,"rows":[],"next":8}"#);
+}
+
+#[test]
+fn answers_stay_within_the_bound() {
+    let full = "\"".repeat(MESSAGE_MAX_BYTES);
+    let rows = |body: &str| (0..u64::from(ROWS_MAX)).map(|id| message(id + 1, Some(body.to_owned()))).collect();
+    let page = answer("queue.show", AdminResult::Messages { rows: rows(&full), more: true });
+    assert!(page.starts_with("{\"ok\":true") && page.len() < ANSWER_MAX_BYTES);
+    let chunk = answer("store.backup.read", AdminResult::Bytes(vec![0; BACKUP_CHUNK_BYTES as usize]));
+    assert!(chunk.starts_with("{\"ok\":true") && chunk.len() < ANSWER_MAX_BYTES);
+    let page = answer("queue.show", AdminResult::Messages { rows: rows(&full.repeat(10)), more: true });
+    assert!(page.contains("\"internal\"") && page.len() < 200);
+    let checked = AdminResult::Checked { rows: 1, damaged: vec!["message".to_owned(); 5000], next: None };
+    assert_eq!(answer("store.check", checked).matches("message").count(), 256);
+}
+
+#[test]
+fn sessions_are_shown_by_the_names_of_the_status() {
+    let row = |serial, slot, user| SessionRow {
+        id: SessionId { serial, slot },
+        user,
+        state: "Process Command",
+        opened: NOW - 3_600_000 + 999,
+        idle: 1_999,
+    };
+    let rows = vec![row(4_294_967_297, 3, Some(name("bob"))), row(4_294_967_298, 9, None)];
+    assert_eq!(
+        answer("session.list", AdminResult::Sessions { rows, more: true }),
+        concat!(
+            r#"{"ok":true,"rows":[{"id":4294967297,"user":"bob","address":"192.0.2.1:3","listener":"cp","#,
+            r#""state":"process_command","since":"2027-01-15T07:00:00Z","idle_seconds":1}],"next":4294967298}"#
+        )
+    );
+}
+
+#[test]
+fn the_status_has_every_state_and_every_counter() {
+    let names = [
+        "Idle",
+        "User Validated",
+        "Authentication Validated",
+        "Process Command",
+        "Sending Message",
+        "Receiving Message",
+        "Error Processing",
+    ];
+    let counters = Counters {
+        connections: 1,
+        refused_connections: 2,
+        logins: 3,
+        failed_logins: 4,
+        throttled_logins: 5,
+        stored: 6,
+        refused_sends: 7,
+        acknowledged: 8,
+        expired: 9,
+        purged: 10,
+        removed: 15,
+        found: 16,
+        bad_commands: 11,
+        timeouts: 12,
+        store_batches: 13,
+        store_failures: 14,
+    };
+    let status = Status {
+        connections: 28,
+        states: names.into_iter().zip(1..).collect(),
+        queued_messages: 21,
+        queued_bytes: 22,
+        store_bytes: 23,
+        counters,
+    };
+    assert_eq!(
+        answer("status", AdminResult::Status(Box::new(status))),
+        concat!(
+            r#"{"ok":true,"version":"1.2.3","uptime_seconds":77,"connections":28,"sessions":{"idle":1,"#,
+            r#""user_validated":2,"authentication_validated":3,"process_command":4,"sending_message":5,"#,
+            r#""receiving_message":6,"error_processing":7},"queued_messages":21,"store_bytes":23,"counters":{"#,
+            r#""connections_accepted":1,"connections_refused":2,"logins":3,"login_failures":4,"logins_throttled":5,"#,
+            r#""messages_accepted":6,"messages_refused":7,"messages_delivered":8,"messages_expired":9,"#,
+            r#""messages_purged":10,"bad_commands":11,"timeouts":12,"store_batches":13,"store_failures":14}}"#
+        )
+    );
+    assert_eq!(crate::proto::dfa::State::Idle.name(), "Idle");
+}

@@ -1,0 +1,101 @@
+//! Input that was received and not parsed yet. It may contain passwords, so its memory is overwritten before it is
+//! freed.
+
+use std::ops::Deref;
+
+/// A byte queue that overwrites its memory whenever it frees it.
+#[derive(Debug, Default)]
+pub struct Unread(Vec<u8>);
+
+impl Unread {
+    /// Concatenates `parts`.
+    pub fn concat(parts: &[&[u8]]) -> Unread {
+        let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
+        Unread(bytes)
+    }
+
+    /// Appends `bytes`.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.reserve_wiping(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// Inserts `byte` before the one at `index`, or at the end if there is none.
+    pub fn insert(&mut self, index: usize, byte: u8) {
+        self.reserve_wiping(1);
+        self.0.insert(index.min(self.0.len()), byte);
+    }
+
+    /// Removes the first `count` bytes, or all if there are fewer. If none are left, the memory is freed.
+    pub fn consume(&mut self, count: usize) {
+        if count >= self.0.len() {
+            *self = Unread::default();
+        } else {
+            self.0.drain(..count);
+        }
+    }
+
+    /// Makes room for `more` bytes. A vector that grows by itself frees its old memory without overwriting it, so the
+    /// bytes are copied to a new one here.
+    fn reserve_wiping(&mut self, more: usize) {
+        if self.0.capacity() - self.0.len() < more {
+            let mut larger = Vec::with_capacity(2 * self.0.len() + more);
+            larger.extend_from_slice(&self.0);
+            *self = Unread(larger);
+        }
+    }
+}
+
+impl Deref for Unread {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.clear();
+        self.0.resize(self.0.capacity(), 0);
+        std::hint::black_box(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_stay_in_order_whatever_is_done() {
+        let mut unread = Unread::concat(&[b"US", b"", b"ER"]);
+        assert_eq!(&*unread, b"USER");
+        unread.append(b"bob!");
+        unread.insert(7, b'\n');
+        assert_eq!(&*unread, b"USERbob\n!");
+        unread.insert(99, b'?');
+        unread.consume(4);
+        assert_eq!(&*unread, b"bob\n!?");
+        unread.append(&[b'x'; 5000]);
+        unread.consume(6);
+        assert_eq!(&*unread, &[b'x'; 5000]);
+        unread.consume(5000);
+        assert!(unread.is_empty());
+        unread.consume(1);
+        unread.append(b"y");
+        assert_eq!(&*unread, b"y");
+    }
+
+    #[test]
+    fn memory_never_grows_by_itself() {
+        let mut unread = Unread::concat(&[b"PASSsecret"]);
+        for length in 11..2000 {
+            let before = unread.0.capacity();
+            unread.append(b"x");
+            // A vector that grew by itself would have exactly doubled its capacity.
+            let after = unread.0.capacity();
+            assert!(unread.len() == length && (after == before || after > 2 * before), "{before} to {after}");
+        }
+    }
+}
