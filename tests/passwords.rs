@@ -15,10 +15,12 @@ use std::process::Stdio;
 use cpd::sabotage::Fault;
 use running::{Daemon, cpctl, run, wait_for};
 
-/// By as many ways: over the control socket, over the wire, over the wire in vain, in two pieces, and behind a login that
-/// is still being verified.
-const SECRETS: [&str; 5] =
-    ["zQ7-control-Xk2", "wJ4-guessed-Vb9", "tR8-mistyped-Lp", "mF3-inpieces-Ty", "kD6-piped-it-Ws"];
+/// Each is sent in a way of its own: over the control socket, over the wire, over the wire in vain, in two pieces, behind a
+/// login that is still being verified, and taken back with telnet's EC before the end of its line.
+const SECRETS: [&str; 6] =
+    ["zQ7-control-Xk2", "wJ4-guessed-Vb9", "tR8-mistyped-Lp", "mF3-inpieces-Ty", "kD6-piped-it-Ws", "hG2-takenback-E"];
+/// Telnet's Erase Character.
+const EC: [u8; 2] = [255, 247];
 
 /// How often the bytes are in the memory of the process, and in which parts of it.
 fn copies(pid: u32, secret: &[u8]) -> Vec<String> {
@@ -40,7 +42,7 @@ fn copies(pid: u32, secret: &[u8]) -> Vec<String> {
 #[test]
 fn nothing_is_left_of_a_password_but_its_hash() {
     let daemon = Daemon::start("log.level = \"debug\"\n");
-    let [control, wire, wrong, pieces, behind] = SECRETS;
+    let [control, wire, wrong, pieces, behind, erased] = SECRETS;
     daemon.add_user("ann", control);
     daemon.add_user("bob", wire);
     daemon.connect().logs_in("bob", wire);
@@ -55,6 +57,20 @@ fn nothing_is_left_of_a_password_but_its_hash() {
     let mut heard = String::new();
     stream.read_to_string(&mut heard).expect("its end");
     assert_eq!(heard.matches("565 ").count(), 2, "{heard}");
+    drop(stream);
+    let mut stream = TcpStream::connect(daemon.address).expect("it listens");
+    stream.write_all(format!("USER bob\r\nPASS {erased}").as_bytes()).expect("sent");
+    daemon.connect().asks("USER eve", "220 ");
+    assert!(!copies(daemon.child.id(), erased.as_bytes()).is_empty(), "it was not kept until its line ends");
+    stream.write_all(&EC.repeat(erased.len() + 1)).expect("sent");
+    daemon.connect().asks("USER eve", "220 ");
+    // The line's memory is still in use, with the verb alone.
+    assert_eq!(copies(daemon.child.id(), erased.as_bytes()), Vec::<String>::new(), "what was taken back is kept");
+    stream.write_all(&EC.repeat("PASS".len())).expect("sent");
+    stream.write_all(b"TERM\r\n").expect("sent");
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).expect("its end");
+    assert!(heard.starts_with("220 ") && heard.lines().count() == 1, "{heard}");
     drop(stream);
     // Everybody is gone, and nothing is under way.
     drop(client);
