@@ -52,7 +52,7 @@ const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
 /// whose version 0.5 mistakes an abstract address, `@name`, for a path.
 ///
 /// # Errors
-/// The address is invalid, nobody listens there, or the message was not accepted in [`SEND_TIMEOUT`].
+/// The address is invalid, nobody listens there, or the message was not accepted in `SEND_TIMEOUT`.
 pub fn notify_manager(states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     match std::env::var_os(SOCKET_VARIABLE) {
         None => Ok(()),
@@ -159,7 +159,7 @@ impl Notifier {
     }
 
     /// The interval of reports to the manager: half of `WATCHDOG_USEC`, as sd_watchdog_enabled(3) advises, or
-    /// [`STATUS_INTERVAL`] without a watchdog, for the status alone. `None` if there is no service manager.
+    /// `STATUS_INTERVAL` without a watchdog, for the status alone. `None` if there is no service manager.
     pub fn report_interval(&self) -> Option<Duration> {
         self.thread.as_ref().map(|_| self.watchdog.map_or(STATUS_INTERVAL, |time| time / 2))
     }

@@ -27,7 +27,7 @@ pub struct Contents {
 pub struct CheckReport {
     pub users: u64,
     pub messages: u64,
-    /// Descriptions of the damage, no more than [`LISTED_MAX`].
+    /// Descriptions of the damage, no more than `LISTED_MAX`.
     pub damage: Vec<String>,
     /// The number of further findings, which are not described.
     pub unlisted: u64,
