@@ -78,8 +78,8 @@ impl History {
         };
         for offset in SLOT_OFFSETS {
             let mut bytes = [0; SLOT_BYTES];
-            let read = file.as_ref().map_or(Ok(0), |file| read_up_to(file, &mut bytes, offset))?;
-            if let Some((found_sequence, found)) = bytes.get(..read).and_then(parse_record)
+            let read = file.as_ref().map_or(Ok(&[][..]), |file| read_up_to(file, offset, &mut bytes))?;
+            if let Some((found_sequence, found)) = parse_record(read)
                 && (record.is_none() || found_sequence > sequence)
             {
                 (record, sequence) = (Some(found), found_sequence);
@@ -184,19 +184,18 @@ pub fn new_number(old: u32) -> io::Result<u32> {
     }
 }
 
-/// Reads into `bytes` from `offset` on, and returns how many bytes were read; fewer than asked for at the end of the
-/// file.
-fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut read = 0;
-    while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset.saturating_add(read as u64)) {
+/// Reads into `bytes` from `offset` on, and returns what was read; it is shorter than `bytes` at the end of the file.
+pub fn read_up_to<'b>(file: &File, offset: u64, bytes: &'b mut [u8]) -> io::Result<&'b [u8]> {
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset.saturating_add(filled as u64)) {
             Ok(0) => break,
-            Ok(count) => read += count,
+            Ok(count) => filled += count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }
-    Ok(read)
+    Ok(bytes.get(..filled).unwrap_or_default())
 }
 
 /// A record as it is written to its slot: a line of text that ends with its checksum.

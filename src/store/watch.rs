@@ -19,6 +19,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use rusqlite::Connection;
 
 use super::disk_space::{FRAME_BYTES, LOG_HEADER_BYTES};
+use super::history::read_up_to;
 use super::schema::PAGE_BYTES;
 use super::{history, row, sqlite, users};
 use crate::sabotage;
@@ -364,20 +365,6 @@ fn existing(looked: io::Result<Metadata>) -> io::Result<Option<Metadata>> {
         Err(e) if e.raw_os_error() == Some(Errno::ELOOP as i32) => Ok(None),
         Err(e) => Err(e),
     }
-}
-
-/// Reads into `bytes` from `offset` on; fewer bytes at the end of the file.
-fn read_up_to<'b>(file: &File, offset: u64, bytes: &'b mut [u8]) -> io::Result<&'b [u8]> {
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(bytes.get(..filled).unwrap_or_default())
 }
 
 /// Checks every row, read from the file again, against its checksum.

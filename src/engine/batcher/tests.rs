@@ -191,5 +191,5 @@ fn a_lazy_write_waits_for_a_commit_to_share() {
     }
     assert_eq!(work.next_batch(400).expect("enough of them").ops.len(), LAZY_OPS_MAX);
     work.write_lazily(forget(6), 500);
-    assert!(work.next_batch(500).is_none(), "the hurry is over");
+    assert!(work.next_batch(500).is_none(), "the flush is over");
 }
