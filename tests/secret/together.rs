@@ -6,10 +6,12 @@ use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use super::statistics::{Interval, intervals};
-use super::timing::FAILURES_MAX;
+use super::statistics::{FIRST_QUARTILE, Interval, intervals, intervals_at};
 use super::{House, PASSWORD, connect_from, line};
 use crate::random::Random;
+
+/// Few, so that a block takes few logins, and half of it, which an address has of a name's, is still three.
+pub const FAILURES_MAX: u32 = 6;
 
 /// Whose name is tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,10 +31,17 @@ const WARM_UP_BLOCKS: usize = 10;
 /// Blocks that are prepared before the first of them is measured.
 const AT_A_TIME: usize = 25;
 
-/// The pairs of [`Whom`] by their indices: the difference of the median times until the first attempt of a group is
-/// answered, and until all of its `size` attempts are.
+/// What a pair of [`Whom`] came to, by their indices.
+#[derive(Debug)]
+pub struct Compared {
+    pub pair: (usize, usize),
+    pub first_quartile: Interval,
+    pub median: Interval,
+}
+
+/// Compares the times until the first attempt of a group is answered, and those until all of its `size` attempts are.
 #[track_caller]
-pub fn measure(house: &mut House, size: usize, blocks: usize, seed: u64) -> Vec<(usize, usize, Interval)> {
+pub fn measure(house: &mut House, size: usize, blocks: usize, seed: u64) -> Vec<Compared> {
     let mut random = Random::new(seed, 1);
     let mut times = [(); 2].map(|()| vec![Vec::with_capacity(blocks); Whom::ALL.len()]);
     let mut order = [0, 1, 2];
@@ -61,7 +70,17 @@ pub fn measure(house: &mut House, size: usize, blocks: usize, seed: u64) -> Vec<
             }
         }
     }
-    times.iter().flat_map(|times| intervals(times, seed)).collect()
+    let compare = |times: &Vec<Vec<u64>>| {
+        let medians = intervals(times, seed).into_iter();
+        let quartiles = intervals_at(FIRST_QUARTILE, times, seed).into_iter();
+        let compared = medians.zip(quartiles).map(|((a, b, median), (_, _, first_quartile))| Compared {
+            pair: (a, b),
+            first_quartile,
+            median,
+        });
+        compared.collect::<Vec<_>>()
+    };
+    times.iter().flat_map(compare).collect()
 }
 
 /// An address from which somebody has logged in, and the name to try there.

@@ -317,6 +317,24 @@ fn damaged_rows_are_found_while_running() {
     ));
     let refused = users::login_record(&connection, name("bob"), HOME.into());
     assert!(refused.is_err(), "a locked flag that nobody set was believed");
+    for unknown in ["ann", "bo", "bobby", "zed"] {
+        let other = users::login_record(&connection, name(unknown), HOME.into());
+        assert!(matches!(other, Ok(None)), "{unknown} is answered for bob: {other:?}");
+    }
+}
+
+#[test]
+fn a_login_finds_its_own_user_and_no_neighbour() {
+    let mut rig = Rig::new();
+    for unknown in ["a", "bob"] {
+        assert!(rig.run(BatchBuilder::new(0).lookup(unknown)).logins[0].clone().expect("readable").is_none());
+    }
+    rig.run(BatchBuilder::new(0).user(1, "bob", "of bob").user(2, "dan", "of dan"));
+    let table = [("a", None), ("bo", None), ("bob", Some("of bob")), ("bobb", None), ("d", None)];
+    for (user, hash) in table.into_iter().chain([("dan", Some("of dan")), ("dann", None), ("z", None)]) {
+        let found = rig.run(BatchBuilder::new(0).lookup(user)).logins[0].clone().expect("readable");
+        assert_eq!(found.as_ref().map(|record| record.hash.as_str()), hash, "{user}");
+    }
 }
 
 #[test]
