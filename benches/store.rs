@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
+use cp_proto::values::Username;
 use cpd::engine::port::{Batch, FromStore, MessageId, Op, SessionId};
-use cpd::proto::types::Username;
 use cpd::store::{Store, Writer};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 

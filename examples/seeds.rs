@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use cp_proto::values::{Password, Username};
 use cpd::control::{PurgeFilter, Request};
 use cpd::daemon::config::KEYS;
 use cpd::daemon::fd_store::write_records;
@@ -14,7 +15,6 @@ use cpd::engine::Engine;
 use cpd::engine::port::AddressKey;
 use cpd::engine::settings::Settings;
 use cpd::proto::dfa::Dialect;
-use cpd::proto::types::{Password, Username};
 
 #[path = "../tests/conversation"]
 mod conversation {

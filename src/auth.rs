@@ -12,8 +12,7 @@ use std::fmt;
 
 use argon2::password_hash::phc::{Decimal, Ident, Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
-
-use crate::proto::types::Password;
+use cp_proto::values::Password;
 
 /// Least memory of one hash, in KiB: that of argon2 itself.
 pub const MEMORY_MIN_KIB: u32 = 8;

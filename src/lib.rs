@@ -10,4 +10,5 @@ pub mod engine;
 pub mod proto;
 pub mod sabotage;
 pub mod store;
+pub mod time;
 pub mod timer;

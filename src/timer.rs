@@ -14,8 +14,8 @@
 
 use std::num::NonZeroU32;
 
-use crate::proto::types::Millis;
 use crate::sabotage::{self, Fault};
+use crate::time::Millis;
 
 /// The wheel's resolution in milliseconds.
 pub const TICK_MS: Millis = 8;

@@ -1,10 +1,10 @@
 //! Requests of the control protocol: each error by its name, whatever comes in, and the way there and back.
 
+use cp_proto::limits::{PASSWORD_MAX_BYTES, USERNAME_MAX_BYTES};
+use cp_proto::values::{Password, Username};
 use cpd::control::request::COMMANDS;
 use cpd::control::{ControlError, ErrorCode, NAME_RULE, PASSWORD_RULE, PurgeFilter, Request, rfc3339};
 use cpd::control::{encode_error, encode_ok};
-use cpd::proto::limits::{PASSWORD_MAX_BYTES, USERNAME_MAX_BYTES};
-use cpd::proto::types::{Password, Username};
 use proptest::prelude::*;
 
 fn refused(line: &str) -> ControlError {

@@ -573,8 +573,8 @@ fn a_made_password_that_nobody_reads_is_an_error() {
 
 #[test]
 fn no_request_comes_near_the_daemons_bound() {
-    let name = cpd::proto::types::Username::parse(b"abcdefghij").expect("a name");
-    let password = cpd::proto::types::Password::parse("\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"".as_bytes()).expect("one");
+    let name = cp_proto::values::Username::parse(b"abcdefghij").expect("a name");
+    let password = cp_proto::values::Password::parse("\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"".as_bytes()).expect("one");
     let request = Request::UserPasswd { name, password, keep_sessions: true };
     assert!(request.encode().as_bytes().len() < 1024 && 1024 < REQUEST_MAX_BYTES);
 }

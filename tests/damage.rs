@@ -20,8 +20,8 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc;
 
 use chance::Chance;
+use cp_proto::values::Username;
 use cpd::engine::port::{AdminOp, Answer, Batch, FromStore, MessageId, Op, RequestId, SessionId, StoredMessage};
-use cpd::proto::types::Username;
 use cpd::sabotage::{Fault, is_ordered};
 use cpd::store::{OpenErrorKind, Store};
 

@@ -3,11 +3,11 @@
 
 use std::net::IpAddr;
 
+use cp_proto::values::Username;
 use cpd::engine::Engine;
 use cpd::engine::events::LogEvent;
 use cpd::engine::port::{AddressKey, MessageId, Op, StoredMessage};
 use cpd::engine::settings::{Limits, Settings};
-use cpd::proto::types::Username;
 
 const AGE: u64 = 100;
 const NOW: u64 = 1_000_000;

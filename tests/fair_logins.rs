@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use cp_proto::values::Username;
 use cpd::engine::Engine;
 use cpd::engine::port::{AddressKey, Answer, FromStore, LoginRecord, Op, Outcome, SessionId};
 use cpd::engine::settings::Settings;
 use cpd::proto::dfa::Dialect;
 use cpd::proto::session::Closing;
-use cpd::proto::types::{Millis, Username};
+use cpd::time::Millis;
 
 /// What verifying one password takes, on each of so many verifiers.
 const VERIFY_MS: Millis = 25;

@@ -8,11 +8,12 @@ mod memory_store;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use cp_proto::values::Username;
 use cpd::engine::port::{AddressKey, SessionId};
 use cpd::engine::settings::{Limits, Settings};
 use cpd::engine::{Engine, Verification};
 use cpd::proto::dfa::Dialect;
-use cpd::proto::types::{Millis, Username};
+use cpd::time::Millis;
 use memory_store::MemoryStore;
 
 const HOURS: u64 = 24;

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use cp_proto::limits as wire;
+use cp_proto::reply;
 use cpd::daemon::config::{self, Config, KEYS, SOCKET_PATH_MAX_BYTES, ValueKind, show_duration};
 use cpd::daemon::exit::ExitCode;
 use cpd::proto::limits;
-use cpd::proto::reply;
 use cpd::proto::settings::Timeouts;
 
 const CPD: &str = include_str!("../man/cpd.8");
@@ -243,7 +244,7 @@ fn states_are_the_contracts() {
         assert_eq!(*page, [state, on, next, said.replace('\u{2026}', "")]);
     }
     assert_eq!(described.len(), known.len());
-    let known: BTreeSet<&str> = cpd::proto::reply::ALL.iter().map(|reply| reply.code()).collect();
+    let known: BTreeSet<&str> = cp_proto::reply::ALL.iter().map(|reply| reply.code()).collect();
     let in_table = described.iter().filter_map(|row| row[3].parse::<u16>().ok()).map(|code| code.to_string());
     assert!(in_table.into_iter().all(|code| known.contains(code.as_str())));
 }
@@ -252,16 +253,16 @@ fn states_are_the_contracts() {
 fn limits_are_the_programs() {
     let text = prose(&CP.lines().collect::<Vec<_>>());
     let expected = [
-        format!("one line of 1 to {} bytes", limits::PDU_MAX_BYTES),
-        format!("1 to {} bytes, without CR LF", limits::PDU_MAX_BYTES),
-        format!("A line of more than {} bytes", limits::PDU_MAX_BYTES),
-        format!("past {} KiB without ending the line", limits::UNTERMINATED_MAX_BYTES / 1024),
-        format!("username 1 to {} bytes", limits::USERNAME_MAX_BYTES),
-        format!("The name is empty, over {} bytes", limits::USERNAME_MAX_BYTES),
-        format!("password 1 to {} bytes of UTF-8", limits::PASSWORD_MAX_BYTES),
-        format!("message 1 to {} bytes of UTF-8", limits::MESSAGE_MAX_BYTES),
-        format!("messages, 1 to {}, sent ahead", limits::WINDOW_MAX_MESSAGES),
-        format!("seconds, 1 to {}, until", limits::WAIT_MAX_SECONDS),
+        format!("one line of 1 to {} bytes", wire::PDU_MAX_BYTES),
+        format!("1 to {} bytes, without CR LF", wire::PDU_MAX_BYTES),
+        format!("A line of more than {} bytes", wire::PDU_MAX_BYTES),
+        format!("past {} KiB without ending the line", wire::UNTERMINATED_MAX_BYTES / 1024),
+        format!("username 1 to {} bytes", wire::USERNAME_MAX_BYTES),
+        format!("The name is empty, over {} bytes", wire::USERNAME_MAX_BYTES),
+        format!("password 1 to {} bytes of UTF-8", wire::PASSWORD_MAX_BYTES),
+        format!("message 1 to {} bytes of UTF-8", wire::MESSAGE_MAX_BYTES),
+        format!("messages, 1 to {}, sent ahead", wire::WINDOW_MAX_MESSAGES),
+        format!("seconds, 1 to {}, until", wire::WAIT_MAX_SECONDS),
     ];
     for said in expected {
         assert!(text.contains(&said), "{said}");

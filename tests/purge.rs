@@ -1,11 +1,11 @@
 //! A purge that the store could not write (a full disk) leaves every message where it was: nobody hears that they are
 //! gone, and the next download has them.
 
+use cp_proto::values::Username;
 use cpd::engine::Engine;
 use cpd::engine::events::{AdminRequest, AdminResult, PurgeFilter};
 use cpd::engine::port::{AdminAnswer, Answer, FromStore, MessageId, Op, RequestId, StoredMessage};
 use cpd::engine::settings::Settings;
-use cpd::proto::types::Username;
 
 fn name(text: &str) -> Username {
     Username::parse(text.as_bytes()).expect("a name")

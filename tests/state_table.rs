@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use cp_proto::reply::Reply;
 use cpd::proto::dfa::{Dialect, Response, State};
-use cpd::proto::reply::Reply;
 use cpd::proto::table::{Cell, EVENT_KINDS, EventKind, SITUATIONS, Situation, contract_rows, dot, matrix, reachable};
 
 const STATES: [&str; 7] = [

@@ -6,11 +6,11 @@ mod memory_store;
 
 use std::net::IpAddr;
 
+use cp_proto::values::Username;
 use cpd::engine::port::{AddressKey, MessageId, StoredMessage};
 use cpd::engine::settings::Settings;
 use cpd::engine::{Engine, Verification};
 use cpd::proto::dfa::Dialect;
-use cpd::proto::types::Username;
 use memory_store::MemoryStore;
 use proptest::prelude::*;
 

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use cpd::proto::reply;
+use cp_proto::reply;
 use running::terminal::Terminal;
 use running::{need, next_address, wait_for};
 

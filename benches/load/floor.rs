@@ -9,8 +9,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cpd::proto::command::{Command, Line};
-use cpd::proto::types::Username;
+use cp_proto::command::{Command, Line};
+use cp_proto::values::Username;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 

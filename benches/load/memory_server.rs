@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use cp_proto::values::{Password, Username};
 use cpd::auth::Hasher;
 use cpd::daemon::config::{Arguments, AuthConfig, Config};
 use cpd::daemon::logging::{Level, LogTarget, Logger};
@@ -13,7 +14,6 @@ use cpd::daemon::{ServerParts, WAKER, listeners, serve as run_loop};
 use cpd::engine::Engine;
 use cpd::engine::port::{Batch, FromStore};
 use cpd::engine::settings::{Limits, Settings};
-use cpd::proto::types::{Password, Username};
 use mio::{Poll, Waker};
 use signal_hook::consts::signal::SIGTERM;
 use signal_hook_mio::v1_0::Signals;

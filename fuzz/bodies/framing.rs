@@ -1,7 +1,7 @@
 //! The line decoder against one that could not be simpler: a byte at a time, keeping whatever comes.
 
-use cpd::proto::command::Line;
-use cpd::proto::line::{Decoder, Found};
+use cp_proto::command::Line;
+use cp_proto::line::{Decoder, Found};
 
 use super::Twin;
 

@@ -4,7 +4,7 @@
 use cpd::engine::settings::{Limits, Settings};
 use cpd::proto::dfa::Dialect;
 use cpd::proto::settings::{SessionSettings, Timeouts};
-use cpd::proto::types::Millis;
+use cpd::time::Millis;
 
 /// Begins a command; twice, it is itself.
 pub const MARK: u8 = 1;

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use cp_proto::values::Username;
 use cpd::daemon::fd_store::{parse_records, write_records};
 use cpd::engine::Engine;
 use cpd::engine::RECORD_VERSION;
@@ -10,7 +11,7 @@ use cpd::engine::port::{AddressKey, MessageId, SessionId, StoredMessage};
 use cpd::engine::settings::Settings;
 use cpd::proto::record::{RecordFormat, RecordReader, RecordWriter};
 use cpd::proto::session::Session;
-use cpd::proto::types::{Millis, Username};
+use cpd::time::Millis;
 
 use super::memory_store::MemoryStore;
 use super::program::{COMMON, SESSION};

@@ -4,13 +4,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 
+use cp_proto::limits::PDU_MAX_BYTES;
+use cp_proto::reply::{BadCommandCause, Reply, ReplyStage};
+use cp_proto::values::Username;
 use cpd::engine::events::{AdminRequest, PurgeFilter};
 use cpd::engine::port::{AddressKey, Batch, FromStore, Op, Outcome, RequestId, SessionId};
 use cpd::engine::{Engine, Verification};
-use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, PDU_MAX_BYTES};
-use cpd::proto::reply::{BadCommandCause, Reply, ReplyStage};
-use cpd::proto::session::{Closing, NEVER};
-use cpd::proto::types::{Millis, Username};
+use cpd::proto::limits::OUTPUT_HIGH_WATER_BYTES;
+use cpd::proto::session::Closing;
+use cpd::time::{Millis, NEVER};
 
 use super::Twin;
 use super::framing;

@@ -4,13 +4,13 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use cp_proto::values::{Password, Username};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::error::{ControlError, ErrorCode};
 use super::frame::wipe;
 use super::password::parse_new_password;
 use super::{FIELDS_MAX, JSON_DEPTH_MAX, NAME_RULE};
-use crate::proto::types::{Password, Username};
 
 /// The fields of a request that have not been read yet.
 #[derive(Default)]

@@ -48,5 +48,5 @@ pub const PASSWORD_RULE: &str =
 
 // A page of messages with their bodies must fit into an answer: TAB, quotation mark and backslash take two bytes each
 // in JSON, and 256 bytes are enough for the rest of a row. Base64 makes a chunk a third larger.
-const _: () = assert!(ROWS_MAX as usize * (2 * crate::proto::limits::MESSAGE_MAX_BYTES + 256) < ANSWER_MAX_BYTES);
+const _: () = assert!(ROWS_MAX as usize * (2 * cp_proto::limits::MESSAGE_MAX_BYTES + 256) < ANSWER_MAX_BYTES);
 const _: () = assert!((BACKUP_CHUNK_BYTES as usize) / 3 * 4 + 1024 < ANSWER_MAX_BYTES);

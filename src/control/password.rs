@@ -1,12 +1,13 @@
 //! Checks new passwords and names what is wrong with them. A login is checked by
-//! [`Password::parse`](crate::proto::types::Password::parse) only, so that passwords set with earlier versions still
+//! [`Password::parse`](cp_proto::values::Password::parse) only, so that passwords set with earlier versions still
 //! work.
 
 use std::fmt;
 
+use cp_proto::limits::PASSWORD_MAX_BYTES;
+use cp_proto::values::Password;
+
 use super::PASSWORD_RULE;
-use crate::proto::limits::PASSWORD_MAX_BYTES;
-use crate::proto::types::Password;
 
 /// A byte order mark. Some editors and shells put one at the beginning of a file, where it is invisible.
 const BYTE_ORDER_MARK: char = '\u{feff}';

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use cp_proto::values::{Password, Username};
 use serde::Serializer;
 use serde::ser::SerializeMap;
 
@@ -10,7 +11,6 @@ use super::error::{ControlError, ErrorCode};
 use super::fields::{Fields, missing_field, printable_name};
 use super::frame::RequestLine;
 use super::{PROTOCOL_VERSION, ROWS_DEFAULT, ROWS_MAX};
-use crate::proto::types::{Password, Username};
 
 /// A request. `Debug` does not show passwords.
 ///

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use cp_proto::values::Username;
 
 use super::table::{COMMANDS, Command, GROUPS, ValueKind};
 use super::target::parse_timeout;
 use super::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT, time_span};
 use crate::control::NAME_RULE;
 use crate::control::fields::parse_address;
-use crate::proto::types::Username;
 
 /// The position of the global options in the help of each command: after its own options.
 const GLOBAL_OPTIONS_ORDER: usize = 100;

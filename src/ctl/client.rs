@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cp_proto::values::Username;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -18,7 +19,6 @@ use crate::ctl::peer;
 use crate::ctl::render::escape;
 use crate::ctl::service::ServiceState;
 use crate::ctl::target::{SocketOrigin, Target};
-use crate::proto::types::Username;
 
 /// The longest wait for the answer to a slow request, as long as the daemon answers pings meanwhile.
 const SLOW_REQUEST_MAX_WAIT: Duration = Duration::from_secs(120);

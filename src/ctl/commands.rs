@@ -1,6 +1,7 @@
 //! The commands: the requests that each sends to the daemon, and how it shows the answers.
 
 use clap::ArgMatches;
+use cp_proto::values::{Password, Username};
 use serde::Serialize;
 
 use super::client::Client;
@@ -12,7 +13,6 @@ use crate::control::answer::{
 };
 use crate::control::frame::wipe;
 use crate::control::{ErrorCode, PurgeFilter, ROWS_MAX, Request};
-use crate::proto::types::{Password, Username};
 
 type CommandResult = Result<Output, Failure>;
 

@@ -1,8 +1,9 @@
 //! Generates passwords.
 
+use cp_proto::limits::PASSWORD_MAX_BYTES;
+
 use crate::control::frame::wipe;
 use crate::ctl::exit::{ExitStatus, Failure};
-use crate::proto::limits::PASSWORD_MAX_BYTES;
 
 /// Letters and digits that are not easily confused: without 0, O, 1, l, I, i and o.
 const ALPHABET: &[u8] = b"23456789abcdefghjkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ";
@@ -30,7 +31,7 @@ pub(crate) fn password() -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::types::Password;
+    use cp_proto::values::Password;
 
     #[test]
     fn generated_passwords_are_valid_and_use_all_letters_equally() {

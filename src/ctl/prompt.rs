@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 
+use cp_proto::values::Password;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -16,7 +17,6 @@ use crate::control::password::{PasswordFault, parse_new_password};
 use crate::ctl::exit::{ExitStatus, Failure};
 use crate::ctl::line_editor::{EditingKeys, KeyEffect, LineEditor, SecretBytes};
 use crate::ctl::signals::DeferredSignals;
-use crate::proto::types::Password;
 
 /// The most bytes that are read of the answer to a yes-or-no question.
 const CONFIRMATION_MAX_BYTES: u64 = 64;

@@ -1,6 +1,7 @@
 //! `cpctl throttle`: lists and clears throttles.
 
 use clap::ArgMatches;
+use cp_proto::values::Username;
 use serde::Serialize;
 
 use super::client::Client;
@@ -10,7 +11,6 @@ use super::render::Table;
 use super::{Context, Output};
 use crate::control::answer::{Throttles, ThrottlesCleared};
 use crate::control::{ROWS_MAX, Request};
-use crate::proto::types::Username;
 
 /// Shown for a throttle that applies to all users, or to all addresses.
 const ANY: &str = "any";

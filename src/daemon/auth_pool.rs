@@ -13,10 +13,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use cp_proto::values::Password;
+
 use super::exit::{ExitCode, Fatal};
 use crate::auth::{AuthError, Costs, HashParams, Hasher, VerifyOutcome};
 use crate::engine::port::{RequestId, SessionId};
-use crate::proto::types::Password;
 use crate::sabotage::{self, Fault};
 
 /// Jobs that may wait for a verifier.

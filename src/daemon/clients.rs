@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
+use cp_proto::reply::{BadCommandCause, Reply, ReplyStage};
 use mio::event::{Event, Source};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -14,9 +15,8 @@ use crate::control::frame::wipe;
 use crate::engine::Engine;
 use crate::engine::port::{Origin, SessionId};
 use crate::proto::dfa::Dialect;
-use crate::proto::reply::{BadCommandCause, Reply, ReplyStage};
-use crate::proto::session::{Closing, NEVER};
-use crate::proto::types::Millis;
+use crate::proto::session::Closing;
+use crate::time::{Millis, NEVER};
 
 /// Bytes read from one connection in one turn.
 pub const TURN_READ_BYTES: usize = 8 * 1024;

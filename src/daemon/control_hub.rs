@@ -25,8 +25,7 @@ use super::logging::RepeatSuppressor;
 use crate::control::frame::wipe;
 use crate::control::{ErrorCode, Request, encode_error};
 use crate::engine::port::RequestId;
-use crate::proto::session::NEVER;
-use crate::proto::types::Millis;
+use crate::time::{Millis, NEVER};
 
 /// Control sockets that are listened on.
 pub const LISTENERS_MAX: usize = 8;

@@ -11,9 +11,8 @@ use std::time::Duration;
 use super::auth_pool::Progress;
 use super::exit::{ExitCode, Fatal};
 use super::logging::{Line, Logger};
-use crate::proto::session::NEVER;
-use crate::proto::types::Millis;
 use crate::sabotage;
+use crate::time::{Millis, NEVER};
 
 /// Time between two checks of the watching thread.
 const TICK_INTERVAL: Duration = Duration::from_secs(2);

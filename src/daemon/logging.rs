@@ -16,7 +16,7 @@ pub use sinks::{JOURNAL_SOCKET, SEND_TIMEOUT, SYSLOG_SOCKET, Sink, stderr_is_a_j
 
 use super::exit::{ExitCode, Fatal};
 use super::sandbox;
-use crate::proto::types::Millis;
+use crate::time::Millis;
 
 /// Lines that may wait for the log thread; further ones are dropped and counted.
 pub const QUEUE_MAX_LINES: usize = 1024;

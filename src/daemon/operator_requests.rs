@@ -5,12 +5,13 @@ mod render;
 
 use std::net::IpAddr;
 
+use cp_proto::values::{Password, Username};
+
 use super::control_hub::Peer;
 use super::logging::Line;
 use crate::control::{self, BACKUP_CHUNK_BYTES, ControlError, ErrorCode, Request};
 use crate::engine::events::{AdminRequest, AdminResult, PurgeFilter};
 use crate::engine::port::AddressKey;
-use crate::proto::types::{Password, Username};
 
 pub use self::render::{AnswerContext, StatusDetails, pong, render};
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
+use cp_proto::values::Username;
 use mio::Registry;
 use mio::event::Event;
 use mio::net::UnixListener;
@@ -21,7 +22,7 @@ use crate::control::rfc3339;
 use crate::engine::Engine;
 use crate::engine::events::{AdminRequest, AdminResult};
 use crate::engine::port::{RequestId, SessionId};
-use crate::proto::types::{Millis, Username};
+use crate::time::Millis;
 
 /// Ids from here on are those of requests that the daemon makes itself.
 const OWN_REQUESTS_FROM: u64 = 1 << 63;

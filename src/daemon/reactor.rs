@@ -27,8 +27,7 @@ use super::session_log::SessionLog;
 use super::wall_clock;
 use crate::engine::port::FromStore;
 use crate::engine::{Engine, Verification};
-use crate::proto::session::NEVER;
-use crate::proto::types::Millis;
+use crate::time::{Millis, NEVER};
 
 /// The poll's token of the waker. The store, the verifiers, the health thread and a reload wake the loop with it.
 pub const WAKER: Token = Token(0);

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use cp_proto::values::Username;
+
 use super::clients::Clients;
 use super::logging::{Line, Logger, RepeatSuppressor};
 use super::peer_address;
 use crate::engine::events::{Ended, GuessingAlert, Limit, LogEvent, ThrottleCause};
 use crate::engine::port::{AddressKey, SessionId};
-use crate::proto::session::NEVER;
-use crate::proto::types::{Millis, Username};
+use crate::time::{Millis, NEVER};
 
 /// A limit that is reached repeatedly is logged once in this time; further cases are only counted.
 const SUPPRESS_MS: Millis = 10_000;

@@ -2,13 +2,15 @@
 //! once
 //! they are on stable storage.
 
+use cp_proto::values::Username;
+
 use super::Engine;
 use super::core::Core;
 use super::events::{AdminRequest, AdminResult, PurgeFilter, SessionRow, Status, UserState};
 use super::port::{AdminAnswer, AdminOp, MessageRow, Op, RequestId, UserRow};
 use super::queues::{Purged, keep_first_by_key};
 use crate::proto::download::MessageId;
-use crate::proto::types::{Millis, Username};
+use crate::time::Millis;
 
 /// What to do with the store's answer to a request.
 #[derive(Debug)]

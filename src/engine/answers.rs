@@ -1,9 +1,11 @@
 //! Results from the store, passed to the sessions that wait for them.
 
+use cp_proto::values::Username;
+
 use super::port::{Answer, Batch, LoginRecord, MessageId, Op, Outcome, Page, SessionId};
 use super::{Engine, sabotage};
 use crate::proto::dfa::Refusal;
-use crate::proto::types::{Millis, Username};
+use crate::time::Millis;
 
 impl Engine {
     pub(super) fn store_answer(&mut self, answer: Answer, now: Millis) {

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use super::port::{Batch, Op, Outcome};
-use crate::proto::types::Millis;
+use crate::time::Millis;
 
 /// Batches submitted and not yet handed back, at most.
 pub const BATCHES_UNDER_WAY_MAX: usize = 32;

@@ -2,6 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use cp_proto::reply::Reply;
+use cp_proto::values::{Password, Username};
+
 use super::admin::Pending;
 use super::batcher::Batcher;
 use super::counts::Counts;
@@ -12,9 +15,8 @@ use super::queues::{AdmitError, Queues};
 use super::settings::Limits;
 use crate::proto::dfa::Refusal;
 use crate::proto::download::MessageId;
-use crate::proto::reply::Reply;
 use crate::proto::services::{Admission, LeaseAnswer, Services};
-use crate::proto::types::{Millis, Password, Username};
+use crate::time::Millis;
 
 /// The queues, the batches for the store, the logins, and the events and results that wait to be fetched.
 #[derive(Debug, Default)]

@@ -1,10 +1,12 @@
 //! What the engine reports: events for the log, and results for operators.
 
 pub use super::logins::{Ended, ThrottledLogin};
+use cp_proto::values::Username;
+
 use super::port::{AddressKey, MessageRow, SessionId, UserRow};
 use super::queues::QueueSummary;
 pub use super::throttle::{GuessingAlert, ThrottleCause, Throttled};
-use crate::proto::types::{Millis, Username};
+use crate::time::Millis;
 
 /// An event for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]

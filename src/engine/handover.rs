@@ -11,7 +11,7 @@ use crate::proto::dfa::Dialect;
 use crate::proto::download::MessageId;
 use crate::proto::record::{RecordFormat, RecordReader, RecordWriter};
 use crate::proto::session::Session;
-use crate::proto::types::Millis;
+use crate::time::Millis;
 
 /// The version of a session's record. Records of other versions are refused, except 0.1.0's.
 pub const RECORD_VERSION: u16 = 3;

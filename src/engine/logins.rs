@@ -3,12 +3,14 @@
 
 use std::collections::HashMap;
 
+use cp_proto::values::{Password, Username};
+
 use super::login_queue::{LoginQueue, RecentSet};
 use super::port::{AddressKey, LoginRecord, SessionId};
 use super::settings::Limits;
 use super::throttle::{Attempt, Decision, GuessingAlert, Throttle, ThrottleCause};
 use crate::proto::record::{RecordFormat, RecordReader, RecordWriter};
-use crate::proto::types::{Millis, Password, Username};
+use crate::time::Millis;
 
 /// A password for a verifier to check against `hash`. `None`: the same work is done, and the login fails.
 #[derive(Debug)]

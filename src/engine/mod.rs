@@ -26,6 +26,8 @@ mod trusted_clock;
 use std::collections::VecDeque;
 
 pub use self::batcher::BATCHES_UNDER_WAY_MAX;
+use cp_proto::values::Username;
+
 use self::core::{Core, SessionServices};
 use self::counts::Counts;
 use self::events::{AdminResult, Limit, LogEvent};
@@ -38,8 +40,8 @@ use self::slot::Slot;
 use crate::proto::dfa::Dialect;
 use crate::proto::download::MessageId;
 use crate::proto::services::SessionContext;
-use crate::proto::session::{Closing, NEVER, Session};
-use crate::proto::types::{Millis, Username};
+use crate::proto::session::{Closing, Session};
+use crate::time::{Millis, NEVER};
 use crate::timer::Wheel;
 
 /// One connection in this many is reserved for known addresses.

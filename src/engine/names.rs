@@ -42,7 +42,7 @@ mod tests {
     use std::hash::{BuildHasher, BuildHasherDefault};
 
     use super::*;
-    use crate::proto::types::Username;
+    use cp_proto::values::Username;
 
     #[test]
     fn names_that_differ_little_do_not_collide() {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 pub use super::address::{AddressKey, Origin};
 pub use crate::proto::download::{MessageId, Page, PageMessage};
-use crate::proto::types::Username;
+use cp_proto::values::Username;
 
 /// Known addresses that the engine remembers, at most: the latest.
 pub const KNOWN_ADDRESSES_MAX: usize = 65_536;

@@ -11,12 +11,14 @@ use std::collections::VecDeque;
 pub use purge::Purged;
 pub use quota::AdmitError;
 
+use cp_proto::values::Username;
+
 use super::names::NameMap;
 use super::port::SessionId;
 use super::settings::Limits;
 use crate::proto::download::MessageId;
 use crate::proto::limits::{PAGE_MAX_BYTES, PAGE_MAX_MESSAGES};
-use crate::proto::types::{Millis, Username};
+use crate::time::Millis;
 
 /// The number of a name in this run. Messages keep their sender's number when that user is removed.
 type NameId = u32;
@@ -34,7 +36,7 @@ struct Entry {
 /// A scan for expired messages begins no further mailbox after this many entries.
 const EXPIRY_SCAN_MAX: usize = 100_000;
 const LENGTH_BITS: u32 = 10;
-const _: () = assert!(crate::proto::limits::MESSAGE_MAX_BYTES < 1 << LENGTH_BITS);
+const _: () = assert!(cp_proto::limits::MESSAGE_MAX_BYTES < 1 << LENGTH_BITS);
 
 impl Entry {
     fn new(id: MessageId, bytes: usize, at: u64, sender: NameId) -> Entry {

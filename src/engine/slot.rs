@@ -2,7 +2,7 @@
 
 use super::port::{AddressKey, SessionId};
 use crate::proto::session::Session;
-use crate::proto::types::Millis;
+use crate::time::Millis;
 use crate::timer::TimerKey;
 
 /// One entry of the session table. It is reused, with a new serial number, once its session is gone.

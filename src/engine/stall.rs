@@ -1,7 +1,7 @@
 //! A store that does not respond: senders get an error reply, all other sessions continue.
 
 use super::Engine;
-use crate::proto::types::Millis;
+use crate::time::Millis;
 
 impl Engine {
     /// Notes that the store has stopped responding (`stalled`), or responds again. Clients that wait for a 240 then get

@@ -12,12 +12,14 @@ mod handover;
 mod name_failures;
 
 pub use self::admin::{Subject, Throttled};
+use cp_proto::values::Username;
+
 use self::bucket::{Failures, Headroom, Level, Rate, Table};
 use self::name_failures::{NameFailures, NameRates};
 use super::port::AddressKey;
 use super::settings::Limits;
-use crate::proto::types::{Millis, Username};
 use crate::sabotage::{self, Fault};
+use crate::time::Millis;
 
 /// Buckets kept, at most: of addresses, of pairs of a name and an address, and of names.
 const ADDRESSES_MAX: usize = 65_536;

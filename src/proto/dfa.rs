@@ -3,11 +3,12 @@
 
 mod causes;
 
+use cp_proto::command::{PduFault, SendFault, Verb};
+use cp_proto::reply::{DownloadFailure, Reply, SendFailure};
+use cp_proto::values::{Password, Username};
+
 use self::causes::{fault_reply, refusal_reply};
-use super::command::{PduFault, SendFault, Verb};
 use super::download::{Download, MessageId, Page};
-use super::reply::{DownloadFailure, Reply, SendFailure};
-use super::types::{Password, Username};
 
 /// The state of a session. Each state owns the data that exist in it only.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::types::Username;
+use cp_proto::values::Username;
 
 /// The number of a message. Numbers grow in the order of queueing and are never reused, not even after a restart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -1,22 +1,8 @@
-//! The bounds of the protocol (mostly docs/protocol.md section 2) and of what a session may keep in memory, with their
-//! units.
+//! The bounds of a session: of what a client may get wrong (docs/protocol.md sections 1 and 7), and of what is kept in
+//! memory for it, with their units. Those of a PDU are in [`cp_proto::limits`].
 
-/// Longest PDU in bytes, without its CRLF.
-pub const PDU_MAX_BYTES: usize = 1024;
-/// Length of a verb, or of a reply code with its space, in bytes.
-pub const VERB_BYTES: usize = 4;
-/// Longest user name in bytes.
-pub const USERNAME_MAX_BYTES: usize = 10;
-/// Longest password in bytes of UTF-8.
-pub const PASSWORD_MAX_BYTES: usize = 15;
-/// Longest message in bytes of UTF-8.
-pub const MESSAGE_MAX_BYTES: usize = 1009;
-/// How many bytes a client may send without a line terminator; one more and it is disconnected.
-pub const UNTERMINATED_MAX_BYTES: usize = 64 * 1024;
-/// Largest window of `RMSG<n>`, in messages.
-pub const WINDOW_MAX_MESSAGES: u16 = 256;
-/// Longest wait of `WMSG<s>`, in seconds.
-pub const WAIT_MAX_SECONDS: u16 = 300;
+use cp_proto::limits::{MESSAGE_MAX_BYTES, PDU_MAX_BYTES, WINDOW_MAX_MESSAGES};
+
 /// How many failed logins close a connection (section 7).
 pub const LOGIN_FAILURES_MAX: u8 = 3;
 /// How many replies of 500 or 560 before the login close a connection; the last one is still sent (section 1).
@@ -26,8 +12,6 @@ pub const BAD_PDUS_MAX: u8 = 20;
 pub const PIPELINE_MAX_STORES: u16 = 64;
 /// Once this many bytes of a session's output are unsent, it handles no further input until the client has read some.
 pub const OUTPUT_HIGH_WATER_BYTES: usize = 16 * 1024;
-/// How much a single reply or message can add to the output, in bytes.
-pub const REPLY_MAX_BYTES: usize = PDU_MAX_BYTES + 2;
 /// How many bytes a client must read within the write timeout unless it reads all of them; one that reads fewer is too
 /// slow and is disconnected (section 6).
 pub const WRITE_PROGRESS_MIN_BYTES: u16 = 16 * 1024;
@@ -39,9 +23,6 @@ pub const PAGE_MAX_BYTES: usize = 16 * 1024;
 /// How many messages one page of a download may hold.
 pub const PAGE_MAX_MESSAGES: usize = 256;
 
-const _: () = assert!(VERB_BYTES + USERNAME_MAX_BYTES + 1 + MESSAGE_MAX_BYTES == PDU_MAX_BYTES);
-const _: () = assert!(VERB_BYTES + PASSWORD_MAX_BYTES <= PDU_MAX_BYTES);
-const _: () = assert!(PDU_MAX_BYTES < UNTERMINATED_MAX_BYTES);
 // There is room for a PDU of any length and for the one that follows it.
 const _: () = assert!(CLASSIC_UNREAD_MAX_BYTES >= 2 * (PDU_MAX_BYTES + 2));
 const _: () = assert!(PAGE_MAX_MESSAGES >= WINDOW_MAX_MESSAGES as usize);

@@ -1,10 +1,12 @@
 //! What a session needs from its surroundings: the store, the verifiers and the counters.
 
+use cp_proto::reply::Reply;
+use cp_proto::values::{Password, Username};
+
 use super::dfa::Refusal;
 use super::download::MessageId;
-use super::reply::Reply;
 use super::settings::SessionSettings;
-use super::types::{Millis, Password, Username};
+use crate::time::Millis;
 
 /// The answer of [`Services::store`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,21 +9,21 @@ mod stall;
 
 use std::mem;
 
+use cp_proto::line::Decoder;
+use cp_proto::reply::{BadCommandCause, Reply};
+use cp_proto::secret::WipedBytes;
+
 use super::dfa::{Dialect, Event, Refusal, State};
 use super::download::{MessageId, Page};
-use super::limits::{CLASSIC_UNREAD_MAX_BYTES, OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES, WRITE_PROGRESS_MIN_BYTES};
-use super::line::Decoder;
-use super::reply::{BadCommandCause, Reply};
 use super::services::{Services, SessionContext};
 use super::settings::SessionSettings;
-use super::types::Millis;
-use super::unread::Unread;
+use crate::proto::limits::{
+    CLASSIC_UNREAD_MAX_BYTES, OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES, WRITE_PROGRESS_MIN_BYTES,
+};
+use crate::time::{Millis, NEVER};
 
 /// How long an evicted session may take to send its last reply, in milliseconds.
 pub const EVICTION_GRACE_MS: Millis = 1000;
-
-/// The value of a deadline that is not set.
-pub const NEVER: Millis = Millis::MAX;
 
 /// Whether, and how, a session is closing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Session {
     state: State,
     decoder: Decoder,
     /// Input that was received and not parsed, because the PDU at its beginning cannot be handled yet.
-    input: Unread,
+    input: WipedBytes,
     /// In the classic dialect, the decoder's state after `input`, to find the end of a line by silence. `None` until it
     /// is needed, and while `input` is empty.
     lookahead: Option<Box<Decoder>>,
@@ -97,7 +97,7 @@ impl Session {
         Session {
             state: State::Idle,
             decoder: Decoder::default(),
-            input: Unread::default(),
+            input: WipedBytes::default(),
             lookahead: None,
             output: Vec::new(),
             sent: 0,
@@ -160,7 +160,7 @@ impl Session {
             self.note_input(bytes, cx);
             let mut rest = bytes;
             self.handle_input(&mut rest, cx);
-            self.input = Unread::concat(&[rest]);
+            self.input = WipedBytes::concat(&[rest]);
         } else {
             self.note_queued_input(bytes, cx);
         }

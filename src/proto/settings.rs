@@ -1,6 +1,6 @@
 //! The settings of a session (docs/protocol.md sections 6 and 8).
 
-use super::types::Millis;
+use crate::time::Millis;
 
 /// How long a client may take for each of these, in milliseconds (section 6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

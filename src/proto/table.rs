@@ -1,15 +1,18 @@
 //! The state table in a printable form: every state with every event, obtained by calling [`transition`] itself. Tests
 //! compare it with the table of docs/protocol.md section 5, and its picture is made from it.
 
+#[cfg(test)]
+mod reply_texts;
 mod samples;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 pub use self::samples::{EVENT_KINDS, EventKind, SITUATIONS, Situation};
-use super::command::Verb;
+use cp_proto::command::Verb;
+use cp_proto::reply::Reply;
+
 use super::dfa::{Action, Dialect, Response, State, Transition, transition};
-use super::reply::Reply;
 
 /// One cell of the matrix of situations and kinds of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

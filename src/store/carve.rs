@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+use cp_proto::values::Username;
+
 use super::files::with_suffix;
 use super::pages::{PAGE_SIZE, Pages, read_u16, read_u32};
 use super::row::{self, message_sum};
 use super::users::{self, User};
-use crate::proto::types::Username;
 
 /// Longest record, in bytes, that is assembled from its pages.
 const RECORD_MAX_BYTES: usize = 64 * 1024;

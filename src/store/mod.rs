@@ -42,10 +42,10 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use cp_proto::values::Username;
 use rusqlite::Connection;
 
 use crate::engine::port::{AddressKey, StoredMessage};
-use crate::proto::types::Username;
 
 pub use file_checks::preflight;
 pub use restore::{RestoreSource, Restored, restore};

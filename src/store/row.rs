@@ -1,12 +1,12 @@
 //! Rows and their checksums: no row is used before its checksum was verified.
 
+use cp_proto::values::Username;
 use crc32fast::Hasher;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::sqlite::TrustedText;
 use crate::engine::port::{MessageId, StoredMessage};
-use crate::proto::types::Username;
 use crate::sabotage;
 
 /// Message ids are reserved in blocks of this size, so that the reservation is rarely written.

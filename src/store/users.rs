@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use cp_proto::values::Username;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::row::{RowError, read_text, read_unsigned, row_sum};
 use super::sqlite::sqlite_integer;
 use crate::engine::port::{AddressKey, KNOWN_ADDRESSES_MAX, LoginRecord, Origin, UserRow};
-use crate::proto::types::Username;
 
 /// Addresses remembered for each user: the most recent ones.
 pub const ADDRESSES_PER_USER_MAX: u32 = 16;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use cpd::proto::types::{Password, Username, is_valid_message};
+use cp_proto::values::{Password, Username, is_valid_message};
 
 use super::parser::{Action, Expected, Listener, Script};
 

@@ -6,15 +6,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cp_proto::reply::{BadCommandCause, Reply, ReplyStage};
+use cp_proto::values::{Password, Username};
 use cpd::daemon::config::{Arguments, Config};
 use cpd::engine::events::{AdminRequest, AdminResult, PurgeFilter};
 use cpd::engine::port::{AddressKey, RequestId, SessionId};
 use cpd::engine::settings::Settings;
 use cpd::engine::{Engine, Verification};
 use cpd::proto::dfa::Dialect;
-use cpd::proto::reply::{BadCommandCause, Reply, ReplyStage};
-use cpd::proto::session::{Closing, NEVER};
-use cpd::proto::types::{Millis, Password, Username};
+use cpd::proto::session::Closing;
+use cpd::time::{Millis, NEVER};
 
 use super::memory_store::MemoryStore;
 use super::parser::{Listener, Script, Setting};

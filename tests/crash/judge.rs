@@ -61,7 +61,7 @@ fn read(folder: &Path) -> Result<Vec<Letter>, String> {
     let (mut users, mut loaded): (Vec<String>, Vec<StoredMessage>) = (Vec::new(), Vec::new());
     let _open = open_stores::hold();
     let mut store = Store::open(&folder.join(FILES[0])).map_err(|error| format!("refused: {error}"))?;
-    let on_user = |user: cpd::proto::types::Username| users.push(user.as_str().to_owned());
+    let on_user = |user: cp_proto::values::Username| users.push(user.as_str().to_owned());
     store.load(on_user, |message| loaded.push(message)).map_err(|error| format!("refused: {error}"))?;
     users.sort_unstable();
     let mut expected = USERS.map(String::from);

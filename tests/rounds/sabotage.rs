@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use cp_proto::values::Username;
 use cpd::engine::port::{Batch, FromStore, MessageId, Op, SessionId};
-use cpd::proto::types::Username;
 use cpd::store::Store;
 use rusqlite::Connection;
 

@@ -4,7 +4,7 @@ use cpd::engine::BATCHES_UNDER_WAY_MAX;
 use cpd::engine::events::{AdminRequest, AdminResult};
 use cpd::engine::port::{RequestId, SessionId};
 use cpd::proto::session::Closing;
-use cpd::proto::types::Millis;
+use cpd::time::Millis;
 
 use super::clocks::{Busy, is_one_too_many};
 use super::network::Conn;

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-use cpd::proto::reply::{ALL, Reply, ReplyStage};
-use cpd::proto::types::Millis;
+use cp_proto::reply::{ALL, Reply, ReplyStage};
+use cpd::time::Millis;
 
 use super::bodies::Bodies;
 use super::chance::Chance;

@@ -4,7 +4,7 @@
 
 use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, WRITE_PROGRESS_MIN_BYTES};
 use cpd::proto::settings::Timeouts;
-use cpd::proto::types::Millis;
+use cpd::time::Millis;
 use cpd::timer::TICK_MS;
 
 use super::problem::{Problem, Sort};

@@ -1,11 +1,12 @@
 //! What befalls the server: the store's answers, crashes at any moment, stops, successors, administrators.
 
+use cp_proto::values::Username;
 use cpd::engine::Engine;
 use cpd::engine::events::{AdminRequest, PurgeFilter};
 use cpd::engine::port::{Answer, FromStore, Op, Outcome, RequestId};
 use cpd::engine::settings::Settings;
 use cpd::proto::session::Closing;
-use cpd::proto::types::{Millis, Username};
+use cpd::time::Millis;
 
 use super::plan::{Twin, VICTIM};
 use super::problem::{Problem, Sort};

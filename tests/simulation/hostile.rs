@@ -1,8 +1,8 @@
 //! A client that sends whatever comes to its mind. It expects nothing, except that what it gets is lines of the protocol
 //! and messages that somebody has sent to it.
 
-use cpd::proto::reply::ALL;
-use cpd::proto::types::Millis;
+use cp_proto::reply::ALL;
+use cpd::time::Millis;
 
 use super::bodies::Bodies;
 use super::chance::Chance;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use cpd::engine::port::{AddressKey, SessionId};
 use cpd::proto::dfa::Dialect;
-use cpd::proto::types::Millis;
+use cpd::time::Millis;
 
 use super::chance::Chance;
 use super::clocks::Clocks;

@@ -2,7 +2,7 @@
 
 use cpd::engine::settings::Settings;
 use cpd::proto::settings::Timeouts;
-use cpd::proto::types::Millis;
+use cpd::time::Millis;
 
 use super::chance::Chance;
 use super::network::Weather;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use cp_proto::values::Username;
 use cpd::engine::port::{
     AddressKey, AdminAnswer, AdminOp, Batch, LoginRecord, MessageId, MessageRow, Op, Page, PageMessage, UserRow,
 };
-use cpd::proto::types::Username;
 
 #[derive(Clone, Default)]
 pub struct User {

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
+use cp_proto::limits::PDU_MAX_BYTES;
 use cpd::engine::events::AdminResult;
 use cpd::engine::port::{Op, RequestId, SessionId};
 use cpd::engine::{Engine, Verification};
-use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, PDU_MAX_BYTES, PIPELINE_MAX_STORES};
-use cpd::proto::session::{Closing, NEVER};
-use cpd::proto::types::Millis;
+use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES};
+use cpd::proto::session::Closing;
+use cpd::time::{Millis, NEVER};
 
 use super::network::Parcel;
 use super::plan::Twin;

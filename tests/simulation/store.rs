@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use cp_proto::values::Username;
 use cpd::engine::Engine;
 use cpd::engine::port::{AdminAnswer, Answer, Batch, FromStore, MessageId, Op, Outcome, SessionId, StoredMessage};
-use cpd::proto::types::{Millis, Username};
+use cpd::time::Millis;
 
 use super::chance::Chance;
 use super::plan::Twin;

@@ -1,6 +1,6 @@
 //! What happened, in order: always as one number, and in words when a run is repeated to be looked at.
 
-use cpd::proto::types::Millis;
+use cpd::time::Millis;
 
 /// Who did something: a client by its number, or one of these.
 pub const SERVER: usize = usize::MAX;

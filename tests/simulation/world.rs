@@ -4,9 +4,10 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use cp_proto::values::Username;
 use cpd::engine::port::AddressKey;
 use cpd::proto::dfa::Dialect;
-use cpd::proto::types::{Millis, Username};
+use cpd::time::Millis;
 
 use super::bodies::Bodies;
 use super::chance::Chance;

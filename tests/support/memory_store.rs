@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use cp_proto::values::Username;
 use cpd::engine::port::{
     AddressKey, AdminAnswer, AdminOp, Answer, Batch, FromStore, LoginRecord, MessageId, MessageRow, Op, Outcome, Page,
     PageMessage, UserRow,
 };
-use cpd::proto::types::Username;
 
 struct User {
     hash: String,

@@ -9,8 +9,7 @@ use super::{IDLE_TIMEOUT_MS, Peer, WRITE_TIMEOUT_MS};
 use crate::control::frame::wipe;
 use crate::control::{ControlError, ErrorCode, Framer, Request};
 use crate::engine::port::RequestId;
-use crate::proto::session::NEVER;
-use crate::proto::types::Millis;
+use crate::time::{Millis, NEVER};
 
 /// The most bytes of one read.
 pub const READ_MAX_BYTES: usize = 16 * 1024;

@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 
 use super::{ACCEPT_PAUSE_MS, Hub};
-use crate::proto::types::Millis;
+use crate::time::Millis;
 
 /// A control socket, and whether it is time to accept.
 #[derive(Debug)]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use cp_proto::limits::MESSAGE_MAX_BYTES;
+
 use super::super::wall_time::WallTimeConverter;
 use super::*;
 use crate::control::request::COMMANDS;
@@ -10,8 +12,7 @@ use crate::engine::events::{Counters, SessionRow, Status, Throttled, UserState};
 use crate::engine::port::{MessageId, MessageRow, SessionId, UserRow};
 use crate::engine::queues::QueueSummary;
 use crate::engine::throttle::Subject;
-use crate::proto::limits::MESSAGE_MAX_BYTES;
-use crate::proto::types::Millis;
+use crate::time::Millis;
 
 const WALL: u64 = 1_800_000_000;
 const NOW: Millis = 1 << 40;

@@ -8,7 +8,7 @@ use crate::daemon::fd_store::{self, HandoverFds};
 use crate::daemon::logging::{Level, Line};
 use crate::daemon::peer_address;
 use crate::engine::port::Origin;
-use crate::proto::types::Millis;
+use crate::time::Millis;
 
 /// The result of resuming one connection.
 enum ResumeOutcome {

@@ -6,7 +6,7 @@ use crate::daemon::listeners::{ControlListener, Note};
 use crate::daemon::logging::Line;
 use crate::daemon::notify::Notice;
 use crate::daemon::reload::ReloadResult;
-use crate::proto::session::NEVER;
+use crate::time::NEVER;
 
 impl Reactor {
     /// Applies a configuration that was read again, and replaces the control socket if its file had gone.

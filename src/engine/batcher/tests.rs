@@ -1,6 +1,7 @@
+use cp_proto::values::Username;
+
 use super::*;
 use crate::engine::port::{MessageId, SessionId};
-use crate::proto::types::Username;
 
 const SESSION: SessionId = SessionId { serial: 1, slot: 0 };
 

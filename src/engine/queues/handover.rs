@@ -1,9 +1,10 @@
 //! The hand-over of leases and waiting sessions.
 
+use cp_proto::values::Username;
+
 use super::{Lease, Queues};
 use crate::engine::port::SessionId;
 use crate::proto::download::MessageId;
-use crate::proto::types::Username;
 
 impl Queues {
     /// The last message of `session`'s download of `user`'s queue. `None`: it has no lease.

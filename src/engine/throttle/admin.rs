@@ -3,11 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
+use cp_proto::values::Username;
+
 use super::bucket::Headroom;
 use super::{AllRates, Throttle};
 use crate::engine::port::AddressKey;
 use crate::engine::settings::Limits;
-use crate::proto::types::{Millis, Username};
+use crate::time::Millis;
 
 /// What is throttled: all attempts from an address, attempts on a name from addresses that it has not logged in from,
 /// or attempts on a name from one address.

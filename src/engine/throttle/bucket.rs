@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
-use crate::proto::types::Millis;
+use crate::time::Millis;
 
 /// What one failure adds to a bucket, and how much the bucket holds. Both are in milliseconds: a bucket loses one in
 /// each millisecond.

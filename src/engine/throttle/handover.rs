@@ -1,12 +1,14 @@
 //! The hand-over of failed logins: a restart must be no way to guess faster.
 
+use cp_proto::limits::USERNAME_MAX_BYTES;
+use cp_proto::values::Username;
+
 use super::bucket::{Failures, Level};
 use super::name_failures::{NameFailures, SHARES_MAX, Share};
 use super::{ADDRESSES_MAX, DAY_MS, MINUTE_MS, NAMES_MAX, PAIRS_MAX, Throttle};
 use crate::engine::port::AddressKey;
-use crate::proto::limits::USERNAME_MAX_BYTES;
 use crate::proto::record::{RecordReader, RecordWriter};
-use crate::proto::types::{Millis, Username};
+use crate::time::Millis;
 
 /// Buckets in a record of 0.2.0 or before, at most.
 const OLD_MAX: usize = 2 * (65_536 + 1);

@@ -2,7 +2,7 @@
 
 use super::bucket::{Bucket, Headroom, Level, Rate};
 use crate::engine::port::AddressKey;
-use crate::proto::types::Millis;
+use crate::time::Millis;
 
 /// Addresses whose share in a name's failures is known, at most: those with the largest shares.
 pub const SHARES_MAX: usize = 16;

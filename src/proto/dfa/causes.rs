@@ -1,8 +1,9 @@
 //! The causes of errors, translated into replies.
 
+use cp_proto::command::{PduFault, SendFault};
+use cp_proto::reply::{BadCommandCause, Reply, ReplyStage, SendFailure};
+
 use super::{Event, Refusal, State, Transition};
-use crate::proto::command::{PduFault, SendFault};
-use crate::proto::reply::{BadCommandCause, Reply, ReplyStage, SendFailure};
 
 impl State {
     /// The stage that the texts of replies mention for this state.

@@ -1,10 +1,12 @@
 //! The deadlines of a session, and what happens when one has passed.
 
+use cp_proto::limits::REPLY_MAX_BYTES;
+use cp_proto::secret::WipedBytes;
+
 use super::{Closing, NEVER, Services, Session, SessionContext};
 use crate::proto::dfa::{Dialect, Event, State};
-use crate::proto::limits::{OUTPUT_HIGH_WATER_BYTES, REPLY_MAX_BYTES};
-use crate::proto::types::Millis;
-use crate::proto::unread::Unread;
+use crate::proto::limits::OUTPUT_HIGH_WATER_BYTES;
+use crate::time::Millis;
 
 impl Session {
     /// The earliest deadline: when to call [`Session::expire`]. [`NEVER`] if there is none.
@@ -129,7 +131,7 @@ impl Session {
         }
         self.apply_shortened_timeouts(cx);
         if self.closing != Closing::Open {
-            self.input = Unread::default();
+            self.input = WipedBytes::default();
             self.lookahead = None;
             self.pdu_deadline = NEVER;
             self.silence_deadline = NEVER;

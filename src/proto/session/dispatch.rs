@@ -2,16 +2,17 @@
 
 use std::mem;
 
+use cp_proto::command::{Command, Line};
+use cp_proto::line::{Found, LineToken};
+use cp_proto::reply::{BadCommandCause, Reply, write_message};
+use cp_proto::telnet::AYT_ANSWER;
+use cp_proto::values::Username;
+
 use super::deadlines::reserve_for_reply;
 use super::{Closing, NEVER, Services, Session, SessionContext};
-use crate::proto::command::{Command, Line};
 use crate::proto::dfa::{Action, Event, Refusal, Response, State, Transition, transition};
 use crate::proto::limits::{BAD_PDUS_MAX, LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES};
-use crate::proto::line::{Found, LineToken};
-use crate::proto::reply::{BadCommandCause, Reply, write_message};
 use crate::proto::services::{Admission, LeaseAnswer};
-use crate::proto::telnet::AYT_ANSWER;
-use crate::proto::types::Username;
 
 impl Session {
     /// Handles the PDUs in `input` one after another, as far as that is possible now, and removes them from it.

@@ -3,18 +3,20 @@
 
 use std::collections::VecDeque;
 
+use cp_proto::limits::{PDU_MAX_BYTES, USERNAME_MAX_BYTES, WINDOW_MAX_MESSAGES};
+use cp_proto::reply::Reply;
+use cp_proto::secret::WipedBytes;
+use cp_proto::values::{Password, Username};
+
 use super::{Closing, NEVER, Services, Session, SessionContext};
+use crate::proto::decoder_record;
 use crate::proto::dfa::{Dialect, State};
 use crate::proto::download::{Download, MessageId};
 use crate::proto::limits::{
-    BAD_PDUS_MAX, LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, PDU_MAX_BYTES, PIPELINE_MAX_STORES, USERNAME_MAX_BYTES,
-    WINDOW_MAX_MESSAGES, WRITE_PROGRESS_MIN_BYTES,
+    BAD_PDUS_MAX, LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES, WRITE_PROGRESS_MIN_BYTES,
 };
-use crate::proto::line::Decoder;
 use crate::proto::record::{RecordFormat, RecordReader, RecordWriter};
-use crate::proto::reply::Reply;
-use crate::proto::types::{Millis, Password, Username};
-use crate::proto::unread::Unread;
+use crate::time::Millis;
 
 /// How much unread input a record may hold, in bytes. A session with more is not handed over. This is far above what a
 /// session has, as the daemon does not read while there is much unread input.
@@ -51,7 +53,7 @@ impl Session {
                 self.closing = Closing::Flush;
             }
         } else if let (State::AuthenticationValidated { name }, Some(password)) = (&self.state, password) {
-            self.input = Unread::concat(&[b"PASS", password.as_bytes(), b"\r\n", &self.input]);
+            self.input = WipedBytes::concat(&[b"PASS", password.as_bytes(), b"\r\n", &self.input]);
             self.lookahead = None;
             self.state = State::UserValidated { name: *name };
         }
@@ -82,7 +84,7 @@ impl Session {
             Dialect::Cp => 0,
             Dialect::Classic => 1,
         });
-        self.decoder.freeze(out);
+        decoder_record::freeze(&self.decoder, out);
         out.bytes(&self.input);
         out.bytes(self.output());
         let deadlines =
@@ -122,8 +124,8 @@ impl Session {
             1 => Dialect::Classic,
             _ => return None,
         };
-        let decoder = Decoder::thaw(from, form)?;
-        let input = Unread::concat(&[from.bytes(RECORD_INPUT_MAX_BYTES)?]);
+        let decoder = decoder_record::thaw(from, form)?;
+        let input = WipedBytes::concat(&[from.bytes(RECORD_INPUT_MAX_BYTES)?]);
         let output = from.bytes(RECORD_OUTPUT_MAX_BYTES)?.to_vec();
         let mut deadlines = [NEVER; 5];
         for deadline in &mut deadlines {

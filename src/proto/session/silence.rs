@@ -1,10 +1,11 @@
 //! Silence as the end of a PDU in the classic dialect (docs/protocol.md section 8). It counts only while the socket is
 //! read, because otherwise there may be bytes in the socket that nobody has seen.
 
+use cp_proto::line::Decoder;
+
 use super::{Closing, NEVER, Services, Session, SessionContext};
 use crate::proto::dfa::Dialect;
 use crate::proto::limits::CLASSIC_UNREAD_MAX_BYTES;
-use crate::proto::line::Decoder;
 
 impl Session {
     /// Restarts the silence timer if `bytes` belong to an unfinished line. Call this before they are handled.

@@ -5,12 +5,13 @@ mod classic;
 mod handover;
 mod time;
 
+use cp_proto::limits::UNTERMINATED_MAX_BYTES;
+use cp_proto::values::{Password, Username};
+
 use super::*;
 use crate::proto::dfa::Refusal;
 use crate::proto::download::PageMessage;
-use crate::proto::limits::UNTERMINATED_MAX_BYTES;
 use crate::proto::services::{Admission, LeaseAnswer};
-use crate::proto::types::{Password, Username};
 
 /// The outcome of a store of which it is not known whether it has succeeded.
 const OUTCOME_UNKNOWN: Result<(), Refusal> = Err(Refusal::OutcomeUnknown);

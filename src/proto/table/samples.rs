@@ -1,10 +1,11 @@
 //! The rows and columns of the matrix: each situation of a session and each kind of event, with sample data.
 
-use crate::proto::command::{PduFault, SendFault, Verb};
+use cp_proto::command::{PduFault, SendFault, Verb};
+use cp_proto::reply::ReplyStage;
+use cp_proto::values::{Password, Username};
+
 use crate::proto::dfa::{Event, Refusal, State};
 use crate::proto::download::{Download, MessageId, Page, PageMessage};
-use crate::proto::reply::ReplyStage;
-use crate::proto::types::{Password, Username};
 
 /// A state; for Receiving Message, which has several situations, also how far the download has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
+use cp_proto::values::Username;
 use tempfile::TempDir;
 
 use super::sqlite::{FaultPoint, Faults};
@@ -27,7 +28,6 @@ use crate::engine::port::{
     AddressKey, AdminAnswer, AdminOp, Answer, Batch, FromStore, LoginRecord, MessageId, Op, Origin, Outcome, Page,
     RequestId, SessionId, StoredMessage,
 };
-use crate::proto::types::Username;
 
 /// Longer than anything here takes on any machine: a result that has not come by then will not come.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,7 +1,8 @@
 //! The hand-over of a session from one process to the next.
 
+use cp_proto::limits::UNTERMINATED_MAX_BYTES;
+
 use super::*;
-use crate::proto::limits::UNTERMINATED_MAX_BYTES;
 use crate::proto::record::{RecordFormat, RecordReader, RecordWriter};
 
 fn record(session: &Session, now: Millis) -> Option<Vec<u8>> {
@@ -68,9 +69,9 @@ fn a_session_with_work_under_way_is_not_handed_over() {
     scene.world.admission = Admission::Full;
     scene.receive(&b"SMSGbob:a\r\n".repeat(10_000));
     assert_eq!(record(&scene.session, 0), None, "more input than is ever read at once");
-    scene.session.input = Unread::concat(&[&scene.session.input[..64 * 1024 + 1]]);
+    scene.session.input = WipedBytes::concat(&[&scene.session.input[..64 * 1024 + 1]]);
     assert_eq!(record(&scene.session, 0), None);
-    scene.session.input = Unread::concat(&[&scene.session.input[..64 * 1024]]);
+    scene.session.input = WipedBytes::concat(&[&scene.session.input[..64 * 1024]]);
     assert!(thawed(&record(&scene.session, 0).expect("as much as that"), 0).is_some());
 }
 

@@ -1,7 +1,9 @@
 //! Timers that are restarted by progress, and timers that are suspended while the client waits for cpd.
 
+use cp_proto::limits::REPLY_MAX_BYTES;
+
 use super::*;
-use crate::proto::limits::{OUTPUT_HIGH_WATER_BYTES, REPLY_MAX_BYTES, WRITE_PROGRESS_MIN_BYTES};
+use crate::proto::limits::{OUTPUT_HIGH_WATER_BYTES, WRITE_PROGRESS_MIN_BYTES};
 use crate::proto::record::{RecordFormat, RecordReader, RecordWriter};
 
 /// A client that sends PDUs and reads nothing until the output is full.

@@ -1,12 +1,15 @@
 //! Cuts a client's stream into lines, after taking NVT commands out of it. The decoder never holds more than one line,
 //! and between two lines it holds no memory.
 
-mod handover;
 mod silence;
+mod snapshot;
 
-use super::command::{Line, Verb};
-use super::limits::{PASSWORD_MAX_BYTES, PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
-use super::telnet::{IAC, NvtEvent, NvtParser};
+use crate::command::{Line, Verb};
+use crate::limits::{PASSWORD_MAX_BYTES, PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
+use crate::secret::wipe;
+use crate::telnet::{IAC, NvtEvent, NvtParser};
+
+pub use self::snapshot::DecoderSnapshot;
 
 const LF: u8 = b'\n';
 const CR: u8 = b'\r';
@@ -41,8 +44,8 @@ pub struct LineToken(usize);
 #[derive(Debug, Default)]
 pub struct Decoder {
     telnet: NvtParser,
-    mode: Mode,
-    /// The unfinished line, or in `Mode::Whole` the finished one, without the CRs at its end.
+    mode: LineMode,
+    /// The unfinished line, or in `LineMode::Whole` the finished one, without the CRs at its end.
     held: Vec<u8>,
     /// How many bytes have come of a line that is over-long or skipped and thus not held, without the CRs at its end.
     dropped_bytes: u32,
@@ -62,16 +65,17 @@ pub struct Decoder {
     erased: bool,
 }
 
+/// What becomes of the line that the stream is in.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub enum LineMode {
     /// A line is being collected, or none has begun.
     #[default]
     Collect,
-    /// The line is over-long.
+    /// The line is over-long; `verb` is what it began with.
     Overlong { verb: [u8; VERB_BYTES] },
     /// The rest of a line is thrown away, because the line took too long and was answered.
     Skip,
-    /// `held` is a whole line.
+    /// A whole line is held.
     Whole,
     /// An over-long line has ended.
     WholeOverlong { verb: [u8; VERB_BYTES] },
@@ -92,11 +96,11 @@ impl Decoder {
             }
         }
         match self.mode {
-            Mode::Whole => Found::Line(Line::Whole(&self.held), LineToken(0)),
-            Mode::WholeOverlong { verb } => Found::Line(Line::Overlong(verb), LineToken(0)),
-            Mode::Overlong { .. } | Mode::Skip | Mode::Collect if self.flooded() => Found::Flood,
-            Mode::Overlong { .. } | Mode::Skip | Mode::Collect if self.telnet.has_ended() => Found::End,
-            Mode::Overlong { .. } | Mode::Skip | Mode::Collect => Found::NeedInput,
+            LineMode::Whole => Found::Line(Line::Whole(&self.held), LineToken(0)),
+            LineMode::WholeOverlong { verb } => Found::Line(Line::Overlong(verb), LineToken(0)),
+            LineMode::Overlong { .. } | LineMode::Skip | LineMode::Collect if self.flooded() => Found::Flood,
+            LineMode::Overlong { .. } | LineMode::Skip | LineMode::Collect if self.telnet.has_ended() => Found::End,
+            LineMode::Overlong { .. } | LineMode::Skip | LineMode::Collect => Found::NeedInput,
         }
     }
 
@@ -112,15 +116,15 @@ impl Decoder {
     /// Whether a line has begun and not ended.
     pub fn has_unfinished_line(&self) -> bool {
         match self.mode {
-            Mode::Collect => !self.held.is_empty() || self.trailing_crs > 0,
-            Mode::Overlong { .. } | Mode::Skip => true,
-            Mode::Whole | Mode::WholeOverlong { .. } => false,
+            LineMode::Collect => !self.held.is_empty() || self.trailing_crs > 0,
+            LineMode::Overlong { .. } | LineMode::Skip => true,
+            LineMode::Whole | LineMode::WholeOverlong { .. } => false,
         }
     }
 
     /// Whether there is an unfinished line whose time is limited. One that was answered already has no limit.
     pub fn has_timed_line(&self) -> bool {
-        self.has_unfinished_line() && !matches!(self.mode, Mode::Skip)
+        self.has_unfinished_line() && !matches!(self.mode, LineMode::Skip)
     }
 
     /// Returns whether an unfinished line was erased as a whole since the last call. What follows it is another line,
@@ -131,21 +135,21 @@ impl Decoder {
 
     /// Whether the decoder holds a finished line that was not taken.
     pub fn has_finished_line(&self) -> bool {
-        matches!(self.mode, Mode::Whole | Mode::WholeOverlong { .. })
+        matches!(self.mode, LineMode::Whole | LineMode::WholeOverlong { .. })
     }
 
     /// Gives up the unfinished line because it took too long; the rest of it will be thrown away. Returns its verb, or
     /// `None` if it was over-long already.
     pub fn abandon_line(&mut self) -> Option<Verb> {
         let verb = match self.mode {
-            Mode::Collect => Some(Verb::of(&self.held)),
-            Mode::Overlong { .. } | Mode::Skip => None,
-            Mode::Whole | Mode::WholeOverlong { .. } => return None,
+            LineMode::Collect => Some(Verb::of(&self.held)),
+            LineMode::Overlong { .. } | LineMode::Skip => None,
+            LineMode::Whole | LineMode::WholeOverlong { .. } => return None,
         };
         let dropped_bytes = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
         let trailing_crs = self.trailing_crs;
         self.reset();
-        (self.trailing_crs, self.dropped_bytes, self.mode) = (trailing_crs, dropped_bytes, Mode::Skip);
+        (self.trailing_crs, self.dropped_bytes, self.mode) = (trailing_crs, dropped_bytes, LineMode::Skip);
         verb
     }
 
@@ -159,7 +163,7 @@ impl Decoder {
 
     /// Handles the usual case without copying: the input begins with a whole line that has no special bytes in it.
     fn peek_in_place<'a>(&self, input: &mut &'a [u8]) -> Option<Found<'a>> {
-        if self.mode != Mode::Collect || !self.held.is_empty() || !self.telnet.is_plain() {
+        if self.mode != LineMode::Collect || !self.held.is_empty() || !self.telnet.is_plain() {
             return None;
         }
         if self.trailing_crs > 0 || self.skip_next_lf {
@@ -253,8 +257,8 @@ impl Decoder {
         let before = std::mem::replace(&mut self.trailing_crs, trailing_crs);
         let more = before.saturating_add(u32::try_from(text.len()).unwrap_or(u32::MAX));
         match self.mode {
-            Mode::Overlong { .. } | Mode::Skip => self.dropped_bytes = self.dropped_bytes.saturating_add(more),
-            Mode::Collect => {
+            LineMode::Overlong { .. } | LineMode::Skip => self.dropped_bytes = self.dropped_bytes.saturating_add(more),
+            LineMode::Collect => {
                 if self.held.capacity() == 0 {
                     self.held.reserve(PASS_CAPACITY_BYTES);
                 }
@@ -267,10 +271,10 @@ impl Decoder {
                     let verb = verb_of(&self.held);
                     self.reset();
                     (self.trailing_crs, self.dropped_bytes) = (trailing_crs, u32::try_from(length).unwrap_or(u32::MAX));
-                    self.mode = Mode::Overlong { verb };
+                    self.mode = LineMode::Overlong { verb };
                 }
             }
-            Mode::Whole | Mode::WholeOverlong { .. } => {}
+            LineMode::Whole | LineMode::WholeOverlong { .. } => {}
         }
     }
 
@@ -280,9 +284,9 @@ impl Decoder {
 
     fn flooded(&self) -> bool {
         let in_line = match self.mode {
-            Mode::Collect => self.held.len(),
-            Mode::Overlong { .. } | Mode::Skip => self.dropped_bytes as usize,
-            Mode::Whole | Mode::WholeOverlong { .. } => return false,
+            LineMode::Collect => self.held.len(),
+            LineMode::Overlong { .. } | LineMode::Skip => self.dropped_bytes as usize,
+            LineMode::Whole | LineMode::WholeOverlong { .. } => return false,
         };
         in_line + self.trailing_crs as usize + self.removed_bytes as usize > UNTERMINATED_MAX_BYTES
     }
@@ -291,10 +295,10 @@ impl Decoder {
     fn end_line(&mut self) {
         (self.removed_bytes, self.trailing_crs, self.after_cr, self.skip_next_lf) = (0, 0, false, false);
         match self.mode {
-            Mode::Collect => self.mode = Mode::Whole,
-            Mode::Overlong { verb } => (self.mode, self.dropped_bytes) = (Mode::WholeOverlong { verb }, 0),
-            Mode::Skip => self.reset(),
-            Mode::Whole | Mode::WholeOverlong { .. } => {}
+            LineMode::Collect => self.mode = LineMode::Whole,
+            LineMode::Overlong { verb } => (self.mode, self.dropped_bytes) = (LineMode::WholeOverlong { verb }, 0),
+            LineMode::Skip => self.reset(),
+            LineMode::Whole | LineMode::WholeOverlong { .. } => {}
         }
     }
 
@@ -302,7 +306,7 @@ impl Decoder {
         if self.trailing_crs > 0 {
             self.trailing_crs -= 1;
             self.count_removed(1);
-        } else if self.mode == Mode::Collect {
+        } else if self.mode == LineMode::Collect {
             let before = self.held.len();
             while let Some(last) = self.held.last_mut() {
                 // It may be a password's: what is popped stays in memory.
@@ -319,7 +323,7 @@ impl Decoder {
             self.held.truncate(text);
         }
         self.after_cr = false;
-        if self.mode == Mode::Collect && !self.has_unfinished_line() {
+        if self.mode == LineMode::Collect && !self.has_unfinished_line() {
             self.erased = true;
             self.reset();
         }
@@ -327,9 +331,9 @@ impl Decoder {
 
     fn erase_line(&mut self) {
         let erased = match self.mode {
-            Mode::Collect => self.held.len(),
-            Mode::Overlong { .. } => self.dropped_bytes as usize,
-            Mode::Skip | Mode::Whole | Mode::WholeOverlong { .. } => return,
+            LineMode::Collect => self.held.len(),
+            LineMode::Overlong { .. } => self.dropped_bytes as usize,
+            LineMode::Skip | LineMode::Whole | LineMode::WholeOverlong { .. } => return,
         };
         self.count_removed(erased + self.trailing_crs as usize);
         self.after_cr = false;
@@ -340,11 +344,10 @@ impl Decoder {
     /// Forgets the line and frees its memory, overwriting it first if it holds a password.
     fn reset(&mut self) {
         if Verb::of(&self.held) == Verb::Pass {
-            self.held.fill(0);
-            std::hint::black_box(&self.held);
+            wipe(&mut self.held);
         }
         self.held = Vec::new();
-        self.mode = Mode::Collect;
+        self.mode = LineMode::Collect;
         (self.trailing_crs, self.dropped_bytes) = (0, 0);
     }
 }

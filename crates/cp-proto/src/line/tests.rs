@@ -1,15 +1,15 @@
 //! The decoder, compared with a model that reads the stream byte by byte and was written from docs/protocol.md sections
 //! 1, 2 and 10 alone.
 
-mod handover;
 mod model;
 mod silence;
+mod snapshot;
 
 use proptest::prelude::*;
 
 use self::model::{Interruption, Out, model};
 use super::*;
-use crate::proto::telnet::IAC;
+use crate::telnet::IAC;
 
 fn decode(pieces: &[(Vec<u8>, Interruption)]) -> Vec<Out> {
     let mut decoder = Decoder::default();

@@ -1,18 +1,30 @@
-//! Input that was received and not parsed yet. It may contain passwords, so its memory is overwritten before it is
-//! freed.
+//! Memory that may hold a password, and is overwritten before it is freed.
 
+use std::fmt;
 use std::ops::Deref;
 
-/// A byte queue that overwrites its memory whenever it frees it.
-#[derive(Debug, Default)]
-pub struct Unread(Vec<u8>);
+/// Overwrites `bytes` with zeros, in a way that the compiler does not leave out although nothing reads them again.
+pub fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    std::hint::black_box(bytes);
+}
 
-impl Unread {
+/// A byte queue that overwrites its memory whenever it frees it: when it is dropped, emptied or has to grow.
+#[derive(Default)]
+pub struct WipedBytes(Vec<u8>);
+
+impl fmt::Debug for WipedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WipedBytes({} bytes)", self.0.len())
+    }
+}
+
+impl WipedBytes {
     /// Concatenates `parts`.
-    pub fn concat(parts: &[&[u8]]) -> Unread {
+    pub fn concat(parts: &[&[u8]]) -> WipedBytes {
         let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
         parts.iter().for_each(|part| bytes.extend_from_slice(part));
-        Unread(bytes)
+        WipedBytes(bytes)
     }
 
     /// Appends `bytes`.
@@ -30,7 +42,7 @@ impl Unread {
     /// Removes the first `count` bytes, or all if there are fewer. If none are left, the memory is freed.
     pub fn consume(&mut self, count: usize) {
         if count >= self.0.len() {
-            *self = Unread::default();
+            *self = WipedBytes::default();
         } else {
             self.0.drain(..count);
         }
@@ -42,12 +54,12 @@ impl Unread {
         if self.0.capacity() - self.0.len() < more {
             let mut larger = Vec::with_capacity(2 * self.0.len() + more);
             larger.extend_from_slice(&self.0);
-            *self = Unread(larger);
+            *self = WipedBytes(larger);
         }
     }
 }
 
-impl Deref for Unread {
+impl Deref for WipedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -55,11 +67,11 @@ impl Deref for Unread {
     }
 }
 
-impl Drop for Unread {
+impl Drop for WipedBytes {
     fn drop(&mut self) {
-        self.0.clear();
+        // What was removed from the end lies behind the length.
         self.0.resize(self.0.capacity(), 0);
-        std::hint::black_box(&self.0);
+        wipe(&mut self.0);
     }
 }
 
@@ -69,7 +81,7 @@ mod tests {
 
     #[test]
     fn bytes_stay_in_order_whatever_is_done() {
-        let mut unread = Unread::concat(&[b"US", b"", b"ER"]);
+        let mut unread = WipedBytes::concat(&[b"US", b"", b"ER"]);
         assert_eq!(&*unread, b"USER");
         unread.append(b"bob!");
         unread.insert(7, b'\n');
@@ -89,7 +101,7 @@ mod tests {
 
     #[test]
     fn memory_never_grows_by_itself() {
-        let mut unread = Unread::concat(&[b"PASSsecret"]);
+        let mut unread = WipedBytes::concat(&[b"PASSsecret"]);
         for length in 11..2000 {
             let before = unread.0.capacity();
             unread.append(b"x");

@@ -1,23 +1,11 @@
-//! The replies, compared with docs/protocol.md section 4.
+//! The texts of all replies that the state table gives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::*;
+use cp_proto::reply::{ALL, BadCommandCause, Reply, ReplyStage, SendFailure, TEXT_MAX_BYTES};
+
+use super::matrix;
 use crate::proto::dfa::{Dialect, Response};
-use crate::proto::table::matrix;
-
-/// The codes and texts of the table in section 4, each as a code, a space and a text.
-fn contract() -> Vec<String> {
-    let text = include_str!("../../../docs/protocol.md");
-    let section = text.split("\n## ").find(|section| section.starts_with("4. ")).expect("section 4");
-    let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
-    let texts = rows.map(|row| {
-        let mut columns = row.trim_matches('|').split(" | ").map(str::trim);
-        format!("{} {}", columns.next().expect("a code"), columns.next().expect("a text"))
-    });
-    // Rows that are marked so are not implemented yet.
-    texts.filter(|text| !text.contains("[not yet]")).map(|text| text.replace(" **[ext]**", "")).collect()
-}
 
 /// Every reply that a client can get, and whether Error Processing follows it: those of the state table, and those to
 /// clients that are not served.
@@ -44,15 +32,6 @@ fn pdu(reply: Reply, recover: bool) -> String {
     reply.write(recover, &mut out);
     let line = out.strip_prefix(b"before").and_then(|l| l.strip_suffix(b"\r\n")).expect("appended, with CRLF");
     String::from_utf8(line.to_vec()).expect("ASCII")
-}
-
-#[test]
-fn codes_and_texts_are_those_of_the_contract() {
-    let code: Vec<&str> = ALL.iter().map(|reply| reply.heading()).collect();
-    assert_eq!(code, contract());
-    let codes: BTreeSet<&str> = ALL.iter().map(|reply| reply.code()).collect();
-    assert_eq!(codes.len(), ALL.len());
-    assert!(codes.iter().all(|code| code.len() == 3 && code.bytes().all(|b| b.is_ascii_digit())));
 }
 
 #[test]
@@ -160,12 +139,4 @@ fn help_names_the_verbs_that_its_state_takes_and_no_other() {
             assert_eq!(text.contains(verb), taken, "{verb} in {text}");
         }
     }
-}
-
-#[test]
-fn the_longest_message_fits_a_pdu() {
-    let mut out = Vec::new();
-    write_message(Username::parse(b"abcdefghij").expect("a name"), &[b'm'; 1009], &mut out);
-    assert_eq!(out.len(), crate::proto::limits::PDU_MAX_BYTES + 2);
-    assert!(out.starts_with(b"RMSGabcdefghij:mmm") && out.ends_with(b"m\r\n"));
 }

@@ -2,7 +2,7 @@
 //! Programs read the code alone; the text explains the cause to a human reader and what to send next. No text contains
 //! anything that a client sent.
 
-use super::types::Username;
+use crate::values::Username;
 
 /// Longest reply in bytes, without its CRLF, so that it fits a line of a terminal.
 pub const TEXT_MAX_BYTES: usize = 78;

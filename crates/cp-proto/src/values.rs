@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use super::limits::{MESSAGE_MAX_BYTES, PASSWORD_MAX_BYTES, USERNAME_MAX_BYTES};
-
-/// Milliseconds on a monotonic clock, counted from a moment that the caller chose.
-pub type Millis = u64;
+use crate::limits::{MESSAGE_MAX_BYTES, PASSWORD_MAX_BYTES, USERNAME_MAX_BYTES};
+use crate::secret::wipe;
 
 /// A user name: 1 to 10 ASCII letters, digits, `.`, `_`, `-`, starting with a letter or digit.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,8 +93,7 @@ impl Password {
 
 impl Drop for Password {
     fn drop(&mut self) {
-        self.bytes.fill(0);
-        std::hint::black_box(&self.bytes);
+        wipe(self.bytes.as_mut_slice());
     }
 }
 

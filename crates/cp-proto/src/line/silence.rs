@@ -3,8 +3,8 @@
 //! is the one that the first decoder will have after all unread input.
 
 use super::{Decoder, Found, LF, copy_held};
-use crate::proto::telnet::{IAC, NvtEvent};
-use crate::proto::unread::Unread;
+use crate::secret::WipedBytes;
+use crate::telnet::{IAC, NvtEvent};
 
 impl Decoder {
     /// The lookahead: a copy of this decoder, advanced past its unread input.
@@ -23,7 +23,7 @@ impl Decoder {
     /// Advances this lookahead past `bytes` and appends them to the unread input of the decoder `first`. Bytes of a
     /// line terminator are left out if silence has ended that line already and `first` cannot know that. Returns
     /// whether a line is unfinished now and any of `bytes` belong to a line; bytes of NVT commands do not.
-    pub fn observe_queued(&mut self, first: &Decoder, mut bytes: &[u8], unread: &mut Unread) -> bool {
+    pub fn observe_queued(&mut self, first: &Decoder, mut bytes: &[u8], unread: &mut WipedBytes) -> bool {
         while let Some(owed) = self.skipped_byte_at(bytes).filter(|_| !first.lookahead(unread).skip_next_lf) {
             let (before, behind) = bytes.split_at(owed);
             unread.append(before);
@@ -76,7 +76,7 @@ impl Decoder {
 
     /// Ends the unfinished line at the end of the unread input because of silence, for this decoder and for its
     /// lookahead. The end is marked by an LF that is inserted into the unread input, if possible.
-    pub fn end_queued_line(&mut self, lookahead: &mut Decoder, unread: &mut Unread) {
+    pub fn end_queued_line(&mut self, lookahead: &mut Decoder, unread: &mut WipedBytes) {
         if !lookahead.awaits_terminator() {
             return;
         }

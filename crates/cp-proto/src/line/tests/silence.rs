@@ -1,12 +1,12 @@
 //! Silence after unread lines has the same effect as after lines that are taken at once.
 
 use super::*;
-use crate::proto::unread::Unread;
+use crate::secret::WipedBytes;
 
 /// Decodes `pieces`, of which all after the first `taken` stay unread until the last one has come.
 fn decode_unread(pieces: &[(Vec<u8>, Interruption)], taken: usize) -> Vec<Out> {
     let mut decoder = Decoder::default();
-    let (mut out, mut unread) = (Vec::new(), Unread::default());
+    let (mut out, mut unread) = (Vec::new(), WipedBytes::default());
     let mut lookahead = decoder.lookahead(&unread);
     for (index, (piece, then)) in pieces.iter().enumerate() {
         if unread.is_empty() {
@@ -36,7 +36,7 @@ fn decode_unread(pieces: &[(Vec<u8>, Interruption)], taken: usize) -> Vec<Out> {
 }
 
 /// Decodes all of the unread input, and removes what was used from it.
-fn drained(decoder: &mut Decoder, unread: &mut Unread) -> Vec<Out> {
+fn drained(decoder: &mut Decoder, unread: &mut WipedBytes) -> Vec<Out> {
     let (mut out, mut input) = (Vec::new(), &**unread);
     loop {
         let token = match decoder.peek(&mut input) {
@@ -141,7 +141,7 @@ fn the_lookahead_is_after_all_unread_input() {
     let mut decoder = Decoder::default();
     assert!(decoder.lookahead(b"TERM\nX").awaits_terminator());
     assert!(!decoder.lookahead(b"TERM\nX\n").awaits_terminator());
-    assert_eq!(drained(&mut decoder, &mut Unread::concat(&[b"X"])), []);
+    assert_eq!(drained(&mut decoder, &mut WipedBytes::concat(&[b"X"])), []);
     assert!([&b""[..], b"\xff\xf1", b"Y"].iter().all(|unread| decoder.lookahead(unread).awaits_terminator()));
     assert!(!decoder.lookahead(b"\n").awaits_terminator());
     assert_eq!(decoder.held, b"X", "looking ahead takes nothing");
@@ -150,7 +150,7 @@ fn the_lookahead_is_after_all_unread_input() {
 #[test]
 fn a_flood_is_not_ended_by_silence() {
     let mut decoder = Decoder::default();
-    let mut unread = Unread::concat(&[&[b'x'; UNTERMINATED_MAX_BYTES + 1]]);
+    let mut unread = WipedBytes::concat(&[&[b'x'; UNTERMINATED_MAX_BYTES + 1]]);
     let mut lookahead = decoder.lookahead(&unread);
     assert!(!lookahead.awaits_terminator());
     decoder.end_queued_line(&mut lookahead, &mut unread);

@@ -1,17 +1,10 @@
 //! The hand-over of a decoder from one process to the next.
 
 use super::*;
-use crate::proto::record::{RecordFormat, RecordReader, RecordWriter};
 
-/// The decoder that a successor reads from this one's record. The record must be read to its end.
+/// The decoder that continues from this one's snapshot.
 fn handed_over(decoder: &Decoder) -> Option<Decoder> {
-    let mut record = RecordWriter::default();
-    decoder.freeze(&mut record);
-    let record = record.into_bytes();
-    let mut reader = RecordReader::new(&record);
-    let decoder = Decoder::thaw(&mut reader, RecordFormat::Current)?;
-    reader.expect_end()?;
-    Some(decoder)
+    Decoder::from_snapshot(decoder.snapshot())
 }
 
 #[test]
@@ -99,78 +92,24 @@ fn a_successor_skips_the_lf_of_a_line_ended_by_silence() {
     }
 }
 
-/// A decoder's record outside of any NVT command, with no bytes removed from the line. `end` writes the fields about
-/// CRs, which depend on the format.
-fn written(mode: u8, verb: &[u8; 4], dropped_bytes: u32, held: &[u8], end: impl FnOnce(&mut RecordWriter)) -> Vec<u8> {
-    let mut record = RecordWriter::default();
-    (0..2).for_each(|_| record.u8(0));
-    record.u8(mode);
-    record.bytes(verb);
-    record.u32(dropped_bytes);
-    record.bytes(held);
-    record.u32(0);
-    end(&mut record);
-    record.into_bytes()
-}
-
 #[test]
-fn a_record_that_no_decoder_writes_is_refused() {
-    let thawed = |mode: u8, verb: &[u8; 4], dropped_bytes: u32, held: &[u8], trailing_crs: u32| {
-        let record = written(mode, verb, dropped_bytes, held, |record| {
-            record.u32(trailing_crs);
-            record.bool(false);
-            record.bool(false);
-        });
-        Decoder::thaw(&mut RecordReader::new(&record), RecordFormat::Current).is_some()
+fn a_state_that_no_decoder_is_in_is_refused() {
+    let fresh = Decoder::default();
+    let plain = fresh.snapshot();
+    let accepted = |mode, held: &[u8], dropped_bytes, trailing_crs| {
+        Decoder::from_snapshot(DecoderSnapshot { mode, held, dropped_bytes, trailing_crs, ..plain }).is_some()
     };
-    let (none, verb, full) = ([0; 4], *b"SMSG", vec![b'a'; 1024]);
-    assert!(thawed(0, &none, 0, &full, 65_536) && thawed(3, &none, 0, &full, 0));
-    assert!(!thawed(0, &none, 0, &full, 65_537) && !thawed(3, &none, 0, &full, 1));
-    for mode in [0, 3] {
-        assert!(!thawed(mode, &none, 0, &[b'a'; 1025], 0), "longer than any line");
-        assert!(!thawed(mode, &none, 0, b"a\r", 0), "CRs at the end are counted");
-        assert!(!thawed(mode, &verb, 0, b"a", 0) && !thawed(mode, &none, 1, b"a", 0));
+    let (full, verb) = (vec![b'a'; 1024], *b"SMSG");
+    assert!(accepted(LineMode::Collect, &full, 0, 65_536) && accepted(LineMode::Whole, &full, 0, 0));
+    assert!(!accepted(LineMode::Collect, &full, 0, 65_537) && !accepted(LineMode::Whole, &full, 0, 1));
+    for mode in [LineMode::Collect, LineMode::Whole] {
+        assert!(!accepted(mode, &[b'a'; 1025], 0, 0), "longer than any line");
+        assert!(!accepted(mode, b"a\r", 0, 0), "CRs at the end are counted");
+        assert!(!accepted(mode, b"a", 1, 0));
     }
-    for (mode, verb, dropped_bytes) in [(1, verb, 2000), (2, none, 2000), (4, verb, 0)] {
-        assert!(thawed(mode, &verb, dropped_bytes, b"", 0), "{mode}");
-        assert!(!thawed(mode, &verb, dropped_bytes, b"a", 0), "{mode}: it holds nothing");
+    for mode in [LineMode::Overlong { verb }, LineMode::Skip] {
+        assert!(accepted(mode, b"", 2000, 7) && !accepted(mode, b"a", 2000, 7) && !accepted(mode, b"", 65_537, 0));
     }
-    assert!(!thawed(2, &verb, 2000, b"", 0) && !thawed(4, &verb, 1, b"", 0) && !thawed(5, &none, 0, b"", 0));
-}
-
-#[test]
-fn records_of_0_1_0_are_read() {
-    let thawed = |mode: u8, held: &[u8], has_nul: bool| {
-        let record = written(mode, &[0; 4], 0, held, |record| record.bool(has_nul));
-        let mut reader = RecordReader::new(&record);
-        let decoder = Decoder::thaw(&mut reader, RecordFormat::Previous)?;
-        reader.expect_end()?;
-        Some(decoder)
-    };
-    let line = |mode: u8, held: &[u8], has_nul: bool, behind: &[u8]| {
-        let mut decoder = thawed(mode, held, has_nul).expect("a record of 0.1.0");
-        match decoder.peek(&mut &*behind) {
-            Found::Line(Line::Whole(line), _) => line.to_vec(),
-            other => panic!("{other:?}"),
-        }
-    };
-    // An unfinished line, which may end after CR, CR NUL and further ones.
-    for (held, has_nul, behind, expected) in [
-        (&b"PASSx"[..], false, &b"y\r\n"[..], &b"PASSxy"[..]),
-        (b"PASSx\r", false, b"\n", b"PASSx"),
-        (b"PASSx\r", false, b"\0\r\n", b"PASSx"),
-        (b"PASSx\r", true, b"\n", b"PASSx"),
-        (b"PASSx\r", true, b"\0\n", b"PASSx\r\0"),
-        (b"PASSx\r\r", false, b"\n", b"PASSx"),
-        (b"PASSx\r", false, b"y\n", b"PASSx\ry"),
-    ] {
-        assert_eq!(line(0, held, has_nul, behind), expected, "{held:?}, then {behind:?}");
-    }
-    // A finished line, with the CRs of its terminator.
-    for (held, has_nul) in [(&b"PASSx"[..], false), (b"PASSx\r", false), (b"PASSx\r\r", true), (b"PASSx\r\r", false)] {
-        assert_eq!(line(3, held, has_nul, b"z"), b"PASSx", "{held:?}");
-    }
-    let longest = [vec![b'a'; 1024], vec![CR]].concat();
-    assert!(thawed(0, &longest, false).is_some() && thawed(3, &longest, false).is_some());
-    assert!(thawed(0, &[b'a'; 1025], false).is_none() && thawed(0, b"a", true).is_none());
+    let ended = LineMode::WholeOverlong { verb };
+    assert!(accepted(ended, b"", 0, 0) && !accepted(ended, b"", 1, 0) && !accepted(ended, b"", 0, 1));
 }

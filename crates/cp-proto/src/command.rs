@@ -1,13 +1,13 @@
 //! Parses a client's line into a command (docs/protocol.md sections 1 to 3).
 
-use super::limits::{MESSAGE_MAX_BYTES, VERB_BYTES, WAIT_MAX_SECONDS, WINDOW_MAX_MESSAGES};
-use super::types::{Password, Username, is_valid_message};
+use crate::limits::{MESSAGE_MAX_BYTES, VERB_BYTES, WAIT_MAX_SECONDS, WINDOW_MAX_MESSAGES};
+use crate::values::{Password, Username, is_valid_message};
 
 /// A client's line without its terminator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Line<'a> {
     Whole(&'a [u8]),
-    /// A line of more than [`PDU_MAX_BYTES`](super::limits::PDU_MAX_BYTES), of which only the verb was kept.
+    /// A line of more than [`PDU_MAX_BYTES`](crate::limits::PDU_MAX_BYTES), of which only the verb was kept.
     Overlong([u8; VERB_BYTES]),
 }
 
