@@ -7,8 +7,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use cp_proto::values::Username;
-use cpd::engine::port::{Batch, FromStore, MessageId, Op, SessionId};
-use cpd::store::{Store, Writer};
+use cpd_core::engine::port::{Batch, FromStore, MessageId, Op, SessionId};
+use cpd_store::{Store, Writer};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const SESSION: SessionId = SessionId { serial: 1, slot: 1 };

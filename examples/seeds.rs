@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cp_proto::values::{Password, Username};
-use cpd::control::{PurgeFilter, Request};
 use cpd::daemon::config::KEYS;
 use cpd::daemon::fd_store::write_records;
-use cpd::engine::Engine;
-use cpd::engine::port::AddressKey;
-use cpd::engine::settings::Settings;
-use cpd::proto::dfa::Dialect;
+use cpd_control::{PurgeFilter, Request};
+use cpd_core::dfa::Dialect;
+use cpd_core::engine::Engine;
+use cpd_core::engine::port::AddressKey;
+use cpd_core::engine::settings::Settings;
 
 #[path = "../tests/conversation"]
 mod conversation {

@@ -5,8 +5,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use cpd::proto::dfa::Dialect;
-use cpd::proto::table::{contract_rows, dot, matrix};
+use cpd_core::dfa::Dialect;
+use cpd_core::table::{contract_rows, dot, matrix};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

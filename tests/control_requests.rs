@@ -2,9 +2,9 @@
 
 use cp_proto::limits::{PASSWORD_MAX_BYTES, USERNAME_MAX_BYTES};
 use cp_proto::values::{Password, Username};
-use cpd::control::request::COMMANDS;
-use cpd::control::{ControlError, ErrorCode, NAME_RULE, PASSWORD_RULE, PurgeFilter, Request, rfc3339};
-use cpd::control::{encode_error, encode_ok};
+use cpd_control::request::COMMANDS;
+use cpd_control::{ControlError, ErrorCode, NAME_RULE, PASSWORD_RULE, PurgeFilter, Request, rfc3339};
+use cpd_control::{encode_error, encode_ok};
 use proptest::prelude::*;
 
 fn refused(line: &str) -> ControlError {
@@ -142,9 +142,9 @@ fn rules_name_the_limits_and_codes_are_unique() {
 
 #[test]
 fn answers_are_one_line_of_json_each() {
-    let ok = encode_ok(&cpd::control::answer::Purged { messages: 3 });
+    let ok = encode_ok(&cpd_control::answer::Purged { messages: 3 });
     assert_eq!(ok, b"{\"ok\":true,\"messages\":3}\n");
-    assert_eq!(encode_ok(&cpd::control::answer::Done {}), b"{\"ok\":true}\n");
+    assert_eq!(encode_ok(&cpd_control::answer::Done {}), b"{\"ok\":true}\n");
     let no = encode_error(ErrorCode::UserExists, "there is a user 'bob'\nalready");
     assert_eq!(
         String::from_utf8(no).expect("text"),

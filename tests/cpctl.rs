@@ -8,9 +8,9 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use cpd::control::answer::*;
-use cpd::control::{ErrorCode, REQUEST_MAX_BYTES, Request, encode_error, encode_ok};
 use cpd::ctl::table::{COMMANDS, ValueKind};
+use cpd_control::answer::*;
+use cpd_control::{ErrorCode, REQUEST_MAX_BYTES, Request, encode_error, encode_ok};
 use fake_daemon::{FakeDaemon, run, small, told};
 use serde_json::Value;
 

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cpd::control::{ErrorCode, Request, encode_error};
+use cpd_control::{ErrorCode, Request, encode_error};
 use fake_daemon::{FakeDaemon, small};
 use nix::pty::openpty;
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use cpd::control::answer::{Backup, Done};
-use cpd::control::{ErrorCode, Request, encode_error, encode_ok};
+use cpd_control::answer::{Backup, Done};
+use cpd_control::{ErrorCode, Request, encode_error, encode_ok};
 use fake_daemon::{FakeDaemon, run, small};
 
 /// Far more than a time-out of a test, and far less than what cpctl once waited.

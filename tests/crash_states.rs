@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 use crash::disk::{Bytes, Disk, Kept};
 use crash::judge::{FILES, judge, lay};
 use crash::recording::{self, Event, File};

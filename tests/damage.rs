@@ -21,9 +21,9 @@ use std::sync::mpsc;
 
 use chance::Chance;
 use cp_proto::values::Username;
-use cpd::engine::port::{AdminOp, Answer, Batch, FromStore, MessageId, Op, RequestId, SessionId, StoredMessage};
-use cpd::sabotage::{Fault, is_ordered};
-use cpd::store::{OpenErrorKind, Store};
+use cpd_core::engine::port::{AdminOp, Answer, Batch, FromStore, MessageId, Op, RequestId, SessionId, StoredMessage};
+use cpd_core::sabotage::{Fault, is_ordered};
+use cpd_store::{OpenErrorKind, Store};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 const MESSAGES: u64 = 600;

@@ -4,10 +4,10 @@
 use std::net::IpAddr;
 
 use cp_proto::values::Username;
-use cpd::engine::Engine;
-use cpd::engine::events::LogEvent;
-use cpd::engine::port::{AddressKey, MessageId, Op, StoredMessage};
-use cpd::engine::settings::{Limits, Settings};
+use cpd_core::engine::Engine;
+use cpd_core::engine::events::LogEvent;
+use cpd_core::engine::port::{AddressKey, MessageId, Op, StoredMessage};
+use cpd_core::engine::settings::{Limits, Settings};
 
 const AGE: u64 = 100;
 const NOW: u64 = 1_000_000;

@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use cp_proto::values::Username;
-use cpd::engine::Engine;
-use cpd::engine::port::{AddressKey, Answer, FromStore, LoginRecord, Op, Outcome, SessionId};
-use cpd::engine::settings::Settings;
-use cpd::proto::dfa::Dialect;
-use cpd::proto::session::Closing;
-use cpd::time::Millis;
+use cpd_core::dfa::Dialect;
+use cpd_core::engine::Engine;
+use cpd_core::engine::port::{AddressKey, Answer, FromStore, LoginRecord, Op, Outcome, SessionId};
+use cpd_core::engine::settings::Settings;
+use cpd_core::session::Closing;
+use cpd_core::time::Millis;
 
 /// What verifying one password takes, on each of so many verifiers.
 const VERIFY_MS: Millis = 25;

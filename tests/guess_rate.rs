@@ -9,11 +9,11 @@ mod memory_store;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cp_proto::values::Username;
-use cpd::engine::port::{AddressKey, SessionId};
-use cpd::engine::settings::{Limits, Settings};
-use cpd::engine::{Engine, Verification};
-use cpd::proto::dfa::Dialect;
-use cpd::time::Millis;
+use cpd_core::dfa::Dialect;
+use cpd_core::engine::port::{AddressKey, SessionId};
+use cpd_core::engine::settings::{Limits, Settings};
+use cpd_core::engine::{Engine, Verification};
+use cpd_core::time::Millis;
 use memory_store::MemoryStore;
 
 const HOURS: u64 = 24;

@@ -8,10 +8,10 @@ use std::net::IpAddr;
 
 use cp_proto::values::Username;
 use cpd::daemon::fd_store::{parse_records, write_records};
-use cpd::engine::Engine;
-use cpd::engine::port::{AddressKey, Origin, SessionId};
-use cpd::engine::settings::Settings;
-use cpd::proto::dfa::Dialect;
+use cpd_core::dfa::Dialect;
+use cpd_core::engine::Engine;
+use cpd_core::engine::port::{AddressKey, Origin, SessionId};
+use cpd_core::engine::settings::Settings;
 use memory_store::MemoryStore;
 
 const LEFT: &[u8] = include_bytes!("heritage/cpd-0.1.0");

@@ -7,8 +7,8 @@ use cp_proto::limits as wire;
 use cp_proto::reply;
 use cpd::daemon::config::{self, Config, KEYS, SOCKET_PATH_MAX_BYTES, ValueKind, show_duration};
 use cpd::daemon::exit::ExitCode;
-use cpd::proto::limits;
-use cpd::proto::settings::Timeouts;
+use cpd_core::limits;
+use cpd_core::session::settings::Timeouts;
 
 const CPD: &str = include_str!("../man/cpd.8");
 const CONF: &str = include_str!("../man/cpd.conf.5");

@@ -7,11 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cpd::engine::Engine;
-use cpd::engine::events::{AdminRequest, AdminResult};
-use cpd::engine::port::{AddressKey, RequestId};
-use cpd::engine::settings::Settings;
-use cpd::proto::dfa::Dialect;
+use cpd_core::dfa::Dialect;
+use cpd_core::engine::Engine;
+use cpd_core::engine::events::{AdminRequest, AdminResult};
+use cpd_core::engine::port::{AddressKey, RequestId};
+use cpd_core::engine::settings::Settings;
 use running::Daemon;
 
 #[test]

@@ -12,7 +12,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 use running::{Daemon, cpctl, run, wait_for};
 
 /// Each is sent in a way of its own: over the control socket, over the wire, over the wire in vain, in two pieces, behind a

@@ -2,10 +2,10 @@
 //! gone, and the next download has them.
 
 use cp_proto::values::Username;
-use cpd::engine::Engine;
-use cpd::engine::events::{AdminRequest, AdminResult, PurgeFilter};
-use cpd::engine::port::{AdminAnswer, Answer, FromStore, MessageId, Op, RequestId, StoredMessage};
-use cpd::engine::settings::Settings;
+use cpd_core::engine::Engine;
+use cpd_core::engine::events::{AdminRequest, AdminResult, PurgeFilter};
+use cpd_core::engine::port::{AdminAnswer, Answer, FromStore, MessageId, Op, RequestId, StoredMessage};
+use cpd_core::engine::settings::Settings;
 
 fn name(text: &str) -> Username {
     Username::parse(text.as_bytes()).expect("a name")

@@ -338,7 +338,7 @@ fn a_restore_that_is_killed_at_any_call_leaves_one_of_both_stores() {
 /// Messages in the store that a start finds.
 fn opened(data: &Path, what: &str) -> usize {
     let mut count = 0;
-    let mut store = cpd::store::Store::open(&data.join("cpd.db")).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut store = cpd_store::Store::open(&data.join("cpd.db")).unwrap_or_else(|error| panic!("{what}: {error}"));
     store.load(|_| (), |_| count += 1).unwrap_or_else(|error| panic!("{what}: {error}"));
     count
 }

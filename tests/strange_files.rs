@@ -58,7 +58,7 @@ impl Scene {
     fn makes_store(&self, path: &str, owner: u32) {
         let folder = tempfile::tempdir().expect("a folder");
         let made = folder.path().join("cpd.db");
-        drop(cpd::store::Store::open(&made).expect("made"));
+        drop(cpd_store::Store::open(&made).expect("made"));
         self.makes_file(path, owner, &fs::read(&made).expect("read"));
     }
 
@@ -386,7 +386,7 @@ fn an_administrators_link_is_followed() {
             let scene = Scene::new(user);
             scene.makes_store("elsewhere/real.db", user);
             scene.makes_link("data/cpd.db", owner, &scene.at("elsewhere/real.db"));
-            let place = cpd::store::preflight(&scene.store(), false);
+            let place = cpd_store::preflight(&scene.store(), false);
             place.expect("a start would take it");
             let ended = scene.runs(&scene.store(), &["--check"]);
             assert_eq!(ended.code(), 0, "{ended:?}");
@@ -394,14 +394,14 @@ fn an_administrators_link_is_followed() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let (real, link) = (folder.path().join("real.db"), folder.path().join("cpd.db"));
-    drop(cpd::store::Store::open(&real).expect("made"));
+    drop(cpd_store::Store::open(&real).expect("made"));
     symlink("real.db", &link).expect("made");
     for name in ["real.db", "real.db-wal"] {
         if folder.path().join(name).exists() {
             mode(&folder.path().join(name), 0o640);
         }
     }
-    let store = cpd::store::Store::open(&link).expect("opened");
+    let store = cpd_store::Store::open(&link).expect("opened");
     assert!(store.warnings().iter().any(|said| said.contains("real.db: mode was 0640, is now 0600")));
     assert_eq!(fs::metadata(&real).expect("is there").mode() & 0o7777, 0o600);
 }

@@ -7,10 +7,10 @@ mod memory_store;
 use std::net::IpAddr;
 
 use cp_proto::values::Username;
-use cpd::engine::port::{AddressKey, MessageId, StoredMessage};
-use cpd::engine::settings::Settings;
-use cpd::engine::{Engine, Verification};
-use cpd::proto::dfa::Dialect;
+use cpd_core::dfa::Dialect;
+use cpd_core::engine::port::{AddressKey, MessageId, StoredMessage};
+use cpd_core::engine::settings::Settings;
+use cpd_core::engine::{Engine, Verification};
 use memory_store::MemoryStore;
 use proptest::prelude::*;
 

@@ -1,8 +1,8 @@
 //! The control protocol's bytes: lines as a simple splitter has them, requests that mean what their JSON says and
 //! nothing more, refusals that are one short line and tell no password.
 
-use cpd::control::request::COMMANDS;
-use cpd::control::{ControlError, ErrorCode, Framer, REQUEST_MAX_BYTES, Request};
+use cpd_control::request::COMMANDS;
+use cpd_control::{ControlError, ErrorCode, Framer, REQUEST_MAX_BYTES, Request};
 use serde_json::Value;
 
 use super::program::MARK;

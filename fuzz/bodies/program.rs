@@ -1,10 +1,10 @@
 //! What clients, time and the store do in one run, decoded from a fuzzer's bytes. Most bytes are what a client sends;
 //! [`MARK`] begins everything else, so that a conversation's text and a dictionary's words stay readable in an input.
 
-use cpd::engine::settings::{Limits, Settings};
-use cpd::proto::dfa::Dialect;
-use cpd::proto::settings::{SessionSettings, Timeouts};
-use cpd::time::Millis;
+use cpd_core::dfa::Dialect;
+use cpd_core::engine::settings::{Limits, Settings};
+use cpd_core::session::settings::{SessionSettings, Timeouts};
+use cpd_core::time::Millis;
 
 /// Begins a command; twice, it is itself.
 pub const MARK: u8 = 1;

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use cpd::proto::dfa::Dialect;
+use cpd_core::dfa::Dialect;
 
 use super::framing::{self, Piece};
 use super::output::{self, Item};

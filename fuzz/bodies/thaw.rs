@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use cp_proto::values::Username;
 use cpd::daemon::fd_store::{parse_records, write_records};
-use cpd::engine::Engine;
-use cpd::engine::RECORD_VERSION;
-use cpd::engine::port::{AddressKey, MessageId, SessionId, StoredMessage};
-use cpd::engine::settings::Settings;
-use cpd::proto::record::{RecordFormat, RecordReader, RecordWriter};
-use cpd::proto::session::Session;
-use cpd::time::Millis;
+use cpd_core::engine::Engine;
+use cpd_core::engine::RECORD_VERSION;
+use cpd_core::engine::port::{AddressKey, MessageId, SessionId, StoredMessage};
+use cpd_core::engine::settings::Settings;
+use cpd_core::record::{RecordFormat, RecordReader, RecordWriter};
+use cpd_core::session::Session;
+use cpd_core::time::Millis;
 
 use super::memory_store::MemoryStore;
 use super::program::{COMMON, SESSION};

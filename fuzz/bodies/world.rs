@@ -7,12 +7,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use cp_proto::limits::PDU_MAX_BYTES;
 use cp_proto::reply::{BadCommandCause, Reply, ReplyStage};
 use cp_proto::values::Username;
-use cpd::engine::events::{AdminRequest, PurgeFilter};
-use cpd::engine::port::{AddressKey, Batch, FromStore, Op, Outcome, RequestId, SessionId};
-use cpd::engine::{Engine, Verification};
-use cpd::proto::limits::OUTPUT_HIGH_WATER_BYTES;
-use cpd::proto::session::Closing;
-use cpd::time::{Millis, NEVER};
+use cpd_core::engine::events::{AdminRequest, PurgeFilter};
+use cpd_core::engine::port::{AddressKey, Batch, FromStore, Op, Outcome, RequestId, SessionId};
+use cpd_core::engine::{Engine, Verification};
+use cpd_core::limits::OUTPUT_HIGH_WATER_BYTES;
+use cpd_core::session::Closing;
+use cpd_core::time::{Millis, NEVER};
 
 use super::Twin;
 use super::framing;

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use cp_proto::values::Username;
+use cpd_control::NAME_RULE;
+use cpd_control::fields::parse_address;
 
 use super::table::{COMMANDS, Command, GROUPS, ValueKind};
 use super::target::parse_timeout;
 use super::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT, time_span};
-use crate::control::NAME_RULE;
-use crate::control::fields::parse_address;
 
 /// The position of the global options in the help of each command: after its own options.
 const GLOBAL_OPTIONS_ORDER: usize = 100;
@@ -124,7 +124,7 @@ fn with_value_parser(arg: Arg, kind: ValueKind) -> Arg {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::request;
+    use cpd_control::request;
 
     #[test]
     fn the_table_makes_a_sound_parser() {

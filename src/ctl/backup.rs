@@ -10,6 +10,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
+use cpd_control::answer::{Backup, BackupChunk, Done, Shrunk};
+use cpd_control::{ErrorCode, Request};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::Mode;
@@ -23,8 +25,6 @@ use super::exit::{ExitStatus, Failure};
 use super::render::{escape, format_count};
 use super::signals::DeferredSignals;
 use super::{Context, Output};
-use crate::control::answer::{Backup, BackupChunk, Done, Shrunk};
-use crate::control::{ErrorCode, Request};
 
 /// The file name that means standard output.
 const STDOUT: &str = "-";

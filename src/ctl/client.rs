@@ -6,13 +6,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cp_proto::values::Username;
+use cpd_control::answer::{Envelope, ErrorBody, IdPage, NamePage};
+use cpd_control::{ANSWER_MAX_BYTES, ErrorCode, Request};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::de::DeserializeOwned;
 
-use crate::control::answer::{Envelope, ErrorBody, IdPage, NamePage};
-use crate::control::{ANSWER_MAX_BYTES, ErrorCode, Request};
 use crate::ctl::GROUP_DEFAULT;
 use crate::ctl::exit::{ExitStatus, Failure};
 use crate::ctl::peer;

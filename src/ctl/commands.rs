@@ -2,17 +2,17 @@
 
 use clap::ArgMatches;
 use cp_proto::values::{Password, Username};
+use cpd_control::answer::{
+    CheckPage, Done, MessageInfo, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionsEnded, Status, UserInfo,
+};
+use cpd_control::frame::wipe;
+use cpd_control::{ErrorCode, PurgeFilter, ROWS_MAX, Request};
 use serde::Serialize;
 
 use super::client::Client;
 use super::exit::{ExitStatus, Failure};
 use super::render::{Table, format_count, format_pairs, to_json_line};
 use super::{Context, Output, generate, prompt, time_span};
-use crate::control::answer::{
-    CheckPage, Done, MessageInfo, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionsEnded, Status, UserInfo,
-};
-use crate::control::frame::wipe;
-use crate::control::{ErrorCode, PurgeFilter, ROWS_MAX, Request};
 
 type CommandResult = Result<Output, Failure>;
 

@@ -1,6 +1,6 @@
 //! The errors and exit codes of cpctl.
 
-use crate::control::ErrorCode;
+use cpd_control::ErrorCode;
 
 /// The exit codes and their meanings; cpctl(8) has the same list.
 pub const EXIT_CODES: &[(u8, &str)] = &[

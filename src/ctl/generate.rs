@@ -1,8 +1,8 @@
 //! Generates passwords.
 
 use cp_proto::limits::PASSWORD_MAX_BYTES;
+use cpd_control::frame::wipe;
 
-use crate::control::frame::wipe;
 use crate::ctl::exit::{ExitStatus, Failure};
 
 /// Letters and digits that are not easily confused: without 0, O, 1, l, I, i and o.

@@ -1,7 +1,7 @@
 //! Edits a line that is typed without echo. A byte either is an editing key or becomes part of the line, whatever it
 //! is. No byte is silently dropped, so that an invalid password is refused and never turned into a different one.
 
-use crate::control::frame::wipe;
+use cpd_control::frame::wipe;
 
 /// The most bytes of a line that are kept. Further bytes are only counted; the line is far too long for a password.
 const KEPT_MAX_BYTES: usize = 1024;

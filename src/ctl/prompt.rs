@@ -6,14 +6,14 @@ use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 
 use cp_proto::values::Password;
+use cpd_control::PASSWORD_RULE;
+use cpd_control::password::{PasswordFault, parse_new_password};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
 use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
 
-use crate::control::PASSWORD_RULE;
-use crate::control::password::{PasswordFault, parse_new_password};
 use crate::ctl::exit::{ExitStatus, Failure};
 use crate::ctl::line_editor::{EditingKeys, KeyEffect, LineEditor, SecretBytes};
 use crate::ctl::signals::DeferredSignals;

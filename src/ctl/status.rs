@@ -1,6 +1,8 @@
 //! `cpctl status`: the state of the daemon, its listeners, its configuration and its counters.
 
 use clap::ArgMatches;
+use cpd_control::answer::{ConfigurationInfo, ListenerInfo, Status};
+use cpd_control::{ErrorCode, Request};
 
 use super::client::Client;
 use super::commands::json_or_text;
@@ -8,8 +10,6 @@ use super::exit::Failure;
 use super::render::format_pairs;
 use super::target::{SocketOrigin, Target};
 use super::{Context, Output, time_span};
-use crate::control::answer::{ConfigurationInfo, ListenerInfo, Status};
-use crate::control::{ErrorCode, Request};
 
 pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<Output, Failure> {
     let status = fetch_status(context)?;

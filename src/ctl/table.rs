@@ -1,10 +1,10 @@
 //! The table of commands, from which the parser, the help, the completions and the check of cpctl(8) are made.
 
 use clap::ArgMatches;
+use cpd_control::request;
 
 use super::exit::Failure;
 use super::{Context, Output, backup, commands, status, throttle};
-use crate::control::request;
 
 /// The kind of value that an argument or a flag takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,6 +2,8 @@
 
 use clap::ArgMatches;
 use cp_proto::values::Username;
+use cpd_control::answer::{Throttles, ThrottlesCleared};
+use cpd_control::{ROWS_MAX, Request};
 use serde::Serialize;
 
 use super::client::Client;
@@ -9,8 +11,6 @@ use super::commands::json_or_text;
 use super::exit::{ExitStatus, Failure};
 use super::render::Table;
 use super::{Context, Output};
-use crate::control::answer::{Throttles, ThrottlesCleared};
-use crate::control::{ROWS_MAX, Request};
 
 /// Shown for a throttle that applies to all users, or to all addresses.
 const ANY: &str = "any";

@@ -14,11 +14,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cp_proto::values::Password;
+use cpd_core::engine::port::{RequestId, SessionId};
+use cpd_core::sabotage::{self, Fault};
 
 use super::exit::{ExitCode, Fatal};
 use crate::auth::{AuthError, Costs, HashParams, Hasher, VerifyOutcome};
-use crate::engine::port::{RequestId, SessionId};
-use crate::sabotage::{self, Fault};
 
 /// Jobs that may wait for a verifier.
 pub const QUEUE_MAX_JOBS: usize = 256;

@@ -6,17 +6,17 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
 use cp_proto::reply::{BadCommandCause, Reply, ReplyStage};
+use cpd_control::frame::wipe;
+use cpd_core::dfa::Dialect;
+use cpd_core::engine::Engine;
+use cpd_core::engine::port::{Origin, SessionId};
+use cpd_core::session::Closing;
+use cpd_core::time::{Millis, NEVER};
 use mio::event::{Event, Source};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use super::listeners::limit_kernel_buffers;
-use crate::control::frame::wipe;
-use crate::engine::Engine;
-use crate::engine::port::{Origin, SessionId};
-use crate::proto::dfa::Dialect;
-use crate::proto::session::Closing;
-use crate::time::{Millis, NEVER};
 
 /// Bytes read from one connection in one turn.
 pub const TURN_READ_BYTES: usize = 8 * 1024;

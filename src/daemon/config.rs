@@ -21,10 +21,11 @@ pub use arguments::{Arguments, Invocation, StoreTool, command, parse as parse_ar
 pub use duration::{parse as parse_duration, show as show_duration};
 pub use keys::{ConfigKey, KEYS, ValueKind};
 
+use cpd_core::engine::settings::Settings;
+
 use super::exit::{ExitCode, Fatal};
 use super::logging::{Level, LogTarget};
 use crate::auth::HashParams;
-use crate::engine::settings::Settings;
 
 /// The file that is read without `--config` and `--data`, if it exists.
 pub const DEFAULT_FILE: &str = "/etc/cpd/cpd.toml";

@@ -14,6 +14,10 @@ use std::io::{self, ErrorKind, Write};
 use std::mem;
 use std::ops::Range;
 
+use cpd_control::frame::wipe;
+use cpd_control::{ErrorCode, Request, encode_error};
+use cpd_core::engine::port::RequestId;
+use cpd_core::time::{Millis, NEVER};
 use mio::event::Event;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -22,10 +26,6 @@ use self::connection::{Connection, Turn};
 pub use self::connection::{READ_MAX_BYTES, TURN_MAX_STEPS};
 use self::listener::{Accepting, Listener, SpareDescriptor};
 use super::logging::RepeatSuppressor;
-use crate::control::frame::wipe;
-use crate::control::{ErrorCode, Request, encode_error};
-use crate::engine::port::RequestId;
-use crate::time::{Millis, NEVER};
 
 /// Control sockets that are listened on.
 pub const LISTENERS_MAX: usize = 8;

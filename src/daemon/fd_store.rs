@@ -11,6 +11,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use cpd_core::record::{RecordReader, RecordWriter};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,7 +21,6 @@ use sd_notify::NotifyState;
 
 use super::fd::{self, Inherited, ReceivedFds};
 use super::notify::notify_manager;
-use crate::proto::record::{RecordReader, RecordWriter};
 
 /// The two descriptors' names in the descriptor store.
 const CLIENTS: &str = "cpd-clients";

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use cpd_core::sabotage;
+use cpd_core::time::{Millis, NEVER};
+
 use super::auth_pool::Progress;
 use super::exit::{ExitCode, Fatal};
 use super::logging::{Line, Logger};
-use crate::sabotage;
-use crate::time::{Millis, NEVER};
 
 /// Time between two checks of the watching thread.
 const TICK_INTERVAL: Duration = Duration::from_secs(2);

@@ -16,12 +16,13 @@ use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 pub use control::{ControlFile, ControlListener, Note};
 pub use tcp::BACKLOG;
 
+use cpd_core::dfa::Dialect;
+
 use super::config::Config;
 use super::config::addresses::overlap;
 use super::exit::{ExitCode, Fatal};
 use super::fd::Inherited;
 use super::logging::{Level, Line};
-use crate::proto::dfa::Dialect;
 
 /// The send buffer requested from the kernel for each connection, in bytes. The kernel doubles it for its own
 /// bookkeeping (socket(7)). Replies that do not fit wait in cpd, up to 16 KiB, and then nothing more is read.

@@ -14,9 +14,10 @@ use std::time::Duration;
 pub use line::{LINE_MAX_BYTES, Line, VALUE_MAX_BYTES, escape_into};
 pub use sinks::{JOURNAL_SOCKET, SEND_TIMEOUT, SYSLOG_SOCKET, Sink, stderr_is_a_journal};
 
+use cpd_core::time::Millis;
+
 use super::exit::{ExitCode, Fatal};
 use super::sandbox;
-use crate::time::Millis;
 
 /// Lines that may wait for the log thread; further ones are dropped and counted.
 pub const QUEUE_MAX_LINES: usize = 1024;

@@ -31,6 +31,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use cpd_control::answer::{ConfigurationInfo, ListenerInfo};
+use cpd_control::rfc3339;
+use cpd_core::engine::Engine;
+use cpd_core::engine::settings::Settings;
+use cpd_core::sabotage::{self, Fault};
+use cpd_store::{OpenError, Store, StoreEvent, StoreOptions};
 use mio::{Poll, Waker};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -52,12 +58,6 @@ pub use self::reactor::WAKER;
 use self::reactor::{CLOCK_ORIGIN, Reactor, ReactorParts};
 use self::unserved::UnservedSockets;
 use crate::auth::Costs;
-use crate::control::answer::{ConfigurationInfo, ListenerInfo};
-use crate::control::rfc3339;
-use crate::engine::Engine;
-use crate::engine::settings::Settings;
-use crate::sabotage::{self, Fault};
-use crate::store::{OpenError, Store, StoreEvent, StoreOptions};
 
 /// When the first version was released, in seconds since 1970. A wall clock that shows an earlier time is wrong.
 const FIRST_RELEASE_SECONDS: u64 = 1_795_323_600;

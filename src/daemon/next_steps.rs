@@ -4,10 +4,11 @@ use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
+use cpd_core::dfa::Dialect;
+
 use super::config::{Config, DATA_SOCKET};
 use super::listeners::Listeners;
 use super::logging::escape_into;
-use crate::proto::dfa::Dialect;
 
 /// Prints the next commands on stderr if that is a terminal and cpd was started with `--data`. `data` is the directory
 /// as the user typed it; `new` says that the store has no users yet.

@@ -6,12 +6,12 @@ mod render;
 use std::net::IpAddr;
 
 use cp_proto::values::{Password, Username};
+use cpd_control::{self, BACKUP_CHUNK_BYTES, ControlError, ErrorCode, Request};
+use cpd_core::engine::events::{AdminRequest, AdminResult, PurgeFilter};
+use cpd_core::engine::port::AddressKey;
 
 use super::control_hub::Peer;
 use super::logging::Line;
-use crate::control::{self, BACKUP_CHUNK_BYTES, ControlError, ErrorCode, Request};
-use crate::engine::events::{AdminRequest, AdminResult, PurgeFilter};
-use crate::engine::port::AddressKey;
 
 pub use self::render::{AnswerContext, StatusDetails, pong, render};
 
@@ -86,7 +86,7 @@ struct RequestSubject {
     user: Option<Username>,
     session: Option<u64>,
     backup: Option<u64>,
-    which: control::PurgeFilter,
+    which: cpd_control::PurgeFilter,
     keep_sessions: bool,
     address: Option<IpAddr>,
 }

@@ -6,6 +6,11 @@ use std::io;
 use std::time::Duration;
 
 use cp_proto::values::Username;
+use cpd_control::rfc3339;
+use cpd_core::engine::Engine;
+use cpd_core::engine::events::{AdminRequest, AdminResult};
+use cpd_core::engine::port::{RequestId, SessionId};
+use cpd_core::time::Millis;
 use mio::Registry;
 use mio::event::Event;
 use mio::net::UnixListener;
@@ -18,11 +23,6 @@ use super::operator_requests::{self, AnswerContext, HashPurpose, PendingRequest,
 use super::peer_address;
 use super::wall_time::WallTimeConverter;
 use crate::auth::AuthError;
-use crate::control::rfc3339;
-use crate::engine::Engine;
-use crate::engine::events::{AdminRequest, AdminResult};
-use crate::engine::port::{RequestId, SessionId};
-use crate::time::Millis;
 
 /// Ids from here on are those of requests that the daemon makes itself.
 const OWN_REQUESTS_FROM: u64 = 1 << 63;

@@ -1,10 +1,11 @@
 //! The interface between the event loop and a store: what the loop needs, and nothing of SQLite.
 
+use cpd_core::engine::port::{Batch, FromStore};
+use cpd_store::Writer;
+
 use super::config::Arguments;
 use super::exit::{ExitCode, Fatal};
 use super::store_tools::restore_command;
-use crate::engine::port::{Batch, FromStore};
-use crate::store::Writer;
 
 /// A store as the event loop sees it: it submits work, and results come later, each of which wakes the loop. Only
 /// [`StorePort::close`] blocks.

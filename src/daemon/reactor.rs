@@ -8,6 +8,9 @@ use std::io::{self, ErrorKind};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
+use cpd_core::engine::port::FromStore;
+use cpd_core::engine::{Engine, Verification};
+use cpd_core::time::{Millis, NEVER};
 use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
@@ -25,9 +28,6 @@ use super::port::{StorePort, fatal_outcome};
 use super::reload::Reload;
 use super::session_log::SessionLog;
 use super::wall_clock;
-use crate::engine::port::FromStore;
-use crate::engine::{Engine, Verification};
-use crate::time::{Millis, NEVER};
 
 /// The poll's token of the waker. The store, the verifiers, the health thread and a reload wake the loop with it.
 pub const WAKER: Token = Token(0);

@@ -5,13 +5,13 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cp_proto::values::Username;
+use cpd_core::engine::events::{Ended, GuessingAlert, Limit, LogEvent, ThrottleCause};
+use cpd_core::engine::port::{AddressKey, SessionId};
+use cpd_core::time::{Millis, NEVER};
 
 use super::clients::Clients;
 use super::logging::{Line, Logger, RepeatSuppressor};
 use super::peer_address;
-use crate::engine::events::{Ended, GuessingAlert, Limit, LogEvent, ThrottleCause};
-use crate::engine::port::{AddressKey, SessionId};
-use crate::time::{Millis, NEVER};
 
 /// A limit that is reached repeatedly is logged once in this time; further cases are only counted.
 const SUPPRESS_MS: Millis = 10_000;

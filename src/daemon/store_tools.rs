@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cpd_store::{DamagedStore, OpenError, OpenErrorKind, RestoreSource};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, setegid, seteuid, setgroups};
@@ -14,7 +15,6 @@ use signal_hook::consts::signal::SIGXFSZ;
 use super::config::{self, Arguments, Config, StoreTool};
 use super::exit::{ExitCode, Fatal};
 use super::wall_clock;
-use crate::store::{self, DamagedStore, OpenError, OpenErrorKind, RestoreSource};
 
 /// Runs the tool that the arguments name and prints the result on standard output.
 pub fn run(arguments: &Arguments) -> Result<(), Fatal> {
@@ -50,7 +50,7 @@ fn restore(config: &Config, name: &Path, fatal: ToFatal<'_>) -> Result<(), Fatal
     // Open the backup before changing to the store's owner, who may not be allowed to read it.
     let source = RestoreSource::open(name).map_err(|error| named_file_error(error, name))?;
     become_store_owner(&config.store_path)?;
-    let restored = store::restore(&config.store_path, &source, wall_clock().as_secs());
+    let restored = cpd_store::restore(&config.store_path, &source, wall_clock().as_secs());
     let of_the_source = |error: &OpenError| error.message.starts_with(&format!("{}: ", name.display()));
     let restored = restored.map_err(|error| match of_the_source(&error) {
         true => named_file_error(error, name),
@@ -90,7 +90,7 @@ fn check_named_file(file: &Path) -> Result<(), Fatal> {
         Ok(found) if !found.is_file() => return Err(no_input("is not a file")),
         _ => {}
     }
-    let report = store::check(file).map_err(|error| {
+    let report = cpd_store::check(file).map_err(|error| {
         let message = error.message.replace("; delete it to begin a new one", "");
         Fatal::new(exit_code_for(error.kind), message)
     })?;
@@ -98,13 +98,13 @@ fn check_named_file(file: &Path) -> Result<(), Fatal> {
 }
 
 fn check_own_store(arguments: &Arguments, path: &Path, fatal: ToFatal<'_>) -> Result<(), Fatal> {
-    let report = store::check(path).map_err(fatal)?;
+    let report = cpd_store::check(path).map_err(fatal)?;
     let (restore, salvage) = (restore_command(arguments), command_line(arguments, "--salvage NEW"));
     print_report(&report, path, &format!("; put a backup in its place: {restore}; or copy what is sound: {salvage}"))
 }
 
 /// Prints what a check has found. If that is damage, it returns an error that ends in `hint`.
-fn print_report(report: &store::CheckReport, path: &Path, hint: &str) -> Result<(), Fatal> {
+fn print_report(report: &cpd_store::CheckReport, path: &Path, hint: &str) -> Result<(), Fatal> {
     if report.damage.is_empty() {
         let (users, messages) = (format_count(report.users, "user"), format_count(report.messages, "message"));
         return print_escaped(&format!("{}: {users}, {messages}; nothing is damaged\n", path.display()));

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
+use cpd_control::frame::wipe;
+use cpd_control::{ErrorCode, encode_error};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use sd_notify::NotifyState;
@@ -15,8 +17,6 @@ use super::exit::Fatal;
 use super::fd::Inherited;
 use super::logging::escape_into;
 use super::notify;
-use crate::control::frame::wipe;
-use crate::control::{ErrorCode, encode_error};
 
 /// The longest cause in a status or an answer, in bytes.
 const CAUSE_MAX_BYTES: usize = 512;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::time::Millis;
+use cpd_core::time::Millis;
 
 /// How far the two clocks may drift apart, in milliseconds, before the conversion follows the wall clock. They are
 /// never read at exactly the same moment, and converting the same time twice should give the same result.

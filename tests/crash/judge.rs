@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use cpd::engine::port::{Answer, Batch, FromStore, Op, SessionId, StoredMessage};
-use cpd::store::Store;
+use cpd_core::engine::port::{Answer, Batch, FromStore, Op, SessionId, StoredMessage};
+use cpd_store::Store;
 
 use super::disk::Bytes;
 use crate::ledger::{End, Kind, Ledger, Parting};

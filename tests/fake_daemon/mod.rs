@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use cpd::control::answer::*;
-use cpd::control::{ErrorCode, Request, encode_error, encode_ok};
+use cpd_control::answer::*;
+use cpd_control::{ErrorCode, Request, encode_error, encode_ok};
 use tempfile::TempDir;
 
 pub struct FakeDaemon {
@@ -66,6 +66,7 @@ fn serve(mut stream: &UnixStream, answer: &dyn Fn(&Request) -> Vec<u8>, record: 
 }
 
 /// What a small healthy daemon would say: one user bob with three messages.
+#[allow(clippy::too_many_lines, reason = "a table: one answer for each request")]
 pub fn small(request: &Request) -> Vec<u8> {
     let bob = UserInfo {
         name: "bob".to_owned(),
@@ -117,7 +118,7 @@ pub fn small(request: &Request) -> Vec<u8> {
             let from = usize::try_from(*offset).expect("small").min(whole.len());
             encode_ok(&BackupChunk::new(&whole[from..whole.len().min(from + 4)]))
         }
-        Request::StoreShrink => encode_ok(&cpd::control::answer::Shrunk { before_bytes: 5000, after_bytes: 4096 }),
+        Request::StoreShrink => encode_ok(&cpd_control::answer::Shrunk { before_bytes: 5000, after_bytes: 4096 }),
         Request::StoreCheck { .. } => encode_ok(&CheckPage { rows: 4, damaged: Vec::new(), next: None }),
         Request::SessionList { .. } => encode_ok(&IdPage {
             rows: vec![SessionInfo {

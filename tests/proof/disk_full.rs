@@ -13,7 +13,7 @@ mod rounds;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 use disk::{Disk, apart};
 use ledger::{End, Kind, Parting};
 use rounds::client::{Client, Manner, Over, Site};

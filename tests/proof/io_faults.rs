@@ -2,7 +2,7 @@
 //! strace(1) makes them fail. How many there are of each kind is counted first, in a life in which nothing fails; then
 //! every n is tried, or some that are spread over all of them. No 240 may be false, nothing may panic, the log must name
 //! the cause, and cpd goes on to 240s in the same life or ends with an exit code of cpd(8). What the clients saw is in a
-//! ledger, as in tests/kill.rs; src/store/tests/faults.rs has the same from inside.
+//! ledger, as in tests/kill.rs; crates/cpd-store/src/tests/faults.rs has the same from inside.
 //!
 //! `FAULTS=400 cargo test --test io_faults -- --nocapture`: that many n of each kind of call while it serves and stops, and
 //! six times as many while it starts and makes a store; by itself three. A kind of which there are fewer than half as many
@@ -523,7 +523,7 @@ const TWIN_FAULTS_MAX: u64 = 5;
 
 #[test]
 fn a_240_before_a_sync_that_fails_is_caught() {
-    let mut trial = Trial::new(Recipe::sabotaged(cpd::sabotage::Fault::EarlyReply));
+    let mut trial = Trial::new(Recipe::sabotaged(cpd_core::sabotage::Fault::EarlyReply));
     for round in 1..=TWIN_FAULTS_MAX {
         // One that fails and is recovered from, which takes back what was not to be acknowledged.
         suffer(&mut trial, Phase::Crowd, &SERVING[0], Nth { call: "fdatasync", n: 1 + round, on: false });
@@ -542,7 +542,7 @@ fn a_240_before_a_sync_that_fails_is_caught() {
 
 /// Of a cpd that does not look whether the folder of its store was synced.
 fn a_deaf_one_is_caught(phase: Phase) {
-    let mut trial = Trial::new(Recipe::sabotaged(cpd::sabotage::Fault::DeafFolder));
+    let mut trial = Trial::new(Recipe::sabotaged(cpd_core::sabotage::Fault::DeafFolder));
     let fault = Fault { calls: SYNC, error: "EIO", files: &["."] };
     let life = suffer(&mut trial, phase, &fault, Nth { call: "fsync", n: 1, on: true });
     let wrong = life.judge().expect_err("deaf-folder");

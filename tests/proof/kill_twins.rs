@@ -11,7 +11,7 @@ mod ledger;
 #[path = "../rounds/mod.rs"]
 mod rounds;
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 use ledger::Kind;
 use rounds::cpd::Recipe;
 use rounds::trial::Trial;

@@ -33,7 +33,7 @@ mod wire;
 
 use std::time::Duration;
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 use findings::{Wrong, caught};
 use ledger::Kind;
 use running::{Daemon, PATIENCE, need};

@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 use disk::{Disk, apart};
 use ledger::{Kind, Parting};
 use rounds::client::{Client, Site};

@@ -12,7 +12,7 @@ mod sabotaged;
 
 use std::fs;
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 use play::{SETTINGS, next_start, play, prepare};
 use running::Daemon;
 

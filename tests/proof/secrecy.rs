@@ -1,5 +1,5 @@
 //! Nobody learns who exists from a stop watch either (docs/protocol.md section 7), and what finds that nobody does finds
-//! the faults of src/sabotage.rs that tell. For each pair of causes a 99% bootstrap interval of the difference of the
+//! the faults of crates/cpd-core/src/sabotage.rs that tell. For each pair of causes a 99% bootstrap interval of the difference of the
 //! median times is compared with +-100 us.
 //!
 //! `cargo test --test proof_secrecy -- --nocapture` takes minutes and has three tries; `TRIALS=20000` takes hours, wants
@@ -22,7 +22,7 @@ mod secret;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 use secret::bytes::{self, Figures, Script, compare};
 use secret::statistics::{Interval, intervals};
 use secret::timing::{BOUND_US, FAILURES_MAX, MEMORY_KIB, Pair, Trials, WARM_UP_BLOCKS, measure, pool_size};

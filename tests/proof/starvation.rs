@@ -30,7 +30,7 @@ mod stopped;
 #[path = "../peers/wire.rs"]
 mod wire;
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 use findings::{Wrong, caught};
 use ledger::Kind;
 use running::{Daemon, PATIENCE, need};

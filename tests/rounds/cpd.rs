@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{open_stores, sabotaged_program};
@@ -41,7 +41,7 @@ impl Recipe {
         Recipe { program: env!("CARGO_BIN_EXE_cpd").into(), fault: None, data: None, wrapper: Vec::new() }
     }
 
-    /// One that does `fault` (src/sabotage.rs).
+    /// One that does `fault` (crates/cpd-core/src/sabotage.rs).
     pub fn sabotaged(fault: Fault) -> Recipe {
         Recipe { program: sabotaged_program::program(), fault: Some(fault.name()), ..Recipe::plain() }
     }

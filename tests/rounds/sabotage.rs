@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use cp_proto::values::Username;
-use cpd::engine::port::{Batch, FromStore, MessageId, Op, SessionId};
-use cpd::store::Store;
+use cpd_core::engine::port::{Batch, FromStore, MessageId, Op, SessionId};
+use cpd_store::Store;
 use rusqlite::Connection;
 
 use super::open_stores;

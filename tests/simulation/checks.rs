@@ -1,10 +1,10 @@
 //! What must hold at every moment, seen at the server's sockets.
 
-use cpd::engine::BATCHES_UNDER_WAY_MAX;
-use cpd::engine::events::{AdminRequest, AdminResult};
-use cpd::engine::port::{RequestId, SessionId};
-use cpd::proto::session::Closing;
-use cpd::time::Millis;
+use cpd_core::engine::BATCHES_UNDER_WAY_MAX;
+use cpd_core::engine::events::{AdminRequest, AdminResult};
+use cpd_core::engine::port::{RequestId, SessionId};
+use cpd_core::session::Closing;
+use cpd_core::time::Millis;
 
 use super::clocks::{Busy, is_one_too_many};
 use super::network::Conn;

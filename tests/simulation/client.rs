@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use cp_proto::reply::{ALL, Reply, ReplyStage};
-use cpd::time::Millis;
+use cpd_core::time::Millis;
 
 use super::bodies::Bodies;
 use super::chance::Chance;

@@ -2,10 +2,10 @@
 //! arrived, when what it was told had left. Nothing may happen before its time; nothing may wait for longer than its time
 //! and one tick of the wheel. It knows of nothing but bytes and the contract.
 
-use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, WRITE_PROGRESS_MIN_BYTES};
-use cpd::proto::settings::Timeouts;
-use cpd::time::Millis;
-use cpd::timer::TICK_MS;
+use cpd_core::limits::{OUTPUT_HIGH_WATER_BYTES, WRITE_PROGRESS_MIN_BYTES};
+use cpd_core::session::settings::Timeouts;
+use cpd_core::time::Millis;
+use cpd_core::timer::TICK_MS;
 
 use super::problem::{Problem, Sort};
 

@@ -1,12 +1,12 @@
 //! What befalls the server: the store's answers, crashes at any moment, stops, successors, administrators.
 
 use cp_proto::values::Username;
-use cpd::engine::Engine;
-use cpd::engine::events::{AdminRequest, PurgeFilter};
-use cpd::engine::port::{Answer, FromStore, Op, Outcome, RequestId};
-use cpd::engine::settings::Settings;
-use cpd::proto::session::Closing;
-use cpd::time::Millis;
+use cpd_core::engine::Engine;
+use cpd_core::engine::events::{AdminRequest, PurgeFilter};
+use cpd_core::engine::port::{Answer, FromStore, Op, Outcome, RequestId};
+use cpd_core::engine::settings::Settings;
+use cpd_core::session::Closing;
+use cpd_core::time::Millis;
 
 use super::plan::{Twin, VICTIM};
 use super::problem::{Problem, Sort};
@@ -81,7 +81,7 @@ impl World {
         }
     }
 
-    fn process_conn(&self, session: cpd::engine::port::SessionId) -> Option<usize> {
+    fn process_conn(&self, session: cpd_core::engine::port::SessionId) -> Option<usize> {
         self.conns.iter().rposition(|conn| conn.id == Some(session))
     }
 

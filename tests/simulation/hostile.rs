@@ -2,7 +2,7 @@
 //! and messages that somebody has sent to it.
 
 use cp_proto::reply::ALL;
-use cpd::time::Millis;
+use cpd_core::time::Millis;
 
 use super::bodies::Bodies;
 use super::chance::Chance;

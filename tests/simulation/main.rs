@@ -19,7 +19,7 @@
 //! CPD_SABOTAGE=early-timer EXPECT_VIOLATION=Early SEEDS=20 cargo test --features sabotage --test simulation -- --nocapture promises
 //! ```
 //!
-//! (or `early-reply`, `early-delete`, `forgotten-lease`; what else `src/sabotage.rs` knows lies outside of the engine).
+//! (or `early-reply`, `early-delete`, `forgotten-lease`; what else `crates/cpd-core/src/sabotage.rs` knows lies outside of the engine).
 
 #[path = "../support/ledger.rs"]
 mod ledger;

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use cpd::engine::port::{AddressKey, SessionId};
-use cpd::proto::dfa::Dialect;
-use cpd::time::Millis;
+use cpd_core::dfa::Dialect;
+use cpd_core::engine::port::{AddressKey, SessionId};
+use cpd_core::time::Millis;
 
 use super::chance::Chance;
 use super::clocks::Clocks;

@@ -1,8 +1,8 @@
 //! What a seed decides before anything happens: how many clients, how long, which faults, which settings.
 
-use cpd::engine::settings::Settings;
-use cpd::proto::settings::Timeouts;
-use cpd::time::Millis;
+use cpd_core::engine::settings::Settings;
+use cpd_core::session::settings::Timeouts;
+use cpd_core::time::Millis;
 
 use super::chance::Chance;
 use super::network::Weather;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use cp_proto::values::Username;
-use cpd::engine::port::{
+use cpd_core::engine::port::{
     AddressKey, AdminAnswer, AdminOp, Batch, LoginRecord, MessageId, MessageRow, Op, Page, PageMessage, UserRow,
 };
 

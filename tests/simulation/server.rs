@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
 use cp_proto::limits::PDU_MAX_BYTES;
-use cpd::engine::events::AdminResult;
-use cpd::engine::port::{Op, RequestId, SessionId};
-use cpd::engine::{Engine, Verification};
-use cpd::proto::limits::{OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES};
-use cpd::proto::session::Closing;
-use cpd::time::{Millis, NEVER};
+use cpd_core::engine::events::AdminResult;
+use cpd_core::engine::port::{Op, RequestId, SessionId};
+use cpd_core::engine::{Engine, Verification};
+use cpd_core::limits::{OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES};
+use cpd_core::session::Closing;
+use cpd_core::time::{Millis, NEVER};
 
 use super::network::Parcel;
 use super::plan::Twin;

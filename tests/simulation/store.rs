@@ -6,9 +6,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use cp_proto::values::Username;
-use cpd::engine::Engine;
-use cpd::engine::port::{AdminAnswer, Answer, Batch, FromStore, MessageId, Op, Outcome, SessionId, StoredMessage};
-use cpd::time::Millis;
+use cpd_core::engine::Engine;
+use cpd_core::engine::port::{AdminAnswer, Answer, Batch, FromStore, MessageId, Op, Outcome, SessionId, StoredMessage};
+use cpd_core::time::Millis;
 
 use super::chance::Chance;
 use super::plan::Twin;

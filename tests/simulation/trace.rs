@@ -1,6 +1,6 @@
 //! What happened, in order: always as one number, and in words when a run is repeated to be looked at.
 
-use cpd::time::Millis;
+use cpd_core::time::Millis;
 
 /// Who did something: a client by its number, or one of these.
 pub const SERVER: usize = usize::MAX;

@@ -5,9 +5,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use cp_proto::values::Username;
-use cpd::engine::port::AddressKey;
-use cpd::proto::dfa::Dialect;
-use cpd::time::Millis;
+use cpd_core::dfa::Dialect;
+use cpd_core::engine::port::AddressKey;
+use cpd_core::time::Millis;
 
 use super::bodies::Bodies;
 use super::chance::Chance;

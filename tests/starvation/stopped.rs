@@ -31,6 +31,7 @@ pub fn settings(timeout: Duration) -> String {
 
 /// Stops the daemon for a while when clients are in every state; what had arrived before its time was over counts, and who said
 /// nothing is timed out, within `patience`.
+#[allow(clippy::too_many_lines, reason = "one scene, told from its beginning to its end")]
 pub fn longer_than_every_timeout(daemon: &mut Daemon, crowd: usize, stopped: Duration, patience: Duration) -> Verdict {
     assert!(raise_file_limit() as usize > crowd + 100, "ulimit -n is too low for {crowd} connections");
     for name in ["bob", "alice", "carol", "dave"] {

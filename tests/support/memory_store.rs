@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use cp_proto::values::Username;
-use cpd::engine::port::{
+use cpd_core::engine::port::{
     AddressKey, AdminAnswer, AdminOp, Answer, Batch, FromStore, LoginRecord, MessageId, MessageRow, Op, Outcome, Page,
     PageMessage, UserRow,
 };
@@ -41,10 +41,10 @@ impl MemoryStore {
 
     /// Gives an engine what a start reads from the store.
     #[allow(dead_code, reason = "not every program with a store in memory starts twice")]
-    pub fn load(&self, engine: &mut cpd::engine::Engine) {
+    pub fn load(&self, engine: &mut cpd_core::engine::Engine) {
         self.users.keys().for_each(|name| engine.load_user(*name));
         for (id, message) in &self.messages {
-            engine.load_message(&cpd::engine::port::StoredMessage {
+            engine.load_message(&cpd_core::engine::port::StoredMessage {
                 id: *id,
                 recipient: message.recipient,
                 sender: message.sender,

@@ -1,8 +1,8 @@
-//! A cpd that does wrong what a test orders (src/sabotage.rs): each check has to find it.
+//! A cpd that does wrong what a test orders (crates/cpd-core/src/sabotage.rs): each check has to find it.
 
 use std::process::Command;
 
-use cpd::sabotage::Fault;
+use cpd_core::sabotage::Fault;
 
 use crate::running::Daemon;
 

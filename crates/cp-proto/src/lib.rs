@@ -2,6 +2,9 @@
 //! bytes. Nothing here uses a socket, a clock, a thread or another crate, so that it serves a daemon on an event loop as
 //! well as a script of thirty lines. The API may change with each version of cpd.
 
+#![deny(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
+
+pub mod client;
 pub mod command;
 pub mod limits;
 pub mod line;

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use cpd_store::OpenErrorKind;
 use nix::unistd::Group;
 
 use super::{Arguments, Config, DEFAULT_FILE};
 use crate::daemon::exit::{ExitCode, Fatal};
 use crate::daemon::store_tools::store_error;
-use crate::store::{self, OpenErrorKind};
 
 /// The command that changes where the packaged service listens.
 pub const LISTEN_COMMAND: &str = "cpd-listen";
@@ -132,7 +132,7 @@ fn check_store(arguments: &Arguments, config: &Config) -> Result<(), Fatal> {
     if !path.parent().is_some_and(Path::exists) {
         return Ok(());
     }
-    match store::preflight(path, config.data.is_some()) {
+    match cpd_store::preflight(path, config.data.is_some()) {
         // The check may run as a user who has no access to the store.
         Err(error) if error.kind == OpenErrorKind::Permission || (error.kind == OpenErrorKind::System && !asked) => {
             Ok(())
@@ -217,7 +217,7 @@ mod tests {
         let path = |name: &str| format!("store.path = {:?}\n", root.path().join(name));
         std::fs::write(root.path().join("text"), "precious").unwrap();
         symlink("nowhere", root.path().join("link")).unwrap();
-        drop(store::Store::open(&root.path().join("gone.db")).unwrap().load(|_| (), |_| ()).unwrap());
+        drop(cpd_store::Store::open(&root.path().join("gone.db")).unwrap().load(|_| (), |_| ()).unwrap());
         std::fs::remove_file(root.path().join("gone.db")).unwrap();
         for (name, code) in [
             ("text", ExitCode::DamagedStore),

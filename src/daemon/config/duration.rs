@@ -1,6 +1,6 @@
 //! Durations as they are written in the configuration: a whole number and a unit, `50ms`, `30s`, `5m`, `12h`, `1d`.
 
-use crate::time::Millis;
+use cpd_core::time::Millis;
 
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 

@@ -1,7 +1,8 @@
 use std::path::Path;
 
+use cpd_core::session::settings::SessionSettings;
+
 use super::*;
-use crate::proto::settings::SessionSettings;
 
 fn read(text: &str) -> Result<Config, Fatal> {
     read::apply(Config::default(), Path::new("f.toml"), text)

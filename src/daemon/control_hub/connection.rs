@@ -3,13 +3,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 
+use cpd_control::frame::wipe;
+use cpd_control::{ControlError, ErrorCode, Framer, Request};
+use cpd_core::engine::port::RequestId;
+use cpd_core::time::{Millis, NEVER};
 use mio::net::UnixStream;
 
 use super::{IDLE_TIMEOUT_MS, Peer, WRITE_TIMEOUT_MS};
-use crate::control::frame::wipe;
-use crate::control::{ControlError, ErrorCode, Framer, Request};
-use crate::engine::port::RequestId;
-use crate::time::{Millis, NEVER};
 
 /// The most bytes of one read.
 pub const READ_MAX_BYTES: usize = 16 * 1024;
@@ -204,6 +204,6 @@ impl Connection {
     /// Bytes held for an unfinished request.
     #[cfg(test)]
     pub(super) fn held_bytes(&self) -> usize {
-        self.framer.memory()
+        self.framer.memory_bytes()
     }
 }

@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io;
 
+use cpd_core::time::Millis;
 use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 
 use super::{ACCEPT_PAUSE_MS, Hub};
-use crate::time::Millis;
 
 /// A control socket, and whether it is time to accept.
 #[derive(Debug)]

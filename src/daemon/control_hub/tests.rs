@@ -7,11 +7,11 @@ use std::os::unix::net as std_net;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cpd_control::answer::Done;
+use cpd_control::{ANSWER_MAX_BYTES, REQUEST_MAX_BYTES, encode_ok};
 use mio::{Events, Poll};
 
 use super::*;
-use crate::control::answer::Done;
-use crate::control::{ANSWER_MAX_BYTES, REQUEST_MAX_BYTES, encode_ok};
 
 const FIRST_TOKEN: usize = 1000;
 const ROUNDS_MAX: usize = 10_000;

@@ -2,18 +2,19 @@
 
 use std::fmt;
 
-use super::super::wall_time::WallTimeConverter;
-use super::{AnswerForm, PendingRequest, outcome};
-use crate::control::answer::{
+use cpd_control::answer::{
     Backup, BackupChunk, CheckPage, ConfigurationInfo, Counters, Done, IdPage, ListenerInfo, MessageInfo, NamePage,
     Pong, Purged, QueueInfo, Removed, SessionInfo, SessionStates, SessionsEnded, Shrunk, Status, ThrottleInfo,
     Throttles, ThrottlesCleared, UserInfo,
 };
-use crate::control::{ANSWER_MAX_BYTES, DAMAGED_ROWS_MAX, ErrorCode, encode_error, encode_ok, rfc3339};
-use crate::engine::events::{self, AdminResult, SessionRow, Throttled, UserState};
-use crate::engine::port::{MessageRow, SessionId};
-use crate::engine::queues::QueueSummary;
-use crate::engine::throttle::Subject;
+use cpd_control::{ANSWER_MAX_BYTES, DAMAGED_ROWS_MAX, ErrorCode, encode_error, encode_ok, rfc3339};
+use cpd_core::engine::events::{self, AdminResult, SessionRow, Throttled, UserState};
+use cpd_core::engine::port::{MessageRow, SessionId};
+use cpd_core::engine::queues::QueueSummary;
+use cpd_core::engine::throttle::Subject;
+
+use super::super::wall_time::WallTimeConverter;
+use super::{AnswerForm, PendingRequest, outcome};
 
 /// The contents of answers that the engine's result does not have.
 #[derive(Clone, Copy)]

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use cp_proto::limits::MESSAGE_MAX_BYTES;
+use cpd_control::request::COMMANDS;
+use cpd_control::{ANSWER_MAX_BYTES, ROWS_MAX};
+use cpd_core::engine::events::{Counters, SessionRow, Status, Throttled, UserState};
+use cpd_core::engine::port::{MessageId, MessageRow, SessionId, UserRow};
+use cpd_core::engine::queues::QueueSummary;
+use cpd_core::engine::throttle::Subject;
+use cpd_core::time::Millis;
 
 use super::super::wall_time::WallTimeConverter;
 use super::*;
-use crate::control::request::COMMANDS;
-use crate::control::{ANSWER_MAX_BYTES, ROWS_MAX};
-use crate::engine::events::{Counters, SessionRow, Status, Throttled, UserState};
-use crate::engine::port::{MessageId, MessageRow, SessionId, UserRow};
-use crate::engine::queues::QueueSummary;
-use crate::engine::throttle::Subject;
-use crate::time::Millis;
 
 const WALL: u64 = 1_800_000_000;
 const NOW: Millis = 1 << 40;
@@ -361,5 +361,5 @@ fn the_status_has_every_state_and_every_counter() {
             r#""messages_purged":10,"bad_commands":11,"timeouts":12,"store_batches":13,"store_failures":14}}"#
         )
     );
-    assert_eq!(crate::proto::dfa::State::Idle.name(), "Idle");
+    assert_eq!(cpd_core::dfa::State::Idle.name(), "Idle");
 }

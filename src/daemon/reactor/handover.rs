@@ -3,12 +3,13 @@
 
 use std::os::fd::OwnedFd;
 
+use cpd_core::engine::port::Origin;
+use cpd_core::time::Millis;
+
 use super::Reactor;
 use crate::daemon::fd_store::{self, HandoverFds};
 use crate::daemon::logging::{Level, Line};
 use crate::daemon::peer_address;
-use crate::engine::port::Origin;
-use crate::time::Millis;
 
 /// The result of resuming one connection.
 enum ResumeOutcome {

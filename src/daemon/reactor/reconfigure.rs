@@ -1,12 +1,13 @@
 //! The event loop's part of a reload.
 
+use cpd_core::time::NEVER;
+
 use super::Reactor;
 use crate::daemon::exit::{ExitCode, Fatal};
 use crate::daemon::listeners::{ControlListener, Note};
 use crate::daemon::logging::Line;
 use crate::daemon::notify::Notice;
 use crate::daemon::reload::ReloadResult;
-use crate::time::NEVER;
 
 impl Reactor {
     /// Applies a configuration that was read again, and replaces the control socket if its file had gone.

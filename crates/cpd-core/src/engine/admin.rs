@@ -1,0 +1,316 @@
+//! Operators' requests. Those that need the store go there in order with everything else, and take effect on sessions
+//! once
+//! they are on stable storage.
+
+use cp_proto::values::Username;
+
+use super::Engine;
+use super::core::Core;
+use super::events::{AdminRequest, AdminResult, PurgeFilter, SessionRow, Status, UserState};
+use super::port::{AdminAnswer, AdminOp, MessageRow, Op, RequestId, UserRow};
+use super::queues::{Purged, keep_first_by_key};
+use crate::download::MessageId;
+use crate::time::Millis;
+
+/// What to do with the store's answer to a request.
+#[derive(Debug)]
+pub(super) enum Pending {
+    UserAdd {
+        name: Username,
+    },
+    UserPasswd {
+        name: Username,
+        keep_sessions: bool,
+    },
+    UserLock {
+        name: Username,
+        locked: bool,
+    },
+    UserRemove {
+        name: Username,
+    },
+    Users {
+        limit: usize,
+    },
+    Messages {
+        more: bool,
+    },
+    Purge {
+        user: Username,
+        purged: Purged,
+    },
+    Status,
+    /// The answer is the result.
+    Plain,
+}
+
+impl Engine {
+    /// Handles a request; its result comes from [`Engine::next_result`].
+    pub fn admin(&mut self, request: RequestId, what: AdminRequest, now: Millis) {
+        match what {
+            AdminRequest::UserAdd { name, hash } => {
+                let op = AdminOp::UserAdd { name, hash, at: self.core.wall_seconds };
+                self.core.ask_store(request, Pending::UserAdd { name }, op);
+            }
+            AdminRequest::UserPasswd { name, hash, keep_sessions } => {
+                let pending = Pending::UserPasswd { name, keep_sessions };
+                self.core.ask_store(request, pending, AdminOp::UserPasswd { name, hash });
+            }
+            AdminRequest::UserLock { name, locked } => {
+                self.core.ask_store(request, Pending::UserLock { name, locked }, AdminOp::UserLock { name, locked });
+            }
+            AdminRequest::UserRemove { name } => self.core.remove_user(request, name),
+            AdminRequest::UserList { after, limit } => {
+                let op = AdminOp::Users { after, limit: limit.saturating_add(1) };
+                self.core.ask_store(request, Pending::Users { limit: limit as usize }, op);
+            }
+            AdminRequest::UserShow { name } => {
+                self.core.ask_store(request, Pending::Users { limit: 1 }, AdminOp::User { name });
+            }
+            AdminRequest::QueueList { after, limit } => {
+                let (rows, more) = self.core.queues.list(after, limit as usize);
+                self.core.finish_request(request, AdminResult::Queues { rows, more });
+            }
+            AdminRequest::QueueShow { user, after, limit, bodies } => {
+                self.core.show_queue(request, user, MessageId(after), limit as usize, bodies);
+            }
+            AdminRequest::QueuePurge { user, filter } => self.purge(request, user, filter, now),
+            AdminRequest::BackupBegin => self.core.ask_store(request, Pending::Plain, AdminOp::BackupBegin),
+            AdminRequest::BackupRead { backup, offset, length } => {
+                self.core.ask_store(request, Pending::Plain, AdminOp::BackupRead { backup, offset, length });
+            }
+            AdminRequest::BackupEnd { backup } => {
+                self.core.ask_store(request, Pending::Plain, AdminOp::BackupEnd { backup });
+            }
+            AdminRequest::Shrink => self.core.ask_store(request, Pending::Plain, AdminOp::Shrink),
+            AdminRequest::Check { after, limit } => {
+                self.core.ask_store(request, Pending::Plain, AdminOp::Check { after, limit });
+            }
+            AdminRequest::SessionList { after, limit } => self.list_sessions(request, after, limit as usize, now),
+            AdminRequest::ThrottleList { limit } => {
+                let (throttle, limits) = (self.core.logins.throttle(), &self.core.limits);
+                let (rows, more) = throttle.list(limits, limit as usize, now);
+                self.core.finish_request(request, AdminResult::Throttles { rows, more });
+            }
+            AdminRequest::ThrottleClear { user, address } => {
+                let throttle = self.core.logins.throttle();
+                let buckets = match (user, address) {
+                    (None, None) => throttle.clear(),
+                    _ => {
+                        let of_user = user.map_or(0, |user| throttle.clear_name(user));
+                        of_user + address.map_or(0, |address| throttle.clear_address(address, now))
+                    }
+                };
+                self.core.finish_request(request, AdminResult::FailuresCleared { buckets });
+            }
+            AdminRequest::SessionClose { serial } => {
+                let found = self.disconnect(|slot| slot.id().serial == serial) > 0;
+                self.core.finish_request(request, if found { AdminResult::Done } else { AdminResult::NoSuchSession });
+            }
+            AdminRequest::Status => self.core.ask_store(request, Pending::Status, AdminOp::Size),
+        }
+        self.grant_queues(now);
+    }
+
+    /// Answers, with this result, a request that does not reach [`Engine::admin`].
+    pub fn refuse(&mut self, request: RequestId, result: AdminResult) {
+        self.core.finish_request(request, result);
+    }
+
+    /// Handles the store's answer to a request.
+    pub(super) fn admin_answer(&mut self, request: RequestId, answer: AdminAnswer, now: Millis) {
+        let Some(pending) = self.core.pending.remove(&request) else {
+            return;
+        };
+        let mut sessions = 0;
+        if matches!(answer, AdminAnswer::Done) {
+            sessions = self.apply_change(&pending);
+        } else if let Pending::UserRemove { name } = &pending {
+            self.core.queues.cancel_removal(*name);
+        }
+        let result = match (pending, answer) {
+            (Pending::UserRemove { name }, AdminAnswer::Done) => {
+                let messages = self.core.queues.queued(name);
+                self.core.counters.removed += messages;
+                self.core.queues.remove_user(name);
+                AdminResult::Removed { messages, sessions }
+            }
+            (Pending::Purge { purged, .. }, AdminAnswer::Done) => {
+                self.core.counters.purged += purged.count();
+                AdminResult::Removed { messages: purged.count(), sessions: 0 }
+            }
+            (Pending::Purge { user, purged }, answer) => {
+                if self.core.queues.put_back(user, purged) {
+                    self.core.grant_candidates.push_back(user);
+                }
+                match answer {
+                    AdminAnswer::Failed(cause) => AdminResult::Failed(cause),
+                    _ => AdminResult::Failed("the store answered something else".to_string()),
+                }
+            }
+            (Pending::UserPasswd { .. } | Pending::UserLock { locked: true, .. }, AdminAnswer::Done) => {
+                AdminResult::SessionsEnded { sessions }
+            }
+            (Pending::Status, AdminAnswer::Size { bytes }) => AdminResult::Status(Box::new(self.status(bytes))),
+            (Pending::Users { limit }, AdminAnswer::Users(mut users)) => {
+                let more = users.len() > limit;
+                users.truncate(limit);
+                AdminResult::Users { rows: users.into_iter().map(|row| self.core.user_state(row, now)).collect(), more }
+            }
+            (Pending::Messages { more }, AdminAnswer::Messages(rows)) => AdminResult::Messages { rows, more },
+            (_, AdminAnswer::Done) => AdminResult::Done,
+            (_, AdminAnswer::Exists) => AdminResult::UserExists,
+            (Pending::Plain, AdminAnswer::Missing) => AdminResult::NoSuchBackup,
+            (_, AdminAnswer::Missing) => AdminResult::NoSuchUser,
+            (_, AdminAnswer::Busy) => AdminResult::Busy,
+            (_, AdminAnswer::Failed(cause)) => AdminResult::Failed(cause),
+            (_, AdminAnswer::Backup { backup, bytes }) => AdminResult::Backup { backup, bytes },
+            (_, AdminAnswer::Bytes(bytes)) => AdminResult::Bytes(bytes),
+            (_, AdminAnswer::Checked { rows, damaged, next }) => AdminResult::Checked { rows, damaged, next },
+            (_, AdminAnswer::Shrunk { before, after }) => AdminResult::Shrunk { before, after },
+            (_, AdminAnswer::Users(_) | AdminAnswer::Messages(_) | AdminAnswer::Size { .. }) => {
+                AdminResult::Failed("the store answered something else".to_string())
+            }
+        };
+        self.core.finish_request(request, result);
+    }
+
+    /// Applies a change that is on stable storage to sessions and logins. Returns the number of sessions that it ended.
+    fn apply_change(&mut self, pending: &Pending) -> u64 {
+        match pending {
+            Pending::UserAdd { name } => {
+                self.core.queues.add_user(*name);
+                self.core.logins.clear_name_history(*name, false);
+            }
+            Pending::UserPasswd { name, keep_sessions } => {
+                self.core.logins.invalidate(*name);
+                self.core.logins.clear_name_history(*name, false);
+                if !keep_sessions {
+                    return self.disconnect_user(*name);
+                }
+            }
+            Pending::UserLock { name, locked: true } => {
+                self.core.logins.invalidate(*name);
+                return self.disconnect_user(*name);
+            }
+            Pending::UserRemove { name } => {
+                self.core.logins.invalidate(*name);
+                self.core.logins.clear_name_history(*name, true);
+                return self.disconnect_user(*name);
+            }
+            Pending::UserLock { locked: false, .. }
+            | Pending::Users { .. }
+            | Pending::Messages { .. }
+            | Pending::Purge { .. }
+            | Pending::Status
+            | Pending::Plain => {}
+        }
+        0
+    }
+
+    fn disconnect_user(&mut self, name: Username) -> u64 {
+        self.disconnect(|slot| slot.session().is_some_and(|s| s.state().user() == Some(name))) as u64
+    }
+
+    fn purge(&mut self, request: RequestId, user: Username, filter: PurgeFilter, now: Millis) {
+        if !self.core.queues.exists(user) {
+            return self.core.finish_request(request, AdminResult::NoSuchUser);
+        }
+        if filter.id.is_some_and(|id| self.core.queues.select(user, |m| m.id.0 == id).is_empty()) {
+            return self.core.finish_request(request, AdminResult::NoSuchMessage);
+        }
+        let ids = self.core.queues.select(user, |m| {
+            filter.id.is_none_or(|id| m.id.0 == id)
+                && filter.from.is_none_or(|from| m.sender == from)
+                && filter.before.is_none_or(|before| m.at < before)
+        });
+        let purged = self.core.queues.remove_all(user, &ids);
+        if let Some(session) = self.core.queues.leaseholder(user) {
+            self.with_session(session, now, |s, cx| s.purged(|id| ids.binary_search(&id).is_ok(), cx));
+        }
+        let ids = ids.iter().map(|id| id.0).collect();
+        self.core.ask_store(request, Pending::Purge { user, purged }, AdminOp::Purge { ids });
+    }
+
+    fn list_sessions(&mut self, request: RequestId, after: u64, limit: usize, now: Millis) {
+        let mut rows: Vec<SessionRow> = self
+            .open_slots()
+            .filter(|slot| slot.id().serial > after)
+            .filter_map(|slot| {
+                let session = slot.session()?;
+                Some(SessionRow {
+                    id: slot.id(),
+                    user: session.state().user(),
+                    state: session.state().name(),
+                    opened: slot.opened(),
+                    idle: session.idle_for(now),
+                })
+            })
+            .collect();
+        let more = keep_first_by_key(&mut rows, limit, |row| row.id.serial);
+        self.core.finish_request(request, AdminResult::Sessions { rows, more });
+    }
+
+    fn status(&self, store_bytes: u64) -> Status {
+        let mut states: Vec<(&'static str, u32)> = Vec::new();
+        for session in self.open_slots().filter_map(|slot| slot.session()) {
+            let name = session.state().name();
+            match states.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, count)) => *count += 1,
+                None => states.push((name, 1)),
+            }
+        }
+        let (queued_messages, queued_bytes) = self.core.queues.totals();
+        Status {
+            connections: self.connections(),
+            states,
+            queued_messages,
+            queued_bytes,
+            store_bytes,
+            counters: self.core.counters,
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn finish_request(&mut self, request: RequestId, result: AdminResult) {
+        self.results.push_back((request, result));
+    }
+
+    fn user_state(&mut self, row: UserRow, now: Millis) -> UserState {
+        let throttled = self.logins.throttle().name_throttle(row.name, &self.limits, now).map(|one| one.until);
+        UserState { queued: self.queues.queued(row.name), throttled, row }
+    }
+
+    fn ask_store(&mut self, request: RequestId, pending: Pending, op: AdminOp) {
+        self.pending.insert(request, pending);
+        self.batcher.write(Op::Admin { request, op: Box::new(op) });
+    }
+
+    fn remove_user(&mut self, request: RequestId, name: Username) {
+        if !self.queues.exists(name) {
+            return self.finish_request(request, AdminResult::NoSuchUser);
+        }
+        let ids = self.queues.begin_removal(name);
+        self.ask_store(request, Pending::UserRemove { name }, AdminOp::UserRemove { name, ids });
+    }
+
+    fn show_queue(&mut self, request: RequestId, user: Username, after: MessageId, limit: usize, bodies: bool) {
+        if !self.queues.exists(user) {
+            return self.finish_request(request, AdminResult::NoSuchUser);
+        }
+        let (rows, more) = self.queues.show(user, after, limit);
+        if bodies {
+            let ids = rows.iter().map(|row| row.id.0).collect();
+            return self.ask_store(request, Pending::Messages { more }, AdminOp::Messages { ids, bodies });
+        }
+        let describe = |m: super::queues::QueuedMessage| MessageRow {
+            id: m.id,
+            sender: m.sender,
+            queued_at: m.at,
+            bytes: u32::try_from(m.bytes).unwrap_or(u32::MAX),
+            body: None,
+        };
+        self.finish_request(request, AdminResult::Messages { rows: rows.into_iter().map(describe).collect(), more });
+    }
+}
