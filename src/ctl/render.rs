@@ -116,11 +116,12 @@ impl Table {
 }
 
 /// Formats names and values, one pair per line. The values are escaped.
-pub(crate) fn format_pairs(pairs: &[(&str, String)]) -> String {
-    let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+pub(crate) fn format_pairs<N: AsRef<str>>(pairs: &[(N, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or_default();
     let mut text = String::new();
     for (name, value) in pairs {
-        let _ = writeln!(text, "{name:<width$}  {}", escape(value));
+        // A newer daemon's counters have names that this program does not know.
+        let _ = writeln!(text, "{:<width$}  {}", escape(name.as_ref()), escape(value));
     }
     text
 }

@@ -14,41 +14,20 @@ use super::{Context, Output, time_span};
 pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<Output, Failure> {
     let status = fetch_status(context)?;
     Ok(json_or_text(context, &status, || {
-        let (states, counters) = (&status.sessions, &status.counters);
-        let numbers = [
-            ("connections", status.connections),
-            ("  idle", states.idle),
-            ("  user validated", states.user_validated),
-            ("  authentication validated", states.authentication_validated),
-            ("  process command", states.process_command),
-            ("  sending message", states.sending_message),
-            ("  receiving message", states.receiving_message),
-            ("  error processing", states.error_processing),
-            ("queued messages", status.queued_messages),
-            ("store bytes", status.store_bytes),
-            ("connections accepted", counters.connections_accepted),
-            ("connections refused", counters.connections_refused),
-            ("logins", counters.logins),
-            ("login failures", counters.login_failures),
-            ("logins throttled", counters.logins_throttled),
-            ("messages accepted", counters.messages_accepted),
-            ("messages refused", counters.messages_refused),
-            ("messages delivered", counters.messages_delivered),
-            ("messages expired", counters.messages_expired),
-            ("messages purged", counters.messages_purged),
-            ("bad commands", counters.bad_commands),
-            ("timeouts", counters.timeouts),
-            ("store batches", counters.store_batches),
-            ("store failures", counters.store_failures),
-        ];
-        let newer_counters =
-            [("messages removed", counters.messages_removed), ("messages at start", counters.messages_at_start)];
-        let mut lines = vec![("version", status.version.clone()), ("uptime", time_span::format(status.uptime_seconds))];
-        lines.extend(listener_lines(&status, &context.target));
-        lines.extend(status.configuration.iter().flat_map(configuration_lines));
-        lines.extend(numbers.iter().map(|(name, number)| (*name, number.to_string())));
-        lines.extend(newer_counters.iter().filter_map(|(name, number)| Some((*name, (*number)?.to_string()))));
-        format_pairs(&lines)
+        let words = |name: &str| name.replace('_', " ");
+        let numbers = [("connections".to_owned(), status.connections)]
+            .into_iter()
+            .chain(status.sessions.iter().map(|(state, count)| (format!("  {}", words(state)), count)))
+            .chain([
+                ("queued messages".to_owned(), status.queued_messages),
+                ("store bytes".to_owned(), status.store_bytes),
+            ])
+            .chain(status.counters.iter().map(|(name, count)| (words(name), count)))
+            .map(|(name, number)| (name, number.to_string()));
+        let first = [("version", status.version.clone()), ("uptime", time_span::format(status.uptime_seconds))];
+        let texts = first.into_iter().chain(listener_lines(&status, &context.target));
+        let texts = texts.chain(status.configuration.iter().flat_map(configuration_lines));
+        format_pairs(&texts.map(|(name, text)| (name.to_owned(), text)).chain(numbers).collect::<Vec<_>>())
     }))
 }
 

@@ -1,6 +1,7 @@
 //! The table of commands, from which the parser, the help, the completions and the check of cpctl(8) are made.
 
 use clap::ArgMatches;
+use cpd_control::answer::COUNTERS;
 use cpd_control::request;
 
 use super::exit::Failure;
@@ -50,7 +51,7 @@ pub struct Command {
     pub flags: &'static [Flag],
     /// The commands of the control protocol that it may send.
     pub sends: &'static [&'static str],
-    /// The fields of its JSON document; nested fields are written with a dot.
+    /// The fields of its JSON document, see [`Command::json_fields`].
     pub json: &'static [&'static str],
     /// Whether the document is an array of objects with those fields.
     pub list: bool,
@@ -61,6 +62,13 @@ impl Command {
     /// The command as typed: `user add`.
     pub fn name(&self) -> String {
         self.words.join(" ")
+    }
+
+    /// The fields of its JSON document; nested fields are written with a dot.
+    pub fn json_fields(&self) -> Vec<&'static str> {
+        let counters = || COUNTERS.iter().map(|counter| counter.field).collect();
+        let expand = |name: &&'static str| if *name == ALL_COUNTERS { counters() } else { vec![*name] };
+        self.json.iter().flat_map(expand).collect()
     }
 
     /// Whether the command changes nothing, and therefore must not start a stopped service. A backup is such a command,
@@ -334,22 +342,7 @@ const STATUS_FIELDS: &[&str] = &[
     "sessions.error_processing",
     "queued_messages",
     "store_bytes",
-    "counters.connections_accepted",
-    "counters.connections_refused",
-    "counters.logins",
-    "counters.login_failures",
-    "counters.logins_throttled",
-    "counters.messages_accepted",
-    "counters.messages_refused",
-    "counters.messages_delivered",
-    "counters.messages_expired",
-    "counters.messages_purged",
-    "counters.messages_removed",
-    "counters.messages_at_start",
-    "counters.bad_commands",
-    "counters.timeouts",
-    "counters.store_batches",
-    "counters.store_failures",
+    ALL_COUNTERS,
     "listeners",
     "configuration.file",
     "configuration.read_at",
@@ -357,3 +350,5 @@ const STATUS_FIELDS: &[&str] = &[
     "configuration.problem_since",
     "configuration.needs_restart",
 ];
+/// Stands for the fields of all [`COUNTERS`].
+const ALL_COUNTERS: &str = "counters.*";

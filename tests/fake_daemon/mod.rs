@@ -156,11 +156,8 @@ pub fn small(request: &Request) -> Vec<u8> {
                 }]
             }),
             configuration: details.then(ConfigurationInfo::default),
-            counters: Counters {
-                messages_removed: details.then_some(0),
-                messages_at_start: details.then_some(0),
-                ..Counters::default()
-            },
+            sessions: StateName::ALL.iter().map(|state| (state.key(), 0)).collect(),
+            counters: COUNTERS.iter().filter(|c| *details || !c.in_details_only).map(|c| (c.name, 0)).collect(),
             ..Status::default()
         }),
     }

@@ -1,9 +1,14 @@
 //! The daemon's answers. The field names are stable; cpctl(8) documents them, because `cpctl --json` uses the same
 //! ones. Times are in the format of [`rfc3339`]: RFC 3339 in UTC.
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+pub use cpd_core::dfa::StateName;
+pub use cpd_core::engine::counters::COUNTERS;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::ErrorCode;
 
@@ -146,7 +151,7 @@ pub struct SessionInfo {
     pub address: String,
     /// The kind of listener that accepted the connection: `cp` or `classic`.
     pub listener: String,
-    /// The name of one of the fields of [`SessionStates`].
+    /// The [`StateName::key`] of its state.
     pub state: String,
     /// The time at which the client connected.
     pub since: String,
@@ -238,11 +243,13 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The number of open client connections, logged in or not.
     pub connections: u64,
-    pub sessions: SessionStates,
+    /// The number of sessions in each state of docs/protocol.md section 5.
+    pub sessions: Numbers,
     pub queued_messages: u64,
     /// The total size of the store's files.
     pub store_bytes: u64,
-    pub counters: Counters,
+    /// The number of events of each kind since the daemon started: [`COUNTERS`].
+    pub counters: Numbers,
     /// Present only if the request asked for details.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listeners: Option<Vec<ListenerInfo>>,
@@ -277,55 +284,51 @@ pub struct ConfigurationInfo {
     pub needs_restart: Vec<String>,
 }
 
-/// The number of sessions in each state of docs/protocol.md section 5.
-#[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone, Copy, Default)]
-#[serde(default)]
-pub struct SessionStates {
-    pub idle: u64,
-    pub user_validated: u64,
-    pub authentication_validated: u64,
-    pub process_command: u64,
-    pub sending_message: u64,
-    pub receiving_message: u64,
-    pub error_processing: u64,
+/// Named numbers, in an order that is kept: what an older or newer daemon counts, it names.
+#[derive(Debug, PartialEq, Eq, Clone, Default)]
+pub struct Numbers(Vec<(String, u64)>);
+
+impl Numbers {
+    /// The names and numbers, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, number)| (name.as_str(), *number))
+    }
 }
 
-/// The number of events of each kind since the daemon started.
-#[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone, Copy, Default)]
-#[serde(default)]
-pub struct Counters {
-    pub connections_accepted: u64,
-    /// Connections refused or closed because of a limit.
-    pub connections_refused: u64,
-    pub logins: u64,
-    pub login_failures: u64,
-    /// The part of `login_failures` that was refused by a throttle.
-    pub logins_throttled: u64,
-    /// Messages answered with 240.
-    pub messages_accepted: u64,
-    /// Messages answered with 540, 545 or 546.
-    pub messages_refused: u64,
-    /// Messages acknowledged with 250.
-    pub messages_delivered: u64,
-    /// Messages deleted because they were older than `limits.message_age`.
-    pub messages_expired: u64,
-    /// Messages deleted by `queue.purge`.
-    pub messages_purged: u64,
-    /// Messages deleted with their recipient by `user.remove`. Present only if the request asked for details.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub messages_removed: Option<u64>,
-    /// Messages in the queues when the daemon started. Present only if the request asked for details.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub messages_at_start: Option<u64>,
-    /// PDUs answered with 500.
-    pub bad_commands: u64,
-    /// Timers of sessions that ran out, including the end of a WMSG and the silence that ends a PDU in the classic
-    /// dialect.
-    pub timeouts: u64,
-    /// The batches that the store has answered, whether they succeeded or failed.
-    pub store_batches: u64,
-    /// The part of `store_batches` of which something failed.
-    pub store_failures: u64,
+impl<'a> FromIterator<(&'a str, u64)> for Numbers {
+    fn from_iter<T: IntoIterator<Item = (&'a str, u64)>>(numbers: T) -> Numbers {
+        Numbers(numbers.into_iter().map(|(name, number)| (name.to_owned(), number)).collect())
+    }
+}
+
+impl Serialize for Numbers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Numbers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Numbers, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Numbers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of numbers")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Numbers, A::Error> {
+                let mut numbers = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    numbers.push(entry);
+                }
+                Ok(Numbers(numbers))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
 }
 
 #[cfg(test)]

@@ -144,17 +144,68 @@ pub struct Transition {
     pub action: Action,
 }
 
-impl State {
-    /// The name of the state in docs/protocol.md section 5.
-    pub fn name(&self) -> &'static str {
+/// The name of a state, without its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StateName {
+    Idle,
+    UserValidated,
+    AuthenticationValidated,
+    ProcessCommand,
+    SendingMessage,
+    ReceivingMessage,
+    ErrorProcessing,
+}
+
+impl StateName {
+    /// All of them, in the order of docs/protocol.md section 5.
+    pub const ALL: [StateName; 7] = [
+        StateName::Idle,
+        StateName::UserValidated,
+        StateName::AuthenticationValidated,
+        StateName::ProcessCommand,
+        StateName::SendingMessage,
+        StateName::ReceivingMessage,
+        StateName::ErrorProcessing,
+    ];
+
+    /// The name in docs/protocol.md section 5.
+    pub const fn as_str(self) -> &'static str {
         match self {
-            State::Idle => "Idle",
-            State::UserValidated { .. } => "User Validated",
-            State::AuthenticationValidated { .. } => "Authentication Validated",
-            State::ProcessCommand { .. } => "Process Command",
-            State::SendingMessage { .. } => "Sending Message",
-            State::ReceivingMessage { .. } => "Receiving Message",
-            State::ErrorProcessing { .. } => "Error Processing",
+            StateName::Idle => "Idle",
+            StateName::UserValidated => "User Validated",
+            StateName::AuthenticationValidated => "Authentication Validated",
+            StateName::ProcessCommand => "Process Command",
+            StateName::SendingMessage => "Sending Message",
+            StateName::ReceivingMessage => "Receiving Message",
+            StateName::ErrorProcessing => "Error Processing",
+        }
+    }
+
+    /// The name in answers of the control protocol.
+    pub const fn key(self) -> &'static str {
+        match self {
+            StateName::Idle => "idle",
+            StateName::UserValidated => "user_validated",
+            StateName::AuthenticationValidated => "authentication_validated",
+            StateName::ProcessCommand => "process_command",
+            StateName::SendingMessage => "sending_message",
+            StateName::ReceivingMessage => "receiving_message",
+            StateName::ErrorProcessing => "error_processing",
+        }
+    }
+}
+
+impl State {
+    /// Its name.
+    pub fn name(&self) -> StateName {
+        match self {
+            State::Idle => StateName::Idle,
+            State::UserValidated { .. } => StateName::UserValidated,
+            State::AuthenticationValidated { .. } => StateName::AuthenticationValidated,
+            State::ProcessCommand { .. } => StateName::ProcessCommand,
+            State::SendingMessage { .. } => StateName::SendingMessage,
+            State::ReceivingMessage { .. } => StateName::ReceivingMessage,
+            State::ErrorProcessing { .. } => StateName::ErrorProcessing,
         }
     }
 

@@ -110,7 +110,7 @@ pub fn dot(dialect: Dialect) -> String {
 /// The names of the states that a session of this dialect can be in.
 pub fn reachable(dialect: Dialect) -> Vec<&'static str> {
     let cells = matrix(dialect);
-    let mut found = vec![State::Idle.name()];
+    let mut found = vec![State::Idle.name().as_str()];
     let mut seen = 0;
     while let Some(state) = found.get(seen).copied() {
         seen += 1;
@@ -125,7 +125,7 @@ pub fn reachable(dialect: Dialect) -> Vec<&'static str> {
 
 fn cell(situation: Situation, kind: EventKind, dialect: Dialect) -> Cell {
     let Transition { state, response, action } = transition(situation.state(), kind.event(), dialect);
-    Cell { situation, kind, next: state.name(), response, closes: matches!(action, Action::Close) }
+    Cell { situation, kind, next: state.name().as_str(), response, closes: matches!(action, Action::Close) }
 }
 
 /// A row for cells that all should agree. If they do not, the row contains everything that they have.
@@ -161,7 +161,7 @@ fn last_acknowledgement_row() -> Row {
     Row {
         state: taken.to_owned(),
         on: "250 for the last".to_owned(),
-        next: if over { second.state.name() } else { taken }.to_owned(),
+        next: if over { second.state.name().as_str() } else { taken }.to_owned(),
         reply: said(second.response, false),
         cells: [Situation::MoreToCome, Situation::LastSent]
             .into_iter()

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use cpd_control::answer::{
-    Backup, BackupChunk, CheckPage, ConfigurationInfo, Counters, Done, IdPage, ListenerInfo, MessageInfo, NamePage,
-    Pong, Purged, QueueInfo, Removed, SessionInfo, SessionStates, SessionsEnded, Shrunk, Status, ThrottleInfo,
-    Throttles, ThrottlesCleared, UserInfo,
+    Backup, BackupChunk, COUNTERS, CheckPage, ConfigurationInfo, Done, IdPage, ListenerInfo, MessageInfo, NamePage,
+    Pong, Purged, QueueInfo, Removed, SessionInfo, SessionsEnded, Shrunk, Status, ThrottleInfo, Throttles,
+    ThrottlesCleared, UserInfo,
 };
 use cpd_control::{ANSWER_MAX_BYTES, DAMAGED_ROWS_MAX, ErrorCode, encode_error, encode_ok, rfc3339};
 use cpd_core::engine::events::{self, AdminResult, SessionRow, Throttled, UserState};
@@ -166,91 +166,25 @@ fn session(row: SessionRow, context: &AnswerContext<'_>) -> Option<SessionInfo> 
         user: row.user.map(|user| user.to_string()),
         address,
         listener: listener.to_owned(),
-        state: state_key(row.state).to_owned(),
+        state: row.state.key().to_owned(),
         since: rfc3339(context.clock.wall_seconds_at(row.opened)),
         idle_seconds: row.idle / 1000,
     })
 }
 
-/// The field of [`SessionStates`] for a state with the name of protocol.md section 4.
-fn state_key(name: &str) -> &'static str {
-    match name {
-        "Idle" => "idle",
-        "User Validated" => "user_validated",
-        "Authentication Validated" => "authentication_validated",
-        "Process Command" => "process_command",
-        "Sending Message" => "sending_message",
-        "Receiving Message" => "receiving_message",
-        "Error Processing" => "error_processing",
-        _ => "unknown",
-    }
-}
-
 fn status(found: &events::Status, context: &AnswerContext<'_>, details: Option<StatusDetails>) -> Status {
     let (listeners, configuration) = details.map(|found| (found.listeners, found.configuration)).unzip();
-    let mut sessions = SessionStates::default();
-    for (name, count) in &found.states {
-        let field = match state_key(name) {
-            "idle" => &mut sessions.idle,
-            "user_validated" => &mut sessions.user_validated,
-            "authentication_validated" => &mut sessions.authentication_validated,
-            "process_command" => &mut sessions.process_command,
-            "sending_message" => &mut sessions.sending_message,
-            "receiving_message" => &mut sessions.receiving_message,
-            "error_processing" => &mut sessions.error_processing,
-            _ => continue,
-        };
-        *field += u64::from(*count);
-    }
+    let details = listeners.is_some();
+    let counters = COUNTERS.iter().filter(|counter| details || !counter.in_details_only);
     Status {
         version: context.version.to_owned(),
         uptime_seconds: context.uptime_seconds,
         connections: u64::from(found.connections),
-        sessions,
+        sessions: found.states.iter().map(|(state, count)| (state.key(), u64::from(*count))).collect(),
         queued_messages: found.queued_messages,
         store_bytes: found.store_bytes,
-        counters: counters(&found.counters, listeners.is_some()),
+        counters: counters.map(|counter| (counter.name, (counter.value)(&found.counters))).collect(),
         listeners,
         configuration,
-    }
-}
-
-fn counters(found: &events::Counters, details: bool) -> Counters {
-    // Destructured, so that a new counter cannot be forgotten here.
-    let events::Counters {
-        connections,
-        refused_connections,
-        logins,
-        failed_logins,
-        throttled_logins,
-        stored,
-        refused_sends,
-        acknowledged,
-        expired,
-        purged,
-        removed,
-        found: at_start,
-        bad_commands,
-        timeouts,
-        store_batches,
-        store_failures,
-    } = *found;
-    Counters {
-        connections_accepted: connections,
-        connections_refused: refused_connections,
-        logins,
-        login_failures: failed_logins,
-        logins_throttled: throttled_logins,
-        messages_accepted: stored,
-        messages_refused: refused_sends,
-        messages_delivered: acknowledged,
-        messages_expired: expired,
-        messages_purged: purged,
-        messages_removed: details.then_some(removed),
-        messages_at_start: details.then_some(at_start),
-        bad_commands,
-        timeouts,
-        store_batches,
-        store_failures,
     }
 }

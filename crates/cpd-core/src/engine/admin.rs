@@ -9,6 +9,7 @@ use super::core::Core;
 use super::events::{AdminRequest, AdminResult, PurgeFilter, SessionRow, Status, UserState};
 use super::port::{AdminAnswer, AdminOp, MessageRow, Op, RequestId, UserRow};
 use super::queues::{Purged, keep_first_by_key};
+use crate::dfa::StateName;
 use crate::download::MessageId;
 use crate::time::Millis;
 
@@ -131,12 +132,12 @@ impl Engine {
         let result = match (pending, answer) {
             (Pending::UserRemove { name }, AdminAnswer::Done) => {
                 let messages = self.core.queues.queued(name);
-                self.core.counters.removed += messages;
+                self.core.counters.messages_removed += messages;
                 self.core.queues.remove_user(name);
                 AdminResult::Removed { messages, sessions }
             }
             (Pending::Purge { purged, .. }, AdminAnswer::Done) => {
-                self.core.counters.purged += purged.count();
+                self.core.counters.messages_purged += purged.count();
                 AdminResult::Removed { messages: purged.count(), sessions: 0 }
             }
             (Pending::Purge { user, purged }, answer) => {
@@ -252,13 +253,10 @@ impl Engine {
     }
 
     fn status(&self, store_bytes: u64) -> Status {
-        let mut states: Vec<(&'static str, u32)> = Vec::new();
+        let mut states = StateName::ALL.map(|name| (name, 0));
         for session in self.open_slots().filter_map(|slot| slot.session()) {
             let name = session.state().name();
-            match states.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, count)) => *count += 1,
-                None => states.push((name, 1)),
-            }
+            states.iter_mut().filter(|(known, _)| *known == name).for_each(|(_, count)| *count += 1);
         }
         let (queued_messages, queued_bytes) = self.core.queues.totals();
         Status {

@@ -73,12 +73,12 @@ impl Engine {
         now: Millis,
     ) {
         if result.is_ok() {
-            self.core.counters.stored += 1;
+            self.core.counters.messages_accepted += 1;
             match self.core.queues.commit(recipient, id) {
                 Some(true) => self.core.grant_candidates.push_back(recipient),
                 Some(false) => {}
                 // The recipient was removed in the meantime, and the message with it.
-                None => self.core.counters.removed += 1,
+                None => self.core.counters.messages_removed += 1,
             }
         } else {
             self.core.queues.remove(recipient, id);

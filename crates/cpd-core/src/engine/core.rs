@@ -7,8 +7,9 @@ use cp_proto::values::{Password, Username};
 
 use super::admin::Pending;
 use super::batcher::Batcher;
+use super::counters::Counters;
 use super::counts::Counts;
-use super::events::{AdminResult, Counters, Limit, LogEvent};
+use super::events::{AdminResult, Limit, LogEvent};
 use super::logins::Logins;
 use super::port::{AddressKey, Op, Origin, RequestId, SessionId};
 use super::queues::{AdmitError, Queues};
@@ -126,7 +127,7 @@ impl Services for SessionServices<'_> {
     fn delete(&mut self, user: Username, id: MessageId) -> bool {
         let there = self.core.queues.remove(user, id);
         if there {
-            self.core.counters.acknowledged += 1;
+            self.core.counters.messages_delivered += 1;
             let op = Op::Delete { session: self.session, id };
             self.core.batcher.write_lazily(op, self.core.now);
         }
@@ -140,7 +141,7 @@ impl Services for SessionServices<'_> {
     fn count_reply(&mut self, reply: Reply) {
         match reply {
             Reply::BadCommand(..) => self.core.counters.bad_commands += 1,
-            Reply::SendError(_) | Reply::NoSuchUser | Reply::TooManyColons => self.core.counters.refused_sends += 1,
+            Reply::SendError(_) | Reply::NoSuchUser | Reply::TooManyColons => self.core.counters.messages_refused += 1,
             Reply::Recovered
             | Reply::Help(_)
             | Reply::UserReceived

@@ -3,9 +3,11 @@
 pub use super::logins::{Ended, ThrottledLogin};
 use cp_proto::values::Username;
 
+use super::counters::Counters;
 use super::port::{AddressKey, MessageRow, SessionId, UserRow};
 use super::queues::QueueSummary;
 pub use super::throttle::{GuessingAlert, ThrottleCause, Throttled};
+use crate::dfa::StateName;
 use crate::time::Millis;
 
 /// An event for the log.
@@ -83,29 +85,6 @@ impl Limit {
             Limit::Work => "work under way",
         }
     }
-}
-
-/// Totals since the process started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub connections: u64,
-    pub refused_connections: u64,
-    pub logins: u64,
-    pub failed_logins: u64,
-    pub throttled_logins: u64,
-    pub stored: u64,
-    pub refused_sends: u64,
-    pub acknowledged: u64,
-    pub expired: u64,
-    pub purged: u64,
-    /// Messages removed together with their recipient.
-    pub removed: u64,
-    /// Messages that were in the store when the process started.
-    pub found: u64,
-    pub bad_commands: u64,
-    pub timeouts: u64,
-    pub store_batches: u64,
-    pub store_failures: u64,
 }
 
 /// Which of a user's messages to purge: those that match every field that is set.
@@ -265,7 +244,7 @@ pub struct UserState {
 pub struct SessionRow {
     pub id: SessionId,
     pub user: Option<Username>,
-    pub state: &'static str,
+    pub state: StateName,
     /// When the connection was made.
     pub opened: Millis,
     /// Milliseconds since its last complete PDU, or since the connection was made.
@@ -276,8 +255,8 @@ pub struct SessionRow {
 #[derive(Debug, Clone)]
 pub struct Status {
     pub connections: u32,
-    /// The number of sessions in each state that occurs, by its name in docs/protocol.md section 5.
-    pub states: Vec<(&'static str, u32)>,
+    /// The number of sessions in each state, in the order of [`StateName::ALL`].
+    pub states: [(StateName, u32); StateName::ALL.len()],
     pub queued_messages: u64,
     pub queued_bytes: u64,
     pub store_bytes: u64,

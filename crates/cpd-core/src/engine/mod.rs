@@ -7,6 +7,7 @@ mod admin;
 mod answers;
 mod batcher;
 mod core;
+pub mod counters;
 mod counts;
 pub mod events;
 mod guests;
@@ -101,7 +102,7 @@ impl Engine {
     /// Adds a message that the store holds. Messages must come in the order of their ids.
     pub fn load_message(&mut self, message: &port::StoredMessage) {
         let port::StoredMessage { id, recipient, sender, queued_at, bytes } = *message;
-        self.core.counters.found += 1;
+        self.core.counters.messages_at_start += 1;
         self.core.queues.load(id, recipient, sender, queued_at, usize::from(bytes));
     }
 
@@ -143,7 +144,7 @@ impl Engine {
             None
         };
         if let Some(limit) = refused {
-            self.core.counters.refused_connections += 1;
+            self.core.counters.connections_refused += 1;
             self.core.events.push_back(LogEvent::Limit { limit, user: None, queue: None });
             return Err(limit);
         }
@@ -161,7 +162,7 @@ impl Engine {
     /// Puts a session into a free slot.
     fn insert_session(&mut self, session: Session, from: Origin, opened: Millis) -> SessionId {
         self.per_address.increment(from.key);
-        self.core.counters.connections += 1;
+        self.core.counters.connections_accepted += 1;
         self.last_serial += 1;
         let index = self.free_slots.pop().unwrap_or_else(|| u32::try_from(self.slots.len()).unwrap_or(u32::MAX));
         let user = session.state().user();
@@ -187,7 +188,7 @@ impl Engine {
     fn evict_guest(&mut self, now: Millis) -> bool {
         let Some((from, id)) = self.guests.eviction_candidate() else { return false };
         self.guests.remove(from, id);
-        self.core.counters.refused_connections += 1;
+        self.core.counters.connections_refused += 1;
         self.core.events.push_back(LogEvent::GuestEvicted { session: id, from });
         self.with_session(id, now, |s, cx| s.evict(cx));
         true
@@ -343,7 +344,7 @@ impl Engine {
     pub fn next_verification(&mut self, now: Millis) -> Option<Verification> {
         let (verification, not_tried) = self.core.logins.next(&self.core.limits, now)?;
         if let Some(login) = not_tried {
-            self.core.counters.throttled_logins += 1;
+            self.core.counters.logins_throttled += 1;
             self.core.events.push_back(LogEvent::Throttled { session: verification.session, login });
         }
         Some(verification)
@@ -359,11 +360,11 @@ impl Engine {
             self.core.events.push_back(LogEvent::GuessingAlert(guessing));
         }
         if !login.ok {
-            self.core.counters.failed_logins += 1;
+            self.core.counters.login_failures += 1;
             self.core.events.push_back(LogEvent::LoginFailed { session: id, login });
             self.with_session(id, now, |s, cx| s.verified(false, cx));
         } else if self.core.per_user.get(login.name) >= self.settings.limits.sessions_per_user {
-            self.core.counters.refused_connections += 1;
+            self.core.counters.connections_refused += 1;
             self.core.events.push_back(LogEvent::TooManySessions { session: id, login });
             self.with_session(id, now, |s, cx| s.refuse_login(cx));
         } else {

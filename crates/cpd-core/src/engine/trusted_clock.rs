@@ -153,7 +153,7 @@ impl Engine {
             self.core.batcher.write_lazily(Op::DeleteExpired { id }, now);
         }
         if messages > 0 {
-            self.core.counters.expired += messages;
+            self.core.counters.messages_expired += messages;
             self.core.events.push_back(LogEvent::Expired { messages });
         }
         self.expiry_scan = match next {

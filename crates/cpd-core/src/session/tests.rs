@@ -9,7 +9,7 @@ use cp_proto::limits::UNTERMINATED_MAX_BYTES;
 use cp_proto::values::{Password, Username};
 
 use super::*;
-use crate::dfa::Refusal;
+use crate::dfa::{Refusal, StateName};
 use crate::download::PageMessage;
 use crate::services::{Admission, LeaseAnswer};
 
@@ -302,7 +302,7 @@ fn a_pdu_that_is_late_while_wmsg_waits_ends_the_wait_first() {
     scene.receive(b"WMSG300\r\nSMSGbob:");
     scene.wait(30_000);
     assert_eq!(scene.take_codes(), "256 540");
-    assert_eq!(scene.session.state().name(), "Error Processing");
+    assert_eq!(scene.session.state().name(), StateName::ErrorProcessing);
 }
 
 #[test]

@@ -120,7 +120,7 @@ pub const EVENT_KINDS: [EventKind; 44] = [
 impl Situation {
     /// The name of its state in section 5.
     pub fn state_name(self) -> &'static str {
-        self.state().name()
+        self.state().name().as_str()
     }
 
     /// Distinguishes the situations of one state; empty if the state has only one.
