@@ -22,7 +22,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use super::client::Client;
 use super::commands::json_or_text;
 use super::exit::{ExitStatus, Failure};
-use super::render::{escape, format_count};
+use cp_proto::printable::escape;
+
+use super::render::format_count;
 use super::signals::DeferredSignals;
 use super::{Context, Output};
 

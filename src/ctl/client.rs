@@ -16,9 +16,9 @@ use serde::de::DeserializeOwned;
 use crate::ctl::GROUP_DEFAULT;
 use crate::ctl::exit::{ExitStatus, Failure};
 use crate::ctl::peer;
-use crate::ctl::render::escape;
 use crate::ctl::service::ServiceState;
 use crate::ctl::target::{SocketOrigin, Target};
+use cp_proto::printable::escape;
 
 /// The longest wait for the answer to a slow request, as long as the daemon answers pings meanwhile.
 const SLOW_REQUEST_MAX_WAIT: Duration = Duration::from_secs(120);

@@ -1,11 +1,11 @@
 //! The commands: the requests that each sends to the daemon, and how it shows the answers.
 
 use clap::ArgMatches;
+use cp_proto::secret::WipedText;
 use cp_proto::values::{Password, Username};
 use cpd_control::answer::{
     CheckPage, Done, MessageInfo, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionsEnded, Status, UserInfo,
 };
-use cpd_control::frame::wipe;
 use cpd_control::{ErrorCode, PurgeFilter, ROWS_MAX, Request};
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ pub(super) fn user_add(context: &Context, arguments: &ArgMatches) -> CommandResu
     let name = username(arguments, "NAME")?;
     let NewPassword { password, generated } = NewPassword::obtain(context, arguments, name, ExpectedUser::Absent)?;
     let _: Done = Client::connect(&context.target)?.ask(&Request::UserAdd { name, password })?;
-    let shown = generated.as_ref().map(|text| text.0.as_str());
+    let shown = generated.as_ref().map(|text| &**text);
     let document = Document { name: name.as_str(), password: shown };
     let text = shown.map_or_else(|| format!("user {name} added\n"), |password| format!("{password}\n"));
     Ok(Output { write_failure_note: shown.and(Some(PASSWORD_NOT_SHOWN)), ..json_or_text(context, &document, || text) })
@@ -50,7 +50,7 @@ pub(super) fn user_passwd(context: &Context, arguments: &ArgMatches) -> CommandR
     let NewPassword { password, generated } = NewPassword::obtain(context, arguments, name, ExpectedUser::Existing)?;
     let request = Request::UserPasswd { name, password, keep_sessions: arguments.get_flag("keep-sessions") };
     let ended: SessionsEnded = Client::connect(&context.target)?.ask(&request)?;
-    let shown = generated.as_ref().map(|text| text.0.as_str());
+    let shown = generated.as_ref().map(|text| &**text);
     let document = Document { name: name.as_str(), sessions: ended.sessions, password: shown };
     let text = match shown {
         Some(password) => format!("{password}\n"),
@@ -292,19 +292,10 @@ pub(super) fn json_or_text(context: &Context, document: &impl Serialize, text: i
     if context.json { to_json_line(document).into() } else { text().into() }
 }
 
-/// Text that is secret and is overwritten when it is dropped.
-struct SecretText(String);
-
-impl Drop for SecretText {
-    fn drop(&mut self) {
-        wipe(&mut std::mem::take(&mut self.0).into_bytes());
-    }
-}
-
 /// A password to set, and its text if it was generated and must be printed.
 struct NewPassword {
     password: Password,
-    generated: Option<SecretText>,
+    generated: Option<WipedText>,
 }
 
 impl NewPassword {
@@ -316,8 +307,8 @@ impl NewPassword {
         wanted: ExpectedUser,
     ) -> Result<NewPassword, Failure> {
         if arguments.get_flag("generate") {
-            let text = SecretText(generate::password()?);
-            let password = Password::parse(text.0.as_bytes())
+            let text = WipedText::from(generate::password()?);
+            let password = Password::parse(text.as_bytes())
                 .ok_or_else(|| Failure::new(ExitStatus::Refused, "the password that was made is none"))?;
             return Ok(NewPassword { password, generated: Some(text) });
         }

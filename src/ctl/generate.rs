@@ -1,7 +1,7 @@
 //! Generates passwords.
 
 use cp_proto::limits::PASSWORD_MAX_BYTES;
-use cpd_control::frame::wipe;
+use cp_proto::secret::wipe;
 
 use crate::ctl::exit::{ExitStatus, Failure};
 

@@ -1,44 +1,10 @@
 //! Edits a line that is typed without echo. A byte either is an editing key or becomes part of the line, whatever it
 //! is. No byte is silently dropped, so that an invalid password is refused and never turned into a different one.
 
-use cpd_control::frame::wipe;
+use cp_proto::secret::WipedBytes;
 
 /// The most bytes of a line that are kept. Further bytes are only counted; the line is far too long for a password.
 const KEPT_MAX_BYTES: usize = 1024;
-
-/// Bytes that are secret and are overwritten when they are dropped.
-pub(crate) struct SecretBytes(Vec<u8>);
-
-impl SecretBytes {
-    /// An empty secret of at most `bytes` bytes. The capacity is fixed, because growing would leave a copy in freed
-    /// memory.
-    pub fn with_capacity(bytes: usize) -> SecretBytes {
-        SecretBytes(Vec::with_capacity(bytes))
-    }
-
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Appends a byte if there is room, and returns whether there was.
-    pub fn push(&mut self, byte: u8) -> bool {
-        let room = self.0.len() < self.0.capacity();
-        if room {
-            self.0.push(byte);
-        }
-        room
-    }
-
-    pub fn pop(&mut self) -> Option<u8> {
-        self.0.pop()
-    }
-}
-
-impl Drop for SecretBytes {
-    fn drop(&mut self) {
-        wipe(&mut self.0);
-    }
-}
 
 /// The keys that edit a line; see stty(1). `None` means that the terminal has no such key.
 #[derive(Clone, Copy, Default, Debug)]
@@ -66,7 +32,7 @@ pub(crate) enum KeyEffect {
 
 /// A line that is being typed.
 pub(crate) struct LineEditor {
-    line: SecretBytes,
+    line: WipedBytes,
     /// The number of bytes that were typed after `line` was full.
     overflow_bytes: usize,
     keys: EditingKeys,
@@ -74,7 +40,7 @@ pub(crate) struct LineEditor {
 
 impl LineEditor {
     pub fn new(keys: EditingKeys) -> LineEditor {
-        LineEditor { line: SecretBytes::with_capacity(KEPT_MAX_BYTES), overflow_bytes: 0, keys }
+        LineEditor { line: WipedBytes::default(), overflow_bytes: 0, keys }
     }
 
     /// Processes the next byte from the keyboard.
@@ -86,21 +52,21 @@ impl LineEditor {
             // Terminals send one or the other for the erase key, and neither can be part of a password.
             0x08 | 0x7f => self.erase(),
             _ if is(self.keys.erase) => self.erase(),
-            _ if is(self.keys.end_of_input) && self.line.as_bytes().is_empty() => return KeyEffect::EndOfInput,
-            _ if self.line.push(byte) => {}
+            _ if is(self.keys.end_of_input) && self.line.is_empty() => return KeyEffect::EndOfInput,
+            _ if self.line.len() < KEPT_MAX_BYTES => self.line.append(&[byte]),
             _ => self.overflow_bytes = self.overflow_bytes.saturating_add(1),
         }
         KeyEffect::Continue
     }
 
     /// The bytes that were kept, and the length of the whole line.
-    pub fn finish(self) -> (SecretBytes, usize) {
-        let length = self.line.as_bytes().len().saturating_add(self.overflow_bytes);
+    pub fn finish(self) -> (WipedBytes, usize) {
+        let length = self.line.len().saturating_add(self.overflow_bytes);
         (self.line, length)
     }
 
     fn clear(&mut self) {
-        while self.line.pop().is_some() {}
+        self.line = WipedBytes::default();
         self.overflow_bytes = 0;
     }
 
@@ -110,7 +76,7 @@ impl LineEditor {
             self.overflow_bytes -= 1;
             return;
         }
-        let bytes = self.line.as_bytes();
+        let bytes = &*self.line;
         let longest = if self.keys.utf8 { 4 } else { 1 };
         let is_one = |length: &usize| {
             let tail = bytes.len().checked_sub(*length).and_then(|start| bytes.get(start..));
@@ -137,7 +103,7 @@ mod tests {
             last = typed.press(*byte);
         }
         let (line, length) = typed.finish();
-        (line.as_bytes().to_vec(), length, last)
+        (line.to_vec(), length, last)
     }
 
     #[test]

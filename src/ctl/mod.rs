@@ -29,9 +29,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
+use cp_proto::printable::escape;
 
 use exit::{ExitStatus, Failure};
-use render::escape;
 use service::ServiceManager;
 use target::{SocketOrigin, Target};
 

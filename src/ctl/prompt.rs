@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 
+use cp_proto::secret::WipedBytes;
 use cp_proto::values::Password;
 use cpd_control::PASSWORD_RULE;
 use cpd_control::password::{PasswordFault, parse_new_password};
@@ -15,7 +16,7 @@ use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::ctl::exit::{ExitStatus, Failure};
-use crate::ctl::line_editor::{EditingKeys, KeyEffect, LineEditor, SecretBytes};
+use crate::ctl::line_editor::{EditingKeys, KeyEffect, LineEditor};
 use crate::ctl::signals::DeferredSignals;
 
 /// The most bytes that are read of the answer to a yes-or-no question.
@@ -43,7 +44,7 @@ pub(crate) fn ask_password_twice(name: &str) -> Result<Password, Failure> {
         let (first, bytes) = quiet.ask(&format!("{}.\nNew password for {name}: ", capitalized(PASSWORD_RULE)))?;
         let first = validate(&first, bytes, "your terminal is not in UTF-8")?;
         let (second, _) = quiet.ask("The same again: ")?;
-        if first.as_bytes() != second.as_bytes() {
+        if first.as_bytes() != &*second {
             return Err(Failure::new(ExitStatus::Refused, "the two are not the same; nothing was changed"));
         }
         quiet.keep_typeahead();
@@ -63,7 +64,7 @@ pub(crate) fn read_password_from_stdin() -> Result<Password, Failure> {
     let failed = |error: &io::Error| Failure::new(ExitStatus::Refused, format!("standard input: {error}"));
     // `io::stdin` cannot be used, because it reads ahead.
     let mut input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(|e| failed(&e))?);
-    let mut line = SecretBytes::with_capacity(LINE_KEPT_BYTES);
+    let mut line = WipedBytes::default();
     let mut length = 0usize;
     let mut byte = [0u8; 1];
     let complete = loop {
@@ -75,7 +76,9 @@ pub(crate) fn read_password_from_stdin() -> Result<Password, Failure> {
             Ok(_) if byte == *b"\n" => break true,
             Ok(_) => {
                 let [byte] = byte;
-                line.push(byte);
+                if line.len() < LINE_KEPT_BYTES {
+                    line.append(&[byte]);
+                }
                 length += 1;
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -86,7 +89,7 @@ pub(crate) fn read_password_from_stdin() -> Result<Password, Failure> {
             Err(error) => return Err(failed(&error)),
         }
     };
-    if complete && length == line.as_bytes().len() && line.as_bytes().last() == Some(&b'\r') {
+    if complete && length == line.len() && line.last() == Some(&b'\r') {
         line.pop();
         length -= 1;
     }
@@ -105,10 +108,10 @@ pub(crate) fn ask_yes_or_no(question: &str) -> Result<bool, Failure> {
 
 /// Checks a new password. `bytes` is its whole length, which may be more than was kept.
 /// `not_utf8_message` begins the error message if it is not UTF-8.
-fn validate(typed: &SecretBytes, bytes: usize, not_utf8_message: &str) -> Result<Password, Failure> {
-    let found = match parse_new_password(typed.as_bytes()) {
+fn validate(typed: &[u8], bytes: usize, not_utf8_message: &str) -> Result<Password, Failure> {
+    let found = match parse_new_password(typed) {
         // The kept part of a longer line may end in the middle of a character, so its length is reported instead.
-        Ok(_) | Err(PasswordFault::NotUtf8) if bytes > typed.as_bytes().len() => Err(PasswordFault::TooLong { bytes }),
+        Ok(_) | Err(PasswordFault::NotUtf8) if bytes > typed.len() => Err(PasswordFault::TooLong { bytes }),
         Err(PasswordFault::TooLong { .. }) => Err(PasswordFault::TooLong { bytes }),
         found => found,
     };
@@ -177,7 +180,7 @@ impl EchoOff {
     }
 
     /// Shows a prompt and reads a line. Returns the bytes that were kept and the length of the whole line.
-    fn ask(&mut self, prompt: &str) -> Result<(SecretBytes, usize), Failure> {
+    fn ask(&mut self, prompt: &str) -> Result<(WipedBytes, usize), Failure> {
         let mut typed = LineEditor::new(self.keys);
         self.tty.write_all(prompt.as_bytes()).map_err(|e| terminal_failed(&e))?;
         let step = self.read_into(&mut typed);

@@ -2,24 +2,8 @@
 
 use std::fmt::Write;
 
+use cp_proto::printable::{affects_display, escape};
 use serde::Serialize;
-
-/// Escapes all characters of `text` that a terminal might interpret, or that are invisible or reorder a line.
-pub(crate) fn escape(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\t' => shown.push_str("\\t"),
-            '\n' => shown.push_str("\\n"),
-            '\r' => shown.push_str("\\r"),
-            c if must_be_escaped(c) => {
-                let _ = write!(shown, "\\u{{{:x}}}", u32::from(c));
-            }
-            c => shown.push(c),
-        }
-    }
-    shown
-}
 
 /// Encodes one JSON document as one line.
 pub(crate) fn to_json_line(document: &impl Serialize) -> String {
@@ -29,7 +13,7 @@ pub(crate) fn to_json_line(document: &impl Serialize) -> String {
     for c in text.chars() {
         // serde_json escapes only C0 control characters. The others occur only inside strings, where the escape is
         // equivalent.
-        if must_be_escaped(c) {
+        if affects_display(c) {
             let mut units = [0u16; 2];
             for unit in c.encode_utf16(&mut units) {
                 let _ = write!(shown, "\\u{unit:04x}");
@@ -54,14 +38,6 @@ pub(crate) fn json_error(code: &str, message: &str) -> String {
         message: &'a str,
     }
     to_json_line(&Document { error: ErrorFields { code, message } })
-}
-
-/// Whether `c` must be escaped: a control character, a line separator, or a mark that changes the direction of writing
-/// or is invisible.
-fn must_be_escaped(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-        || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// A table in which each column is as wide as its widest cell, counted in characters.

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
 use cp_proto::reply::{BadCommandCause, Reply, ReplyStage};
-use cpd_control::frame::wipe;
+use cp_proto::secret::wipe;
 use cpd_core::dfa::Dialect;
 use cpd_core::engine::Engine;
 use cpd_core::engine::port::{Origin, SessionId};

@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind, Write};
 use std::mem;
 use std::ops::Range;
 
-use cpd_control::frame::wipe;
+use cp_proto::secret::wipe;
 use cpd_control::{ErrorCode, Request, encode_error};
 use cpd_core::engine::port::RequestId;
 use cpd_core::time::{Millis, NEVER};

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io::Write;
 
-use super::logging::{Level, escape_into, stderr_is_a_journal};
+use cp_proto::printable::escape_into;
+
+use super::logging::{Level, stderr_is_a_journal};
 
 /// Exit codes (cpd(8)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-pub use line::{LINE_MAX_BYTES, Line, VALUE_MAX_BYTES, escape_into};
+pub use line::{LINE_MAX_BYTES, Line, VALUE_MAX_BYTES};
 pub use sinks::{JOURNAL_SOCKET, SEND_TIMEOUT, SYSLOG_SOCKET, Sink, stderr_is_a_journal};
 
 use cpd_core::time::Millis;

@@ -114,7 +114,7 @@ fn check_configuration(arguments: &Arguments) -> Result<(), Fatal> {
 /// `text` as one line that is safe to print, whatever a path or a file put into it.
 fn escaped(text: &str) -> String {
     let mut line = String::new();
-    logging::escape_into(&mut line, text);
+    cp_proto::printable::escape_into(&mut line, text);
     line
 }
 

@@ -8,7 +8,7 @@ use cpd_core::dfa::Dialect;
 
 use super::config::{Config, DATA_SOCKET};
 use super::listeners::Listeners;
-use super::logging::escape_into;
+use cp_proto::printable::escape_into;
 
 /// Prints the next commands on stderr if that is a terminal and cpd was started with `--data`. `data` is the directory
 /// as the user typed it; `new` says that the store has no users yet.

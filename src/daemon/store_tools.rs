@@ -268,7 +268,7 @@ fn format_count(number: u64, what: &str) -> String {
 fn print_escaped(text: &str) -> Result<(), Fatal> {
     let mut line = String::new();
     for part in text.lines() {
-        super::logging::escape_into(&mut line, part);
+        cp_proto::printable::escape_into(&mut line, part);
         line.push('\n');
     }
     let mut stdout = std::io::stdout();

@@ -8,6 +8,7 @@ pub mod client;
 pub mod command;
 pub mod limits;
 pub mod line;
+pub mod printable;
 pub mod reply;
 pub mod secret;
 pub mod telnet;

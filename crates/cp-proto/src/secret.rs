@@ -48,6 +48,14 @@ impl WipedBytes {
         }
     }
 
+    /// Removes the last byte.
+    pub fn pop(&mut self) {
+        if let Some(last) = self.0.last_mut() {
+            wipe(std::slice::from_mut(last));
+            self.0.pop();
+        }
+    }
+
     /// Makes room for `more` bytes. A vector that grows by itself frees its old memory without overwriting it, so the
     /// bytes are copied to a new one here.
     fn reserve_wiping(&mut self, more: usize) {
@@ -56,6 +64,12 @@ impl WipedBytes {
             larger.extend_from_slice(&self.0);
             *self = WipedBytes(larger);
         }
+    }
+}
+
+impl From<Vec<u8>> for WipedBytes {
+    fn from(bytes: Vec<u8>) -> WipedBytes {
+        WipedBytes(bytes)
     }
 }
 
@@ -72,6 +86,35 @@ impl Drop for WipedBytes {
         // What was removed from the end lies behind the length.
         self.0.resize(self.0.capacity(), 0);
         wipe(&mut self.0);
+    }
+}
+
+/// Text that is overwritten when it is dropped.
+pub struct WipedText(String);
+
+impl From<String> for WipedText {
+    fn from(text: String) -> WipedText {
+        WipedText(text)
+    }
+}
+
+impl Deref for WipedText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for WipedText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WipedText({} bytes)", self.0.len())
+    }
+}
+
+impl Drop for WipedText {
+    fn drop(&mut self) {
+        wipe(&mut std::mem::take(&mut self.0).into_bytes());
     }
 }
 
@@ -97,6 +140,18 @@ mod tests {
         unread.consume(1);
         unread.append(b"y");
         assert_eq!(&*unread, b"y");
+    }
+
+    #[test]
+    fn what_is_popped_is_overwritten_and_nothing_is_shown() {
+        let mut secret = WipedBytes::from(b"secret".to_vec());
+        secret.pop();
+        assert_eq!(&*secret, b"secre");
+        assert_eq!(format!("{secret:?}"), "WipedBytes(5 bytes)");
+        (0..9).for_each(|_| secret.pop());
+        assert!(secret.is_empty());
+        let text = WipedText::from("secret".to_owned());
+        assert_eq!((&*text, format!("{text:?}").as_str()), ("secret", "WipedText(6 bytes)"));
     }
 
     #[test]

@@ -4,11 +4,12 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use cp_proto::printable::affects_display;
+use cp_proto::secret::WipedText;
 use cp_proto::values::{Password, Username};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::error::{ControlError, ErrorCode};
-use super::frame::wipe;
 use super::password::parse_new_password;
 use super::{FIELDS_MAX, JSON_DEPTH_MAX, NAME_RULE};
 
@@ -21,20 +22,12 @@ pub(super) struct Fields {
 
 /// The value of a field. Nested values are recognised but not kept, because no command takes one.
 enum Scalar {
-    Text(SecretText),
+    /// It may be a password.
+    Text(WipedText),
     Number(u64),
     Bool(bool),
     /// Anything else: a null, an array, an object, or a number that does not fit into 64 bits without a sign.
     Other,
-}
-
-/// Text that may be a password. It is overwritten when it is dropped.
-struct SecretText(String);
-
-impl Drop for SecretText {
-    fn drop(&mut self) {
-        wipe(&mut std::mem::take(&mut self.0).into_bytes());
-    }
 }
 
 impl Fields {
@@ -123,7 +116,7 @@ impl Fields {
     pub fn username(&mut self, name: &str) -> Result<Option<Username>, ControlError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let Scalar::Text(text) = value else { return Err(not_a_string(name)) };
-        match Username::parse(text.0.as_bytes()) {
+        match Username::parse(text.as_bytes()) {
             Some(username) => Ok(Some(username)),
             None => Err(ControlError::new(ErrorCode::BadName, format!("'{name}': {NAME_RULE}"))),
         }
@@ -148,7 +141,7 @@ impl Fields {
     pub fn password(&mut self, name: &str) -> Result<Password, ControlError> {
         let Some(value) = self.take(name) else { return Err(missing_field(name)) };
         let Scalar::Text(text) = value else { return Err(not_a_string(name)) };
-        parse_new_password(text.0.as_bytes())
+        parse_new_password(text.as_bytes())
             .map_err(|fault| ControlError::new(ErrorCode::BadPassword, format!("'{name}': {fault}")))
     }
 
@@ -160,7 +153,7 @@ impl Fields {
     pub fn text(&mut self, name: &str) -> Result<Option<String>, ControlError> {
         match self.take(name) {
             None => Ok(None),
-            Some(Scalar::Text(text)) => Ok(Some(text.0.clone())),
+            Some(Scalar::Text(text)) => Ok(Some(text.to_string())),
             Some(_) => Err(not_a_string(name)),
         }
     }
@@ -210,7 +203,7 @@ pub(super) fn missing_field(name: &str) -> ControlError {
 /// control characters are replaced. JSON escapes only C0 control characters, not DEL and C1.
 pub(super) fn printable_name(name: &str) -> String {
     const SHOWN_MAX_CHARS: usize = 40;
-    let mut chars = name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
+    let mut chars = name.chars().map(|c| if affects_display(c) { char::REPLACEMENT_CHARACTER } else { c });
     let mut shown: String = chars.by_ref().take(SHOWN_MAX_CHARS).collect();
     if chars.next().is_some() {
         shown.push('…');
@@ -294,7 +287,7 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Scalar, E> {
-        Ok(Scalar::Text(SecretText(value.to_owned())))
+        Ok(Scalar::Text(value.to_owned().into()))
     }
 
     fn visit_unit<E>(self) -> Result<Scalar, E> {

@@ -3,22 +3,18 @@
 
 use std::fmt;
 
+use cp_proto::secret::{WipedBytes, wipe};
+
 use super::error::{ControlError, ErrorCode};
 use super::{REQUEST_MAX_BYTES, Request};
 
-/// Overwrites `bytes` with zeros in a way that the compiler does not optimise away.
-pub fn wipe(bytes: &mut [u8]) {
-    bytes.fill(0);
-    std::hint::black_box(bytes);
-}
-
 /// The bytes of one line, which may contain a password. `Debug` shows only their number, and they are overwritten when
 /// the line is dropped.
-pub struct RequestLine(Vec<u8>);
+pub struct RequestLine(WipedBytes);
 
 impl RequestLine {
     pub(super) fn new(bytes: Vec<u8>) -> RequestLine {
-        RequestLine(bytes)
+        RequestLine(bytes.into())
     }
 
     /// The bytes of the line.
@@ -32,12 +28,6 @@ impl RequestLine {
     /// The errors of [`Request::parse`].
     pub fn request(&self) -> Result<Request, ControlError> {
         Request::parse(&self.0)
-    }
-}
-
-impl Drop for RequestLine {
-    fn drop(&mut self) {
-        wipe(&mut self.0);
     }
 }
 
@@ -101,7 +91,7 @@ impl Framer {
         if let Some(found) = unseen.iter().position(|b| *b == b'\n') {
             let end = self.start + self.scanned_bytes + found;
             let line = self.buffer.get(self.start..end).unwrap_or_default();
-            let line = RequestLine(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
+            let line = RequestLine::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec());
             self.start = end + 1;
             self.scanned_bytes = 0;
             if self.start == self.buffer.len() {

@@ -3,7 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 
-use cpd_control::frame::wipe;
+use cp_proto::secret::wipe;
 use cpd_control::{ControlError, ErrorCode, Framer, Request};
 use cpd_core::engine::port::RequestId;
 use cpd_core::time::{Millis, NEVER};

@@ -3,6 +3,8 @@
 
 use std::fmt::{Display, Write};
 
+use cp_proto::printable::escape_into;
+
 /// Longest value, in bytes before escaping; a longer one is cut and ends in `…`.
 pub const VALUE_MAX_BYTES: usize = 512;
 /// Longest line, in bytes; fields that do not fit are left out, and `cut=true` is appended.
@@ -65,28 +67,6 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._:/@+,-[]%".contains(&byte)
 }
 
-/// Whether a character affects how text is displayed instead of being visible itself: control characters (Cc: C0, DEL,
-/// C1), line and paragraph separators, invisible characters, and those that change the direction of writing.
-fn affects_display(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-/// Appends `text`, escaped so that it stays on one line and is safe to show on a terminal.
-pub fn escape_into(out: &mut String, text: &str) {
-    for c in text.chars() {
-        match c {
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if affects_display(c) => out.extend(c.escape_unicode()),
-            c => out.push(c),
-        }
-    }
-}
-
 /// As [`escape_into`], and escapes `"` and `\` as well, so that the text cannot end the quotes around it.
 fn escape_quoted(out: &mut String, text: &str) {
     for part in text.split_inclusive(['"', '\\']) {
@@ -123,19 +103,6 @@ mod tests {
         let line = Line::new("x").field("v", "a\" addr=1.2.3.4 \\\r\nx v=b").into_text();
         assert_eq!(line, r#"x v="a\" addr=1.2.3.4 \\\r\nx v=b""#);
         assert_eq!(Line::new("x").field("v", "a=b").into_text(), r#"x v="a=b""#);
-    }
-
-    #[test]
-    fn nothing_that_acts_on_a_terminal_is_left() {
-        let every: String = (0..=0x10_ffff).filter_map(char::from_u32).filter(|c| affects_display(*c)).collect();
-        assert!(every.contains('\u{1b}') && every.contains('\u{7f}') && every.contains('\u{9b}'));
-        assert!(every.contains('\u{202e}') && every.contains('\u{2028}') && every.contains('\u{2066}'));
-        let mut out = String::new();
-        escape_into(&mut out, &every);
-        assert!(out.is_ascii() && !out.bytes().any(|b| b.is_ascii_control()), "{out}");
-        let mut kept = String::new();
-        escape_into(&mut kept, "grüße 你好 🙂");
-        assert_eq!(kept, "grüße 你好 🙂");
     }
 
     #[test]
