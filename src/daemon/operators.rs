@@ -126,12 +126,9 @@ impl Operators {
         let Some((name, then)) = self.hashing.remove(&id) else {
             return;
         };
-        match (phc, then) {
-            (Ok(hash), HashPurpose::Add) => engine.admin(id, AdminRequest::UserAdd { name, hash }, self.now),
-            (Ok(hash), HashPurpose::Passwd { keep_sessions }) => {
-                engine.admin(id, AdminRequest::UserPasswd { name, hash, keep_sessions }, self.now);
-            }
-            (Err(cause), _) => engine.refuse(id, AdminResult::Failed(format!("the password was not hashed: {cause}"))),
+        match phc {
+            Ok(hash) => engine.admin(id, then.request(name, hash), self.now),
+            Err(cause) => engine.refuse(id, AdminResult::Failed(format!("the password was not hashed: {cause}"))),
         }
     }
 

@@ -132,26 +132,66 @@ pub const KEYS: &[ConfigKey] = &[
         needs_restart: true,
         help: "threads that verify passwords; 0: one less than the cores, at least 1",
     },
-    limit("connections", |c| &mut c.settings.limits.connections, (10, 1_000_000), LIMIT_HELP[0]),
-    limit("connections_per_address", |c| &mut c.settings.limits.connections_per_address, (2, 1_000_000), LIMIT_HELP[1]),
-    limit("queue_messages", |c| &mut c.settings.limits.queue_messages, (10, 1_000_000), LIMIT_HELP[2]),
+    limit(
+        "connections",
+        |c| &mut c.settings.limits.connections,
+        (10, 1_000_000),
+        "connections in all, a twentieth for addresses known by a login; lowered to what the file limit allows, and said so",
+    ),
+    limit(
+        "connections_per_address",
+        |c| &mut c.settings.limits.connections_per_address,
+        (2, 1_000_000),
+        "connections of one address (IPv6: of one /64)",
+    ),
+    limit(
+        "queue_messages",
+        |c| &mut c.settings.limits.queue_messages,
+        (10, 1_000_000),
+        "messages in one recipient's queue; the last fifth is for senders with at most 10 in it",
+    ),
     limit(
         "queue_messages_per_sender",
         |c| &mut c.settings.limits.queue_messages_per_sender,
         (2, 1_000_000),
-        LIMIT_HELP[3],
+        "of them, messages of one sender",
     ),
-    limit("messages_per_sender", |c| &mut c.settings.limits.messages_per_sender, (100, 100_000_000), LIMIT_HELP[8]),
+    limit(
+        "messages_per_sender",
+        |c| &mut c.settings.limits.messages_per_sender,
+        (100, 100_000_000),
+        "messages of one sender in all queues; above it the sender gets 540",
+    ),
     limit(
         "messages_per_sender_minute",
         |c| &mut c.settings.limits.messages_per_sender_minute,
         (10, 100_000_000),
-        LIMIT_HELP[9],
+        "messages that one sender may leave in a minute; above it the sender gets 540",
     ),
-    limit("failures_per_address", |c| &mut c.settings.limits.failures_per_address, (1, 1000), LIMIT_HELP[4]),
-    limit("failures_per_user", |c| &mut c.settings.limits.failures_per_user, (1, 1000), LIMIT_HELP[5]),
-    limit("failures_per_user_day", |c| &mut c.settings.limits.failures_per_user_day, (10, 100_000), LIMIT_HELP[6]),
-    limit("sessions_per_user", |c| &mut c.settings.limits.sessions_per_user, (1, 1_000_000), LIMIT_HELP[7]),
+    limit(
+        "failures_per_address",
+        |c| &mut c.settings.limits.failures_per_address,
+        (1, 1000),
+        "failed logins of one address in a minute; more are throttled",
+    ),
+    limit(
+        "failures_per_user",
+        |c| &mut c.settings.limits.failures_per_user,
+        (1, 1000),
+        "failed logins for one user in a minute, from addresses that this user never logged in from",
+    ),
+    limit(
+        "failures_per_user_day",
+        |c| &mut c.settings.limits.failures_per_user_day,
+        (10, 100_000),
+        "the same in a day",
+    ),
+    limit(
+        "sessions_per_user",
+        |c| &mut c.settings.limits.sessions_per_user,
+        (1, 1_000_000),
+        "sessions of one user at a time; one more gets 500 instead of 230",
+    ),
     ConfigKey {
         section: "limits",
         key: "store_bytes",
@@ -212,19 +252,6 @@ pub const KEYS: &[ConfigKey] = &[
         needs_restart: false,
         help: "the least important lines that are logged",
     },
-];
-
-const LIMIT_HELP: [&str; 10] = [
-    "connections in all, a twentieth for addresses known by a login; lowered to what the file limit allows, and said so",
-    "connections of one address (IPv6: of one /64)",
-    "messages in one recipient's queue; the last fifth is for senders with at most 10 in it",
-    "of them, messages of one sender",
-    "failed logins of one address in a minute; more are throttled",
-    "failed logins for one user in a minute, from addresses that this user never logged in from",
-    "the same in a day",
-    "sessions of one user at a time; one more gets 500 instead of 230",
-    "messages of one sender in all queues; above it the sender gets 540",
-    "messages that one sender may leave in a minute; above it the sender gets 540",
 ];
 
 const fn limit(key: &'static str, field: Field<u32>, usual: (u32, u32), help: &'static str) -> ConfigKey {

@@ -65,7 +65,6 @@ pub enum Limit {
     FailuresPerAddress,
     FailuresPerUser,
     SessionsPerUser,
-    Work,
 }
 
 impl Limit {
@@ -82,7 +81,6 @@ impl Limit {
             Limit::FailuresPerAddress => "limits.failures_per_address",
             Limit::FailuresPerUser => "limits.failures_per_user",
             Limit::SessionsPerUser => "limits.sessions_per_user",
-            Limit::Work => "work under way",
         }
     }
 }
