@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use cp_proto::values::{Password, Username};
 use cpd::daemon::config::KEYS;
 use cpd::daemon::fd_store::write_records;
-use cpd_control::{PurgeFilter, Request};
+use cpd_control::{PurgeFilter, Request, request};
 use cpd_core::dfa::Dialect;
 use cpd_core::engine::Engine;
 use cpd_core::engine::port::AddressKey;
@@ -68,7 +68,11 @@ fn write(folder: &Path) -> io::Result<usize> {
         }
     }
     for (at, request) in requests().iter().enumerate() {
-        seed("control", &format!("{at:02}-{}", request.command()), &[&[64], request.encode().as_bytes()].concat())?;
+        seed(
+            "control",
+            &format!("{at:02}-{}", request.command()),
+            &[&[64], request::encode(&request).as_bytes()].concat(),
+        )?;
     }
     seed(
         "control",

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cpd_core::dfa::Dialect;
 use cpd_core::engine::Engine;
-use cpd_core::engine::events::{AdminRequest, AdminResult};
 use cpd_core::engine::port::{AddressKey, RequestId};
+use cpd_core::engine::requests::{AdminResult, Request};
 use cpd_core::engine::settings::Settings;
 use running::Daemon;
 
@@ -52,7 +52,7 @@ fn idle_time_counts_from_the_last_complete_pdu() {
     let from = AddressKey::of([127, 0, 0, 1].into());
     let id = engine.open(from, Dialect::Cp, 1000).expect("room");
     let idle = |engine: &mut Engine, now: u64| {
-        engine.admin(RequestId(now), AdminRequest::SessionList { after: 0, limit: 10 }, now);
+        engine.admin(RequestId(now), Request::SessionList { after: 0, limit: 10 }, now);
         match engine.next_result() {
             Some((_, AdminResult::Sessions { rows, .. })) => (now - rows[0].opened, rows[0].idle),
             other => panic!("{other:?}"),

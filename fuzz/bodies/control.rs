@@ -2,7 +2,7 @@
 //! nothing more, refusals that are one short line and tell no password.
 
 use cpd_control::request::COMMANDS;
-use cpd_control::{ControlError, ErrorCode, Framer, REQUEST_MAX_BYTES, Request};
+use cpd_control::{ControlError, ErrorCode, Framer, REQUEST_MAX_BYTES, Request, request};
 use serde_json::Value;
 
 use super::program::MARK;
@@ -73,14 +73,14 @@ fn lines(stream: &[u8]) -> Vec<Option<Vec<u8>>> {
 }
 
 fn parse(line: &[u8], twin: Twin) -> Result<Request, ControlError> {
-    let parsed = Request::parse(line);
+    let parsed = request::parse(line);
     match (&parsed, serde_json::from_slice::<Value>(line)) {
         (Err(error), Ok(Value::Object(fields)))
             if twin == Twin::UnknownFields && error.code == ErrorCode::UnknownField =>
         {
             let known: serde_json::Map<String, Value> =
                 fields.into_iter().filter(|(name, _)| ["v", "cmd", "name"].contains(&name.as_str())).collect();
-            Request::parse(Value::Object(known).to_string().as_bytes())
+            request::parse(Value::Object(known).to_string().as_bytes())
         }
         _ => parsed,
     }
@@ -95,14 +95,14 @@ fn request(line: &[u8], twin: Twin) -> Result<(), String> {
 }
 
 fn accepted(line: &[u8], request: &Request, twin: Twin) -> Result<(), String> {
-    let encoded = request.encode();
+    let encoded = request::encode(&request);
     let bytes = encoded.as_bytes();
     if bytes.len() > REQUEST_MAX_BYTES || bytes.iter().filter(|b| b.is_ascii_control()).count() != 1 {
         return Err(format!("encoded it is not one line: {}", shown(bytes)));
     }
     let shape = COMMANDS.iter().find(|shape| shape.name == request.command()).ok_or("a command without a shape")?;
     let again = parse(bytes.trim_ascii_end(), twin).map_err(|error| format!("encoded it is refused: {error}"))?;
-    if again.encode().as_bytes() != bytes || format!("{again:?}") != format!("{request:?}") {
+    if request::encode(&again).as_bytes() != bytes || format!("{again:?}") != format!("{request:?}") {
         return Err(format!("encoded it is another request: {again:?}"));
     }
     let value = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).map_err(|error| error.to_string());
@@ -118,7 +118,7 @@ fn accepted(line: &[u8], request: &Request, twin: Twin) -> Result<(), String> {
     }
     if let Some(Value::String(password)) = said.get("password") {
         let other = String::from_utf8_lossy(line).replace(password.as_str(), "qqqqqq");
-        if let Ok(other) = Request::parse(other.as_bytes())
+        if let Ok(other) = request::parse(other.as_bytes())
             && other.command() == request.command()
             && said.values().filter(|value| value.as_str().is_some_and(|text| text.contains(password))).count() == 1
             && format!("{other:?}") != format!("{request:?}")
@@ -146,7 +146,7 @@ fn refused(line: &[u8], error: &ControlError) -> Result<(), String> {
         && let Ok(text) = std::str::from_utf8(line)
         && text.matches(password).count() == 1
     {
-        let other = Request::parse(text.replace(password, &"q".repeat(password.len())).as_bytes());
+        let other = request::parse(text.replace(password, &"q".repeat(password.len())).as_bytes());
         if let Err(other) = other
             && other.code == error.code
             && other.message != error.message

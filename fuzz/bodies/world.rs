@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use cp_proto::limits::PDU_MAX_BYTES;
 use cp_proto::reply::{BadCommandCause, Reply, ReplyStage};
 use cp_proto::values::Username;
-use cpd_core::engine::events::{AdminRequest, PurgeFilter};
 use cpd_core::engine::port::{AddressKey, Batch, FromStore, Op, Outcome, RequestId, SessionId};
+use cpd_core::engine::requests::{PurgeFilter, Request};
 use cpd_core::engine::{Engine, Verification};
 use cpd_core::limits::OUTPUT_HIGH_WATER_BYTES;
 use cpd_core::session::Closing;
@@ -213,7 +213,7 @@ impl<'p> World<'p> {
             }
             Step::Purge(client) => {
                 self.requests += 1;
-                let request = AdminRequest::QueuePurge { user: name(USERS[*client].0), filter: PurgeFilter::default() };
+                let request = Request::QueuePurge { user: name(USERS[*client].0), which: PurgeFilter::default() };
                 self.engine.admin(RequestId(self.requests), request, self.now);
             }
             Step::Restart => self.step_aside()?,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cp_proto::values::Username;
 use cpd_control::answer::{Envelope, ErrorBody, IdPage, NamePage};
-use cpd_control::{ANSWER_MAX_BYTES, ErrorCode, Request};
+use cpd_control::{ANSWER_MAX_BYTES, ErrorCode, Request, request};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -58,7 +58,7 @@ impl Client {
     pub fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, Failure> {
         // A daemon that refuses the connection sends the reason before it closes. That answer counts, even if this
         // write fails.
-        let written = self.reader.get_mut().write_all(request.encode().as_bytes());
+        let written = self.reader.get_mut().write_all(request::encode(request).as_bytes());
         let mut line = Vec::new();
         let read = self.read_answer(&mut line, max_wait(request));
         match read {
@@ -106,7 +106,7 @@ impl Client {
         let Ok(mut stream) = connect_trusted(&self.target.socket, patience) else { return false };
         let asked = stream
             .set_read_timeout(Some(patience.max(Duration::from_millis(1))))
-            .and_then(|()| stream.write_all(Request::Ping.encode().as_bytes()));
+            .and_then(|()| stream.write_all(request::encode(&Request::Ping).as_bytes()));
         asked.is_ok() && stream.read(&mut [0u8; 1]).is_ok_and(|count| count > 0)
     }
 
@@ -160,7 +160,7 @@ impl Client {
     /// The error for an answer that did not come in time.
     fn timed_out(&self, request: &Request) -> Failure {
         let seconds = self.target.timeout.as_secs_f64();
-        let unknown = if request.changes() { "; whether it was done is not known" } else { "" };
+        let unknown = if request::changes(request.command()) { "; whether it was done is not known" } else { "" };
         Failure {
             json_code: Some("timeout"),
             ..self.daemon_failure(&format!("no answer within {seconds} s (--timeout){unknown}"))

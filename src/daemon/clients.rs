@@ -3,20 +3,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 
 use cp_proto::reply::{BadCommandCause, Reply, ReplyStage};
 use cp_proto::secret::wipe;
-use cpd_core::dfa::Dialect;
 use cpd_core::engine::Engine;
-use cpd_core::engine::port::{Origin, SessionId};
+use cpd_core::engine::port::SessionId;
 use cpd_core::session::Closing;
 use cpd_core::time::{Millis, NEVER};
 use mio::event::{Event, Source};
-use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use super::listeners::limit_kernel_buffers;
+use super::listeners::{ListenerKind, limit_kernel_buffers};
+use super::transport::{Peer, Stream};
 
 /// Bytes read from one connection in one turn.
 pub const TURN_READ_BYTES: usize = 8 * 1024;
@@ -32,11 +31,11 @@ const DRAIN_TURN_BYTES: usize = 64 * 1024;
 /// One client's connection.
 #[derive(Debug)]
 struct Client {
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: Stream,
+    peer: Peer,
     /// The session. Its slot is also the index in [`Clients`].
     id: SessionId,
-    dialect: Dialect,
+    kind: ListenerKind,
     /// There may be bytes to read, or the end of input.
     readable: bool,
     /// The peer has shut down its sending side; bytes that it sent before may still be unread.
@@ -52,7 +51,7 @@ struct Client {
 /// A connection without a session, drained until the peer has closed its side.
 #[derive(Debug)]
 struct Lingering {
-    stream: TcpStream,
+    stream: Stream,
     /// When it is dropped at the latest.
     until: Millis,
     /// It never had a session.
@@ -101,14 +100,14 @@ impl Clients {
     /// The kernel's, when the socket cannot be registered.
     pub fn add(
         &mut self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        dialect: Dialect,
+        stream: Stream,
+        peer: Peer,
+        kind: ListenerKind,
         engine: &mut Engine,
         registry: &Registry,
         now: Millis,
     ) -> io::Result<()> {
-        let Ok(id) = engine.open(Origin::of(peer.ip()), dialect, now) else {
+        let Ok(id) = engine.open(peer.origin(), kind.dialect(), now) else {
             let (mut stream, mut reply) = (stream, Vec::new());
             Reply::BadCommand(ReplyStage::Idle, BadCommandCause::TooManyConnections).write(false, &mut reply);
             // A new connection has room for one line. If it does not, the peer learns from the end alone that it was
@@ -119,17 +118,17 @@ impl Clients {
             }
             return Ok(());
         };
-        self.register_client(stream, peer, id, dialect, engine, registry, now)
+        self.register_client(stream, peer, id, kind, engine, registry, now)
     }
 
     /// Registers the socket of a session, and gives it its first turn.
     #[allow(clippy::too_many_arguments, reason = "each is a different thing, and both callers have them all")]
     fn register_client(
         &mut self,
-        mut stream: TcpStream,
-        peer: SocketAddr,
+        mut stream: Stream,
+        peer: Peer,
         id: SessionId,
-        dialect: Dialect,
+        kind: ListenerKind,
         engine: &mut Engine,
         registry: &Registry,
         now: Millis,
@@ -147,7 +146,7 @@ impl Clients {
             stream,
             peer,
             id,
-            dialect,
+            kind,
             readable: true,
             read_closed: false,
             end_read: false,
@@ -171,29 +170,29 @@ impl Clients {
     /// The kernel's, when the socket cannot be registered.
     pub fn adopt(
         &mut self,
-        stream: TcpStream,
-        peer: SocketAddr,
+        stream: Stream,
+        peer: Peer,
         id: SessionId,
         engine: &mut Engine,
         registry: &Registry,
         now: Millis,
     ) -> io::Result<()> {
-        let dialect = engine.dialect(id);
-        self.register_client(stream, peer, id, dialect, engine, registry, now)
+        let kind = ListenerKind::of(engine.dialect(id));
+        self.register_client(stream, peer, id, kind, engine, registry, now)
     }
 
     /// Gives a client's connection away without shutting it down. `None` if it is gone or cannot be deregistered.
-    pub fn release(&mut self, id: SessionId, registry: &Registry) -> Option<TcpStream> {
+    pub fn release(&mut self, id: SessionId, registry: &Registry) -> Option<Stream> {
         let entry = self.clients.get_mut(id.slot as usize)?;
         let mut client = entry.take_if(|client| client.id == id)?;
         registry.deregister(&mut client.stream).ok()?;
         Some(client.stream)
     }
 
-    /// The address of a session's client, and its dialect. `None` if the connection is gone.
-    pub fn peer_of(&self, id: SessionId) -> Option<(SocketAddr, Dialect)> {
+    /// The client of a session, and the kind of listener that it came to. `None` if the connection is gone.
+    pub fn peer_of(&self, id: SessionId) -> Option<(Peer, ListenerKind)> {
         let client = self.clients.get(id.slot as usize)?.as_ref().filter(|c| c.id == id)?;
-        Some((client.peer, client.dialect))
+        Some((client.peer, client.kind))
     }
 
     /// Handles an event of a client's socket or of one that is drained.
@@ -372,7 +371,7 @@ impl Clients {
         }
     }
 
-    fn linger(&mut self, mut stream: TcpStream, refused: bool, registry: &Registry, now: Millis) {
+    fn linger(&mut self, mut stream: Stream, refused: bool, registry: &Registry, now: Millis) {
         if stream.shutdown(Shutdown::Write).is_err() {
             return;
         }

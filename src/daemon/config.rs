@@ -24,6 +24,7 @@ pub use keys::{ConfigKey, KEYS, ValueKind};
 use cpd_core::engine::settings::Settings;
 
 use super::exit::{ExitCode, Fatal};
+use super::listeners::ListenerKind;
 use super::logging::{Level, LogTarget};
 use crate::auth::HashParams;
 
@@ -128,6 +129,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The addresses on which listeners of this kind are bound.
+    pub fn addresses(&self, kind: ListenerKind) -> &[SocketAddr] {
+        match kind {
+            ListenerKind::Cp => &self.cp,
+            ListenerKind::Classic => &self.classic,
+        }
+    }
+
     /// Loads the configuration: `--listen` overrides the file, which overrides the defaults, or those of `--data`. It
     /// creates nothing.
     ///

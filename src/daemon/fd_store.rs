@@ -7,7 +7,6 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Seek, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -61,7 +60,7 @@ pub struct Handover {
     /// The engine's record of what belongs to no single connection.
     pub common: Vec<u8>,
     /// Connections with their sessions' records, in the order in which they have to be resumed.
-    pub sessions: Vec<(TcpStream, Vec<u8>)>,
+    pub sessions: Vec<(OwnedFd, Vec<u8>)>,
     /// How many further connections there were than this process may have; they are closed.
     pub left_out: usize,
 }
@@ -128,7 +127,7 @@ fn assemble(handover_fds: HandoverFds, max: usize) -> io::Result<Handover> {
 ///
 /// # Errors
 /// The descriptors could not be stored, or the manager did not confirm in time that they were; the error says which.
-pub fn store_handover(common: &[u8], sessions: &[(TcpStream, Vec<u8>)]) -> io::Result<usize> {
+pub fn store_handover(common: &[u8], sessions: &[(OwnedFd, Vec<u8>)]) -> io::Result<usize> {
     let (here, there) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
     let mut nonce = [0; NONCE_BYTES];
@@ -206,8 +205,8 @@ fn receive_streams(
     nonce: [u8; NONCE_BYTES],
     expected: usize,
     max: usize,
-) -> io::Result<Vec<Option<TcpStream>>> {
-    let mut streams: Vec<Option<TcpStream>> = Vec::new();
+) -> io::Result<Vec<Option<OwnedFd>>> {
+    let mut streams: Vec<Option<OwnedFd>> = Vec::new();
     let mut found = [0; NONCE_BYTES];
     let mut kept = 0;
     while let Some(ReceivedFds { fds, truncated }) = fd::receive(queue.as_fd(), &mut found, DESCRIPTORS_PER_MESSAGE)? {
@@ -216,7 +215,7 @@ fn receive_streams(
         }
         let before = streams.len();
         for fd in fds {
-            streams.push((kept < max).then(|| TcpStream::from(fd)));
+            streams.push((kept < max).then_some(fd));
             kept += 1;
         }
         if truncated {

@@ -31,11 +31,47 @@ pub const SEND_BUFFER_BYTES: usize = 32 * 1024;
 /// The receive buffer requested from the kernel for each connection, in bytes; doubled likewise.
 pub const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
 
+/// What a listener is for. Its name is that of its key in the configuration's section `[listen]`, and of its sockets in a
+/// systemd unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerKind {
+    Cp,
+    Classic,
+}
+
+impl ListenerKind {
+    /// All kinds that accept clients.
+    pub const ALL: [ListenerKind; 2] = [ListenerKind::Cp, ListenerKind::Classic];
+
+    /// The kind whose clients speak this dialect.
+    pub fn of(dialect: Dialect) -> ListenerKind {
+        match dialect {
+            Dialect::Cp => ListenerKind::Cp,
+            Dialect::Classic => ListenerKind::Classic,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            ListenerKind::Cp => "cp",
+            ListenerKind::Classic => "classic",
+        }
+    }
+
+    /// What its clients speak.
+    pub fn dialect(self) -> Dialect {
+        match self {
+            ListenerKind::Cp => Dialect::Cp,
+            ListenerKind::Classic => Dialect::Classic,
+        }
+    }
+}
+
 /// A socket that accepts clients; non-blocking and close-on-exec.
 #[derive(Debug)]
 pub struct StreamListener {
     pub socket: mio::net::TcpListener,
-    pub dialect: Dialect,
+    pub kind: ListenerKind,
     /// The address to which it is bound, with the port that the kernel chose if 0 was configured.
     pub address: SocketAddr,
     /// Whether systemd handed it over.
@@ -63,8 +99,9 @@ pub fn open(config: &Config, inherited: Vec<Inherited>) -> Result<Listeners, Fat
     for Inherited { name, fd } in inherited {
         listeners.adopt(&name, fd)?;
     }
-    listeners.bind_configured(Dialect::Cp, &config.cp, config)?;
-    listeners.bind_configured(Dialect::Classic, &config.classic, config)?;
+    for kind in ListenerKind::ALL {
+        listeners.bind_configured(kind, config)?;
+    }
     listeners.provide_control_socket(config)?;
     for stream in &listeners.streams {
         set_connection_options(stream)?;
@@ -77,14 +114,16 @@ pub fn open(config: &Config, inherited: Vec<Inherited>) -> Result<Listeners, Fat
 /// # Errors
 /// As for [`open`].
 pub fn check_bindable(config: &Config) -> Result<(), Fatal> {
-    config.cp.iter().chain(&config.classic).try_for_each(|address| tcp::listen(*address).map(drop))
+    let mut addresses = ListenerKind::ALL.into_iter().flat_map(|kind| config.addresses(kind));
+    addresses.try_for_each(|address| tcp::listen(*address).map(drop))
 }
 
 impl Listeners {
     fn adopt(&mut self, name: &str, fd: OwnedFd) -> Result<(), Fatal> {
+        if let Some(kind) = ListenerKind::ALL.into_iter().find(|kind| kind.name() == name) {
+            return self.adopt_stream(kind, fd);
+        }
         match name {
-            "cp" => self.adopt_stream(Dialect::Cp, fd),
-            "classic" => self.adopt_stream(Dialect::Classic, fd),
             "control" => {
                 check_listening(name, &fd)?;
                 self.control.push(ControlListener::adopt(fd)?);
@@ -103,21 +142,21 @@ impl Listeners {
         }
     }
 
-    fn adopt_stream(&mut self, dialect: Dialect, fd: OwnedFd) -> Result<(), Fatal> {
-        check_listening(dialect.name(), &fd)?;
+    fn adopt_stream(&mut self, kind: ListenerKind, fd: OwnedFd) -> Result<(), Fatal> {
+        check_listening(kind.name(), &fd)?;
         let socket = std::net::TcpListener::from(fd);
-        let address = socket.local_addr().map_err(|_| wrong_kind(dialect.name(), "an IPv4 or IPv6 socket"))?;
+        let address = socket.local_addr().map_err(|_| wrong_kind(kind.name(), "an IPv4 or IPv6 socket"))?;
         let ready = socket.set_nonblocking(true).map(|()| mio::net::TcpListener::from_std(socket));
         let socket = ready.map_err(|e| Fatal::new(ExitCode::System, format!("inherited socket {address}: {e}")))?;
-        self.streams.push(StreamListener { socket, dialect, address, inherited: true });
+        self.streams.push(StreamListener { socket, kind, address, inherited: true });
         Ok(())
     }
 
-    /// Binds the addresses configured for `dialect`, unless sockets for it were handed over.
-    fn bind_configured(&mut self, dialect: Dialect, configured: &[SocketAddr], config: &Config) -> Result<(), Fatal> {
-        let key = format!("listen.{}", dialect.name());
+    /// Binds the addresses configured for `kind`, unless sockets for it were handed over.
+    fn bind_configured(&mut self, kind: ListenerKind, config: &Config) -> Result<(), Fatal> {
+        let (key, configured) = (format!("listen.{}", kind.name()), config.addresses(kind));
         let handed: Vec<SocketAddr> =
-            self.streams.iter().filter(|one| one.dialect == dialect).map(|one| one.address).collect();
+            self.streams.iter().filter(|one| one.kind == kind).map(|one| one.address).collect();
         if handed.is_empty() {
             for address in configured {
                 self.check_no_overlap(*address, &key)?;
@@ -125,7 +164,7 @@ impl Listeners {
                 self.notes.extend(note);
                 let address = socket.local_addr().unwrap_or(*address);
                 let socket = mio::net::TcpListener::from_std(socket);
-                self.streams.push(StreamListener { socket, dialect, address, inherited: false });
+                self.streams.push(StreamListener { socket, kind, address, inherited: false });
             }
             return Ok(());
         }
@@ -149,7 +188,7 @@ impl Listeners {
         let said = format!(
             "{address} ({key}) and {} (handed over as {:?}) take the same connections",
             taken.address,
-            taken.dialect.name()
+            taken.kind.name()
         );
         Err(Fatal::new(ExitCode::Config, said))
     }

@@ -12,9 +12,8 @@ pub mod listeners;
 pub mod logging;
 mod next_steps;
 pub mod notify;
-pub mod operator_requests;
+pub mod operator_log;
 mod operators;
-mod peer_address;
 pub mod port;
 mod reactor;
 mod reload;
@@ -22,8 +21,9 @@ mod sandbox;
 mod session_log;
 pub mod stand_in;
 mod store_tools;
+pub mod transport;
 mod unserved;
-pub mod wall_time;
+mod wall_time;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
@@ -51,13 +51,13 @@ use self::fd_store::HandoverFds;
 use self::listeners::{ControlListener, Listeners, StreamListener};
 use self::logging::{Line, LogThread, Logger};
 use self::notify::{Notice, Notifier};
-use self::operator_requests::StatusDetails;
 use self::operators::Operators;
 use self::port::StorePort;
 pub use self::reactor::WAKER;
 use self::reactor::{CLOCK_ORIGIN, Reactor, ReactorParts};
 use self::unserved::UnservedSockets;
 use crate::auth::Costs;
+use cpd_control::answer::StatusDetails;
 
 /// When the first version was released, in seconds since 1970. A wall clock that shows an earlier time is wrong.
 const FIRST_RELEASE_SECONDS: u64 = 1_795_323_600;
@@ -251,7 +251,7 @@ pub fn serve(
     let notifier = Notifier::start(logger)?;
     let mut line = Line::new("started").field("version", env!("CARGO_PKG_VERSION"));
     for stream in &streams {
-        line = line.field(stream.dialect.name(), stream.address);
+        line = line.field(stream.kind.name(), stream.address);
     }
     for socket in &control {
         line = line.field("control", socket.name());
@@ -296,7 +296,7 @@ fn status_details(config: &Config, streams: &[StreamListener], control: &[Contro
         address,
         opened_by: if inherited { "systemd" } else { "cpd" }.to_owned(),
     };
-    let clients = streams.iter().map(|one| listener(one.dialect.name(), one.address.to_string(), one.inherited));
+    let clients = streams.iter().map(|one| listener(one.kind.name(), one.address.to_string(), one.inherited));
     let operators = control.iter().map(|one| listener("control", one.name(), one.inherited()));
     StatusDetails {
         listeners: clients.chain(operators).collect(),

@@ -4,10 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use cpd_core::dfa::Dialect;
-
 use super::config::{Config, DATA_SOCKET};
-use super::listeners::Listeners;
+use super::listeners::{ListenerKind, Listeners};
 use cp_proto::printable::escape_into;
 
 /// Prints the next commands on stderr if that is a terminal and cpd was started with `--data`. `data` is the directory
@@ -15,7 +13,7 @@ use cp_proto::printable::escape_into;
 pub fn print_next_steps(data: Option<&Path>, config: &Config, listeners: &Listeners, new: bool) {
     let mut stderr = std::io::stderr();
     let Some(data) = data.filter(|_| stderr.is_terminal()) else { return };
-    let address = listeners.streams.iter().find(|one| one.dialect == Dialect::Cp).map(|one| one.address);
+    let address = listeners.streams.iter().find(|one| one.kind == ListenerKind::Cp).map(|one| one.address);
     // A failed write is ignored: if the terminal is gone, SIGHUP deals with that.
     let _ = stderr.write_all(next_steps(data, config, address, new).as_bytes());
 }

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use cp_proto::values::Username;
+use cp_proto::values::Password;
+use cpd_control::answer::{AnswerContext, StatusDetails, render};
 use cpd_control::rfc3339;
 use cpd_core::engine::Engine;
-use cpd_core::engine::events::{AdminRequest, AdminResult};
 use cpd_core::engine::port::{RequestId, SessionId};
+use cpd_core::engine::requests::{AdminResult, Request};
 use cpd_core::time::Millis;
 use mio::Registry;
 use mio::event::Event;
@@ -19,8 +20,7 @@ use super::auth_pool::{AuthPool, Job};
 use super::clients::Clients;
 use super::control_hub::{Hub, HubEvent, IncomingRequest, Peer};
 use super::logging::{Line, Logger};
-use super::operator_requests::{self, AnswerContext, HashPurpose, PendingRequest, StatusDetails, Task};
-use super::peer_address;
+use super::operator_log::log_line;
 use super::wall_time::WallTimeConverter;
 use crate::auth::AuthError;
 
@@ -34,9 +34,7 @@ pub struct Operators {
     hub: Hub,
     logger: Logger,
     /// Requests under way.
-    pending: HashMap<RequestId, (PendingRequest, Peer)>,
-    /// Requests whose password is being hashed.
-    hashing: HashMap<RequestId, (Username, HashPurpose)>,
+    pending: HashMap<RequestId, (Request<()>, Peer)>,
     /// The last id of a request that the daemon made itself.
     last_own_request: u64,
     /// The loop's time, on the monotonic clock.
@@ -55,7 +53,6 @@ impl Operators {
             hub,
             logger,
             pending: HashMap::new(),
-            hashing: HashMap::new(),
             last_own_request: OWN_REQUESTS_FROM,
             now: started,
             wall: Duration::ZERO,
@@ -114,7 +111,7 @@ impl Operators {
             match event {
                 HubEvent::BackupAbandoned(backup) => {
                     self.last_own_request += 1;
-                    engine.admin(RequestId(self.last_own_request), AdminRequest::BackupEnd { backup }, self.now);
+                    engine.admin(RequestId(self.last_own_request), Request::StoreBackupEnd { backup }, self.now);
                 }
                 other => self.logger.warn(Line::new("control").field("event", other)),
             }
@@ -123,11 +120,11 @@ impl Operators {
 
     /// The password of an operator's request was hashed: passes the request on to the engine.
     pub fn password_hashed(&mut self, id: RequestId, phc: Result<String, AuthError>, engine: &mut Engine) {
-        let Some((name, then)) = self.hashing.remove(&id) else {
+        let Some((request, _)) = self.pending.get(&id) else {
             return;
         };
         match phc {
-            Ok(hash) => engine.admin(id, then.request(name, hash), self.now),
+            Ok(hash) => engine.admin(id, request.map_password(|()| hash), self.now),
             Err(cause) => engine.refuse(id, AdminResult::Failed(format!("the password was not hashed: {cause}"))),
         }
     }
@@ -158,43 +155,36 @@ impl Operators {
 
     fn begin_request(&mut self, incoming: IncomingRequest, engine: &mut Engine, pool: &AuthPool) {
         let IncomingRequest { id, request, peer } = incoming;
-        let (task, pending) = operator_requests::prepare(request, self.wall.as_secs());
-        self.pending.insert(id, (pending, peer));
-        match task {
-            Task::Ping => {
-                self.pending.remove(&id);
-                self.hub.answer(id, operator_requests::pong(env!("CARGO_PKG_VERSION")), self.now);
-            }
-            Task::Engine(request) => engine.admin(id, request, self.now),
-            Task::Hash { name, password, then } => match pool.try_submit(Job::HashNew { request: id, password }) {
-                Ok(()) => {
-                    self.hashing.insert(id, (name, then));
-                }
-                Err(_) => engine.refuse(id, AdminResult::Busy),
-            },
+        let mut password: Option<Password> = None;
+        let request = request.map_password(|given| password = Some(given));
+        self.pending.insert(id, (request, peer));
+        match password.map(|password| pool.try_submit(Job::HashNew { request: id, password })) {
+            // Without a password there is none to replace.
+            None => engine.admin(id, request.map_password(|()| String::new()), self.now),
+            Some(Ok(())) => {}
+            Some(Err(_)) => engine.refuse(id, AdminResult::Busy),
         }
     }
 
     fn answer(&mut self, id: RequestId, result: AdminResult, clients: &Clients) {
-        let Some((pending, peer)) = self.pending.remove(&id) else {
+        let Some((request, peer)) = self.pending.remove(&id) else {
             return;
         };
-        if let Some(line) = operator_requests::log_line(&pending, peer, &result) {
+        if let Some(line) = log_line(&request, peer, &result) {
             self.logger.info(line);
         }
         if let AdminResult::Backup { backup, .. } = &result {
             self.hub.attach_backup(id, *backup);
         }
-        let peer_of = |session: SessionId| {
-            clients.peer_of(session).map(|(peer, dialect)| (peer_address::format_with_port(peer), dialect.name()))
-        };
+        let peer_of =
+            |session: SessionId| clients.peer_of(session).map(|(peer, kind)| (peer.host_and_port(), kind.name()));
         let context = AnswerContext {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.now.saturating_sub(self.started) / 1000,
-            clock: self.clock,
+            wall_seconds_at: &|at| self.clock.wall_seconds_at(at),
             details: &self.details,
             peer_of: &peer_of,
         };
-        self.hub.answer(id, operator_requests::render(&pending, result, &context), self.now);
+        self.hub.answer(id, render(&request, result, &context), self.now);
     }
 }

@@ -27,6 +27,7 @@ use super::operators::Operators;
 use super::port::{StorePort, fatal_outcome};
 use super::reload::Reload;
 use super::session_log::SessionLog;
+use super::transport::{Peer, Stream};
 use super::wall_clock;
 
 /// The poll's token of the waker. The store, the verifiers, the health thread and a reload wake the loop with it.
@@ -365,8 +366,9 @@ impl Reactor {
                 match listening.listener.socket.accept() {
                     Ok((stream, peer)) => {
                         let (engine, registry) = (&mut self.parts.engine, self.parts.poll.registry());
-                        let dialect = listening.listener.dialect;
-                        if let Err(error) = self.clients.add(stream, peer, dialect, engine, registry, now) {
+                        let (stream, peer) = (Stream::Tcp(stream), Peer::Ip(peer));
+                        let kind = listening.listener.kind;
+                        if let Err(error) = self.clients.add(stream, peer, kind, engine, registry, now) {
                             self.session_log.accept_failed(&error, now);
                         }
                     }

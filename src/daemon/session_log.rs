@@ -11,7 +11,6 @@ use cpd_core::time::{Millis, NEVER};
 
 use super::clients::Clients;
 use super::logging::{Line, Logger, RepeatSuppressor};
-use super::peer_address;
 
 /// A limit that is reached repeatedly is logged once in this time; further cases are only counted.
 const SUPPRESS_MS: Millis = 10_000;
@@ -199,9 +198,9 @@ impl SessionLog {
 
 /// Adds the client's address, port and listener, or only the address `from` if the session is closed already.
 fn with_peer(line: Line, session: SessionId, clients: &Clients, from: Option<AddressKey>) -> Line {
-    if let Some((peer, dialect)) = clients.peer_of(session) {
-        let line = line.field("addr", peer_address::format_host(peer)).field("port", peer.port());
-        return line.field("listener", dialect.name());
+    if let Some((peer, kind)) = clients.peer_of(session) {
+        let line = line.field("addr", peer.host()).field("port", peer.port());
+        return line.field("listener", kind.name());
     }
     with_address(line, from)
 }

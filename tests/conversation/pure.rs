@@ -10,8 +10,8 @@ use cp_proto::reply::{BadCommandCause, Reply, ReplyStage};
 use cp_proto::values::{Password, Username};
 use cpd::daemon::config::{Arguments, Config};
 use cpd_core::dfa::Dialect;
-use cpd_core::engine::events::{AdminRequest, AdminResult, PurgeFilter};
 use cpd_core::engine::port::{AddressKey, RequestId, SessionId};
+use cpd_core::engine::requests::{AdminResult, PurgeFilter, Request};
 use cpd_core::engine::settings::Settings;
 use cpd_core::engine::{Engine, Verification};
 use cpd_core::session::Closing;
@@ -211,7 +211,7 @@ impl Pure {
         })
     }
 
-    fn ask(&mut self, request: AdminRequest) -> Result<AdminResult, String> {
+    fn ask(&mut self, request: Request) -> Result<AdminResult, String> {
         self.requests += 1;
         self.engine.admin(RequestId(self.requests), request, self.now);
         self.pump();
@@ -222,42 +222,42 @@ impl Pure {
     }
 
     fn session_of(&mut self, user: &str) -> Result<u64, String> {
-        let AdminResult::Sessions { rows, .. } = self.ask(AdminRequest::SessionList { after: 0, limit: 100 })? else {
+        let AdminResult::Sessions { rows, .. } = self.ask(Request::SessionList { after: 0, limit: 100 })? else {
             return Err("no list of sessions".into());
         };
         let found = rows.iter().find(|row| row.user.is_some_and(|name| name.as_str() == user));
         found.map(|row| row.id.serial).ok_or(format!("{user} is in no session"))
     }
 
-    fn request(&mut self, words: &[&str], stdin: Option<&str>) -> Result<AdminRequest, String> {
+    fn request(&mut self, words: &[&str], stdin: Option<&str>) -> Result<Request, String> {
         let password = || stdin.map(|line| line.trim_end_matches('\n').to_string()).ok_or("no password");
         let checked = || {
             let text = password()?;
             Password::parse(text.as_bytes()).map(|_| text).ok_or("a bad password")
         };
         Ok(match words {
-            ["user", "add", user, ..] => AdminRequest::UserAdd { name: name(user)?, hash: checked()? },
+            ["user", "add", user, ..] => Request::UserAdd { name: name(user)?, password: checked()? },
             ["user", "passwd", user, rest @ ..] => {
                 let keep_sessions = rest.contains(&"--keep-sessions");
-                AdminRequest::UserPasswd { name: name(user)?, hash: checked()?, keep_sessions }
+                Request::UserPasswd { name: name(user)?, password: checked()?, keep_sessions }
             }
-            ["user", "lock", user] => AdminRequest::UserLock { name: name(user)?, locked: true },
-            ["user", "unlock", user] => AdminRequest::UserLock { name: name(user)?, locked: false },
-            ["user", "remove", user, ..] => AdminRequest::UserRemove { name: name(user)? },
+            ["user", "lock", user] => Request::UserLock { name: name(user)? },
+            ["user", "unlock", user] => Request::UserUnlock { name: name(user)? },
+            ["user", "remove", user, ..] => Request::UserRemove { name: name(user)? },
             ["queue", "purge", user, rest @ ..] => {
                 let value = |option: &str| {
                     rest.iter().position(|word| *word == option).and_then(|place| rest.get(place + 1).copied())
                 };
-                let filter = PurgeFilter {
+                let which = PurgeFilter {
                     id: value("--id").map(str::parse).transpose().map_err(|_| "a bad id")?,
                     from: value("--from").map(name).transpose()?,
-                    before: None,
+                    older_than_seconds: None,
                 };
-                AdminRequest::QueuePurge { user: name(user)?, filter }
+                Request::QueuePurge { user: name(user)?, which }
             }
             ["session", "close", who] => match who.strip_prefix('@') {
-                Some(user) => AdminRequest::SessionClose { serial: self.session_of(user)? },
-                None => AdminRequest::SessionClose { serial: who.parse().map_err(|_| "a bad session")? },
+                Some(user) => Request::SessionClose { id: self.session_of(user)? },
+                None => Request::SessionClose { id: who.parse().map_err(|_| "a bad session")? },
             },
             _ => return Err(format!("not known here: cpctl {}", words.join(" "))),
         })

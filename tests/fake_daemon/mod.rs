@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use cpd_control::answer::*;
-use cpd_control::{ErrorCode, Request, encode_error, encode_ok};
+use cpd_control::{ErrorCode, Request, encode_error, encode_ok, request};
 use tempfile::TempDir;
 
 pub struct FakeDaemon {
@@ -53,7 +53,7 @@ impl FakeDaemon {
 fn serve(mut stream: &UnixStream, answer: &dyn Fn(&Request) -> Vec<u8>, record: &Mutex<Vec<String>>) {
     let reader = BufReader::new(stream.try_clone().expect("a second handle"));
     for line in reader.lines().map_while(Result::ok) {
-        let request = Request::parse(line.as_bytes());
+        let request = request::parse(line.as_bytes());
         record.lock().expect("not poisoned").push(line);
         let answer = match &request {
             Ok(request) => answer(request),

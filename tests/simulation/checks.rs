@@ -1,8 +1,8 @@
 //! What must hold at every moment, seen at the server's sockets.
 
 use cpd_core::engine::BATCHES_UNDER_WAY_MAX;
-use cpd_core::engine::events::{AdminRequest, AdminResult};
 use cpd_core::engine::port::{RequestId, SessionId};
+use cpd_core::engine::requests::{AdminResult, Request};
 use cpd_core::session::Closing;
 use cpd_core::time::Millis;
 
@@ -129,7 +129,7 @@ impl World {
         let Some(mut process) = self.process.take() else { return };
         let now = self.engine_now(&process);
         process.numbers += 1;
-        let request = AdminRequest::QueueList { after: None, limit: u32::MAX };
+        let request = Request::QueueList { after: None, limit: u32::MAX };
         process.engine.admin(RequestId(process.numbers), request, now);
         let result = process.engine.next_result();
         self.process = Some(process);

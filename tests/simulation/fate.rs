@@ -2,8 +2,8 @@
 
 use cp_proto::values::Username;
 use cpd_core::engine::Engine;
-use cpd_core::engine::events::{AdminRequest, PurgeFilter};
 use cpd_core::engine::port::{Answer, FromStore, Op, Outcome, RequestId};
+use cpd_core::engine::requests::{PurgeFilter, Request};
 use cpd_core::engine::settings::Settings;
 use cpd_core::session::Closing;
 use cpd_core::time::Millis;
@@ -324,14 +324,14 @@ impl World {
         let victim = Username::parse(VICTIM.as_bytes()).expect("a name");
         let hash = format!("pw-{VICTIM}");
         let (what, request) = match self.chance.below(13) {
-            0 => ("lock", AdminRequest::UserLock { name: victim, locked: true }),
-            1 | 2 => ("unlock", AdminRequest::UserLock { name: victim, locked: false }),
-            3 => ("purge", AdminRequest::QueuePurge { user: victim, filter: PurgeFilter::default() }),
-            4 | 5 => ("remove", AdminRequest::UserRemove { name: victim }),
-            6 | 7 => ("add", AdminRequest::UserAdd { name: victim, hash }),
+            0 => ("lock", Request::UserLock { name: victim }),
+            1 | 2 => ("unlock", Request::UserUnlock { name: victim }),
+            3 => ("purge", Request::QueuePurge { user: victim, which: PurgeFilter::default() }),
+            4 | 5 => ("remove", Request::UserRemove { name: victim }),
+            6 | 7 => ("add", Request::UserAdd { name: victim, password: hash }),
             8 => {
                 let keep_sessions = self.chance.one_in(2);
-                ("passwd", AdminRequest::UserPasswd { name: victim, hash, keep_sessions })
+                ("passwd", Request::UserPasswd { name: victim, password: hash, keep_sessions })
             }
             9 => {
                 let place = self.chance.below(process.sessions.len() as u64) as usize;
@@ -340,14 +340,14 @@ impl World {
                     return;
                 };
                 self.conns[*conn].clocks.may_end = true;
-                ("close", AdminRequest::SessionClose { serial: id.serial })
+                ("close", Request::SessionClose { id: id.serial })
             }
             10 => {
-                let bodies = self.chance.one_in(2);
-                ("show", AdminRequest::QueueShow { user: victim, after: 0, limit: 5, bodies })
+                let body = self.chance.one_in(2);
+                ("show", Request::QueueShow { user: victim, after: 0, limit: 5, body })
             }
-            11 => ("list", AdminRequest::SessionList { after: 0, limit: 10 }),
-            _ => ("status", AdminRequest::Status),
+            11 => ("list", Request::SessionList { after: 0, limit: 10 }),
+            _ => ("status", Request::Status { details: false }),
         };
         process.numbers += 1;
         process.requests.insert(process.numbers, what);

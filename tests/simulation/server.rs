@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
 use cp_proto::limits::PDU_MAX_BYTES;
-use cpd_core::engine::events::AdminResult;
 use cpd_core::engine::port::{Op, RequestId, SessionId};
+use cpd_core::engine::requests::AdminResult;
 use cpd_core::engine::{Engine, Verification};
 use cpd_core::limits::{OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES};
 use cpd_core::session::Closing;

@@ -1,4 +1,4 @@
-//! The daemon's answers. The field names are stable; cpctl(8) documents them, because `cpctl --json` uses the same
+//! The daemon's answers, and how they are made of what the engine answers. The field names are stable; cpctl(8) documents them, because `cpctl --json` uses the same
 //! ones. Times are in the format of [`rfc3339`]: RFC 3339 in UTC.
 
 use std::fmt;
@@ -7,45 +7,16 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 pub use cpd_core::dfa::StateName;
 pub use cpd_core::engine::counters::COUNTERS;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use cpd_core::engine::port::{MessageRow, SessionId};
+use cpd_core::engine::queues::QueueSummary;
+use cpd_core::engine::requests::{self, AdminResult, PurgeFilter, Request, SessionRow, UserState};
+use cpd_core::engine::throttle::{Subject, Throttled};
+use cpd_core::time::Millis;
+use serde::{Deserialize, Serialize};
 
-use super::error::ErrorCode;
-
-/// The answer to a request that succeeded: one line with its newline. `body` must be a struct; its fields are put next
-/// to `ok`.
-pub fn encode_ok(body: &impl Serialize) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Success<'a, T: Serialize> {
-        ok: bool,
-        #[serde(flatten)]
-        body: &'a T,
-    }
-    match serde_json::to_vec(&Success { ok: true, body }) {
-        Ok(mut line) => {
-            line.push(b'\n');
-            line
-        }
-        Err(_) => encode_error(ErrorCode::Internal, "the answer could not be encoded"),
-    }
-}
-
-/// The answer to a request that was refused: one line with its newline.
-pub fn encode_error(code: ErrorCode, message: &str) -> Vec<u8> {
-    let refusal = ErrorBody { code: code.as_str().to_owned(), message: message.to_owned() };
-    let envelope = Envelope { ok: false, error: Some(refusal) };
-    // Encoding text and a boolean cannot fail. If it did, the client would not take the empty line for a success.
-    let mut line = serde_json::to_vec(&envelope).unwrap_or_default();
-    line.push(b'\n');
-    line
-}
-
-/// Formats `seconds` since 1970 as RFC 3339 in UTC: `2026-01-31T12:00:00Z`. A time after the year 9999 becomes the last
-/// time that can be represented.
-pub fn rfc3339(seconds: u64) -> String {
-    let second = i64::try_from(seconds).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::MAX).to_string()
-}
+use super::encoding::{Numbers, encode_error, encode_ok, rfc3339};
+use super::error::{ControlError, ErrorCode};
+use super::{ANSWER_MAX_BYTES, DAMAGED_ROWS_MAX};
 
 /// The part that all answers share: whether the request succeeded, and the error if it did not. The other fields depend
 /// on the command and have a type of their own.
@@ -284,61 +255,242 @@ pub struct ConfigurationInfo {
     pub needs_restart: Vec<String>,
 }
 
-/// Named numbers, in an order that is kept: what an older or newer daemon counts, it names.
-#[derive(Debug, PartialEq, Eq, Clone, Default)]
-pub struct Numbers(Vec<(String, u64)>);
+/// The contents of answers that the engine's result does not have.
+#[derive(Clone, Copy)]
+pub struct AnswerContext<'a> {
+    pub version: &'a str,
+    /// Time since the start, by the monotonic clock.
+    pub uptime_seconds: u64,
+    /// Converts times of the engine to seconds since 1970.
+    pub wall_seconds_at: &'a dyn Fn(Millis) -> u64,
+    pub details: &'a StatusDetails,
+    /// The peer's address and the kind of its listener; `None` if the connection is gone.
+    pub peer_of: &'a dyn Fn(SessionId) -> Option<(String, &'static str)>,
+}
 
-impl Numbers {
-    /// The names and numbers, in their order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.0.iter().map(|(name, number)| (name.as_str(), *number))
+/// The contents of a status apart from numbers, sent if details were requested.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StatusDetails {
+    pub listeners: Vec<ListenerInfo>,
+    pub configuration: ConfigurationInfo,
+}
+
+impl fmt::Debug for AnswerContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnswerContext").field("version", &self.version).finish_non_exhaustive()
     }
 }
 
-impl<'a> FromIterator<(&'a str, u64)> for Numbers {
-    fn from_iter<T: IntoIterator<Item = (&'a str, u64)>>(numbers: T) -> Numbers {
-        Numbers(numbers.into_iter().map(|(name, number)| (name.to_owned(), number)).collect())
+/// The answer: one line with its newline, of at most [`ANSWER_MAX_BYTES`].
+pub fn render(request: &Request<()>, result: AdminResult, context: &AnswerContext<'_>) -> Vec<u8> {
+    let line = match outcome(request, &result) {
+        Ok(_) => answer(request, result, context),
+        Err(refusal) => refusal.encode(),
+    };
+    // Requests are bounded so that their answers fit; only what a damaged store returns might not.
+    if line.len() <= ANSWER_MAX_BYTES {
+        return line;
     }
+    encode_error(ErrorCode::Internal, "the answer is longer than the protocol allows")
 }
 
-impl Serialize for Numbers {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter())
-    }
-}
-
-impl<'de> Deserialize<'de> for Numbers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Numbers, D::Error> {
-        struct InOrder;
-
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Numbers;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of numbers")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Numbers, A::Error> {
-                let mut numbers = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    numbers.push(entry);
-                }
-                Ok(Numbers(numbers))
-            }
+fn answer(request: &Request<()>, result: AdminResult, context: &AnswerContext<'_>) -> Vec<u8> {
+    match (*request, result) {
+        (Request::Ping, AdminResult::Done) => encode_ok(&Pong { version: context.version.to_owned() }),
+        (
+            Request::UserAdd { .. }
+            | Request::UserUnlock { .. }
+            | Request::StoreBackupEnd { .. }
+            | Request::SessionClose { .. },
+            AdminResult::Done,
+        ) => encode_ok(&Done {}),
+        (Request::UserPasswd { .. } | Request::UserLock { .. }, AdminResult::SessionsEnded { sessions }) => {
+            encode_ok(&SessionsEnded { sessions })
         }
-
-        deserializer.deserialize_map(InOrder)
+        (Request::UserRemove { .. }, AdminResult::Removed { messages, sessions }) => {
+            encode_ok(&Removed { messages, sessions })
+        }
+        (Request::QueuePurge { .. }, AdminResult::Removed { messages, .. }) => encode_ok(&Purged { messages }),
+        (Request::UserList { .. }, AdminResult::Users { rows, more }) => {
+            let next = rows.last().filter(|_| more).map(|user| user.row.name.to_string());
+            encode_ok(&NamePage { rows: rows.into_iter().map(|row| user(row, context)).collect(), next })
+        }
+        (Request::UserShow { .. }, AdminResult::Users { rows, .. }) => match rows.into_iter().next() {
+            Some(row) => encode_ok(&user(row, context)),
+            None => unexpected().encode(),
+        },
+        (Request::QueueList { .. }, AdminResult::Queues { rows, more }) => {
+            let next = rows.last().filter(|_| more).map(|row| row.user.to_string());
+            encode_ok(&NamePage { rows: rows.into_iter().map(queue).collect(), next })
+        }
+        (Request::QueueShow { after, .. }, AdminResult::Messages { rows, more }) => {
+            // The store leaves out messages that were deleted meanwhile. If that is the whole page, there is no last
+            // row, and the next page begins after the smallest id that the page can have contained.
+            let last = rows.last().map_or(after.saturating_add(1), |row| row.id.0);
+            encode_ok(&IdPage { rows: rows.into_iter().map(message).collect(), next: Some(last).filter(|_| more) })
+        }
+        (Request::SessionList { .. }, AdminResult::Sessions { rows, more }) => {
+            let next = rows.last().filter(|_| more).map(|row| row.id.serial);
+            // A row without an address belongs to a connection that has just gone.
+            encode_ok(&IdPage { rows: rows.into_iter().filter_map(|row| session(row, context)).collect(), next })
+        }
+        (Request::ThrottleList { .. }, AdminResult::Throttles { rows, more }) => {
+            encode_ok(&Throttles { throttles: rows.into_iter().map(|row| throttle(row, context)).collect(), more })
+        }
+        (Request::ThrottleClear { .. }, AdminResult::FailuresCleared { buckets }) => {
+            encode_ok(&ThrottlesCleared { forgotten: buckets })
+        }
+        (Request::StoreBackup, AdminResult::Backup { backup, bytes }) => encode_ok(&Backup { backup, bytes }),
+        (Request::StoreBackupRead { .. }, AdminResult::Bytes(bytes)) => encode_ok(&BackupChunk::new(&bytes)),
+        (Request::StoreCheck { .. }, AdminResult::Checked { rows, mut damaged, next }) => {
+            damaged.truncate(DAMAGED_ROWS_MAX);
+            encode_ok(&CheckPage { rows, damaged, next })
+        }
+        (Request::StoreShrink, AdminResult::Shrunk { before, after }) => {
+            encode_ok(&Shrunk { before_bytes: before, after_bytes: after })
+        }
+        (Request::Status { details }, AdminResult::Status(found)) => {
+            let details = details.then(|| context.details.clone());
+            encode_ok(&status(&found, context, details))
+        }
+        (_, _) => unexpected().encode(),
     }
+}
+
+/// The engine's result has another form than the request's answer: a fault of the daemon.
+fn unexpected() -> ControlError {
+    ControlError::new(ErrorCode::Internal, "the daemon's answer does not fit the request")
+}
+
+fn user(UserState { row, queued, throttled }: UserState, context: &AnswerContext<'_>) -> UserInfo {
+    UserInfo {
+        name: row.name.to_string(),
+        locked: row.locked,
+        created: rfc3339(row.created),
+        last_login: row.last_login.map(rfc3339),
+        queued,
+        throttled: throttled.map(|until| rfc3339((context.wall_seconds_at)(until))),
+    }
+}
+
+fn throttle(row: Throttled, context: &AnswerContext<'_>) -> ThrottleInfo {
+    let (user, address) = match row.subject {
+        Subject::Address(address) => (None, Some(address)),
+        Subject::Name(user) => (Some(user), None),
+        Subject::NameAt(user, address) => (Some(user), Some(address)),
+    };
+    ThrottleInfo {
+        user: user.map(|user| user.to_string()),
+        address: address.map(|address| address.to_string()),
+        failures: u64::from(row.failures),
+        addresses: u64::from(row.addresses),
+        until: rfc3339((context.wall_seconds_at)(row.until)),
+    }
+}
+
+fn queue(row: QueueSummary) -> QueueInfo {
+    QueueInfo { user: row.user.to_string(), messages: row.messages, bytes: row.bytes, oldest: rfc3339(row.oldest) }
+}
+
+fn message(row: MessageRow) -> MessageInfo {
+    MessageInfo {
+        id: row.id.0,
+        sender: row.sender.to_string(),
+        queued_at: rfc3339(row.queued_at),
+        bytes: u64::from(row.bytes),
+        body: row.body,
+    }
+}
+
+fn session(row: SessionRow, context: &AnswerContext<'_>) -> Option<SessionInfo> {
+    let (address, listener) = (context.peer_of)(row.id)?;
+    Some(SessionInfo {
+        id: row.id.serial,
+        user: row.user.map(|user| user.to_string()),
+        address,
+        listener: listener.to_owned(),
+        state: row.state.key().to_owned(),
+        since: rfc3339((context.wall_seconds_at)(row.opened)),
+        idle_seconds: row.idle / 1000,
+    })
+}
+
+fn status(found: &requests::Status, context: &AnswerContext<'_>, details: Option<StatusDetails>) -> Status {
+    let (listeners, configuration) = details.map(|found| (found.listeners, found.configuration)).unzip();
+    let details = listeners.is_some();
+    let counters = COUNTERS.iter().filter(|counter| details || !counter.in_details_only);
+    Status {
+        version: context.version.to_owned(),
+        uptime_seconds: context.uptime_seconds,
+        connections: u64::from(found.connections),
+        sessions: found.states.iter().map(|(state, count)| (state.key(), u64::from(*count))).collect(),
+        queued_messages: found.queued_messages,
+        store_bytes: found.store_bytes,
+        counters: counters.map(|counter| (counter.name, (counter.value)(&found.counters))).collect(),
+        listeners,
+        configuration,
+    }
+}
+
+/// The effect of a change.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Effect {
+    /// Messages that were removed.
+    pub messages: Option<u64>,
+    /// Sessions that were ended.
+    pub sessions: Option<u64>,
+}
+
+/// The outcome of a request, for the log and for [`render`].
+///
+/// # Errors
+/// The refusal, with the code that the answer carries.
+pub fn outcome(request: &Request<()>, result: &AdminResult) -> Result<Effect, ControlError> {
+    let user = request.user().map_or_else(|| "this one".to_owned(), |user| format!("'{user}'"));
+    let (code, message) = match result {
+        AdminResult::SessionsEnded { sessions } => return Ok(Effect { sessions: Some(*sessions), messages: None }),
+        AdminResult::Removed { messages, sessions } => {
+            let sessions = Some(*sessions).filter(|_| matches!(request, Request::UserRemove { .. }));
+            return Ok(Effect { messages: Some(*messages), sessions });
+        }
+        AdminResult::Done
+        | AdminResult::Users { .. }
+        | AdminResult::Queues { .. }
+        | AdminResult::Messages { .. }
+        | AdminResult::Sessions { .. }
+        | AdminResult::Throttles { .. }
+        | AdminResult::FailuresCleared { .. }
+        | AdminResult::Backup { .. }
+        | AdminResult::Bytes(_)
+        | AdminResult::Checked { .. }
+        | AdminResult::Shrunk { .. }
+        | AdminResult::Status(_) => return Ok(Effect::default()),
+        AdminResult::UserExists => (ErrorCode::UserExists, format!("there is a user {user} already")),
+        AdminResult::NoSuchUser => (ErrorCode::NoSuchUser, format!("there is no user {user}")),
+        AdminResult::NoSuchSession => {
+            let Request::SessionClose { id } = request else { return Err(unexpected()) };
+            (ErrorCode::NoSuchSession, format!("there is no session {id}"))
+        }
+        AdminResult::NoSuchMessage => {
+            let Request::QueuePurge { which: PurgeFilter { id: Some(id), .. }, .. } = request else {
+                return Err(unexpected());
+            };
+            (ErrorCode::NoSuchMessage, format!("there is no message {id} in the queue of {user}"))
+        }
+        AdminResult::NoSuchBackup => {
+            let (Request::StoreBackupRead { backup, .. } | Request::StoreBackupEnd { backup }) = request else {
+                return Err(unexpected());
+            };
+            (ErrorCode::NoSuchBackup, format!("there is no backup {backup}, or no longer"))
+        }
+        AdminResult::Busy if *request == Request::StoreBackup => {
+            (ErrorCode::Busy, "another backup is under way: try again".to_owned())
+        }
+        AdminResult::Busy => (ErrorCode::Busy, "the daemon has too much to do: try again".to_owned()),
+        AdminResult::Failed(cause) => (ErrorCode::StoreFailed, cause.clone()),
+    };
+    Err(ControlError::new(code, message))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_backup_chunk_decodes_to_the_bytes_that_were_encoded() {
-        let bytes: Vec<u8> = (0..=255).collect();
-        assert_eq!(BackupChunk::new(&bytes).bytes(), Some(bytes));
-        assert_eq!(BackupChunk { data: "no base64!".to_owned() }.bytes(), None);
-    }
-}
+mod tests;

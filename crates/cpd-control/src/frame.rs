@@ -6,7 +6,7 @@ use std::fmt;
 use cp_proto::secret::{WipedBytes, wipe};
 
 use super::error::{ControlError, ErrorCode};
-use super::{REQUEST_MAX_BYTES, Request};
+use super::{REQUEST_MAX_BYTES, Request, request};
 
 /// The bytes of one line, which may contain a password. `Debug` shows only their number, and they are overwritten when
 /// the line is dropped.
@@ -25,9 +25,9 @@ impl RequestLine {
     /// Parses the request in this line.
     ///
     /// # Errors
-    /// The errors of [`Request::parse`].
+    /// The errors of [`request::parse`].
     pub fn request(&self) -> Result<Request, ControlError> {
-        Request::parse(&self.0)
+        request::parse(&self.0)
     }
 }
 

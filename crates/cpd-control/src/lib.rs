@@ -11,16 +11,18 @@
 #![deny(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 
 pub mod answer;
+pub mod encoding;
 pub mod error;
 pub mod fields;
 pub mod frame;
 pub mod password;
 pub mod request;
 
-pub use answer::{encode_error, encode_ok, rfc3339};
+pub use cpd_core::engine::requests::{BACKUP_CHUNK_BYTES, PurgeFilter};
+pub use encoding::{encode_error, encode_ok, rfc3339};
 pub use error::{ControlError, ErrorCode};
 pub use frame::{Framer, RequestLine};
-pub use request::{PurgeFilter, Request};
+pub use request::Request;
 
 /// The version of this protocol, the `v` of every request.
 pub const PROTOCOL_VERSION: u64 = 1;
@@ -36,8 +38,6 @@ pub const ANSWER_MAX_BYTES: usize = 1024 * 1024;
 pub const ROWS_MAX: u32 = 256;
 /// The number of rows in a page when the request has no `limit`.
 pub const ROWS_DEFAULT: u32 = 100;
-/// The most bytes of a backup in one answer, before base64 encoding.
-pub const BACKUP_CHUNK_BYTES: u32 = 256 * 1024;
 /// The most damaged rows that one page of `store.check` may name.
 pub const DAMAGED_ROWS_MAX: usize = 256;
 

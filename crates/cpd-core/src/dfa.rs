@@ -30,16 +30,6 @@ pub enum Dialect {
     Classic,
 }
 
-impl Dialect {
-    /// Its name: that of its key in the configuration's section `[listen]`, and of its sockets in a systemd unit.
-    pub fn name(self) -> &'static str {
-        match self {
-            Dialect::Cp => "cp",
-            Dialect::Classic => "classic",
-        }
-    }
-}
-
 /// Why a message that is well formed is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -123,7 +113,6 @@ pub enum Action {
     VerifyDummy {
         name: Username,
     },
-    Store,
     OpenDownload,
     /// Request the lease, and wait up to `seconds` for it and for a message.
     AwaitMessage {
@@ -375,7 +364,7 @@ fn process_command(user: Username, event: Event, dialect: Dialect) -> Transition
     let failed = |reply| error_state(user, dialect).replies(reply);
     match event {
         Event::Send => {
-            Transition { state: State::SendingMessage { user }, response: Response::Nothing, action: Action::Store }
+            Transition { state: State::SendingMessage { user }, response: Response::Nothing, action: Action::None }
         }
         Event::BadSend(fault) => failed(fault_reply(fault)),
         Event::TimedOut(Verb::Smsg) => failed(Reply::SendError(SendFailure::TimedOut)),

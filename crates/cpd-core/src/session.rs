@@ -4,6 +4,7 @@
 mod deadlines;
 mod dispatch;
 mod handover;
+mod output;
 pub mod settings;
 mod silence;
 mod stall;
@@ -14,11 +15,13 @@ use cp_proto::line::Decoder;
 use cp_proto::reply::{BadCommandCause, Reply};
 use cp_proto::secret::WipedBytes;
 
+use self::deadlines::Deadlines;
+use self::output::Output;
 use self::settings::SessionSettings;
 use super::dfa::{Dialect, Event, Refusal, State};
 use super::download::{MessageId, Page};
 use super::services::{Services, SessionContext};
-use crate::limits::{CLASSIC_UNREAD_MAX_BYTES, OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES, WRITE_PROGRESS_MIN_BYTES};
+use crate::limits::{CLASSIC_UNREAD_MAX_BYTES, PIPELINE_MAX_STORES};
 use crate::time::{Millis, NEVER};
 
 /// How long an evicted session may take to send its last reply, in milliseconds.
@@ -40,6 +43,18 @@ pub enum Closing {
     Now,
 }
 
+/// What a session has under way at the store.
+#[derive(Debug, Default)]
+struct StoreWork {
+    /// How many SMSGs are at the store in addition to the one of Sending Message.
+    pipelined: u16,
+    /// How many stores are under way whose SMSG was answered already: 500, because an SMSG before it failed, or 540,
+    /// because the store did not answer.
+    discarded_outcomes: u16,
+    /// How many deletes are not on stable storage yet.
+    pending_deletes: u32,
+}
+
 /// The session of one connection.
 #[derive(Debug)]
 pub struct Session {
@@ -50,30 +65,12 @@ pub struct Session {
     /// In the classic dialect, the decoder's state after `input`, to find the end of a line by silence. `None` until it
     /// is needed, and while `input` is empty.
     lookahead: Option<Box<Decoder>>,
-    output: Vec<u8>,
-    /// How many bytes at the beginning of `output` have been sent.
-    sent: u16,
-    /// How many bytes the client has read since `write_deadline` was set.
-    write_progress: u16,
-    /// When the unfinished PDU has taken too long.
-    pdu_deadline: Millis,
-    /// When silence ends the unfinished PDU.
-    silence_deadline: Millis,
-    /// The deadline of the login, of an acknowledgement, of the recovery from an error, or of a WMSG, depending on the
-    /// state. It is suspended while a password is being verified.
-    state_deadline: Millis,
-    idle_deadline: Millis,
-    write_deadline: Millis,
+    output: Output,
+    deadlines: Deadlines,
     /// When the last complete PDU was taken, or the connection was made. While a password is being verified: when that
     /// began.
     last_pdu_at: Millis,
-    /// How many SMSGs are at the store in addition to the one of Sending Message.
-    pipelined: u16,
-    /// How many stores are under way whose SMSG was answered already: 500, because an SMSG before it failed, or 540,
-    /// because the store did not answer.
-    discarded_outcomes: u16,
-    /// How many deletes are not on stable storage yet.
-    pending_deletes: u32,
+    store_work: StoreWork,
     /// How many downloads the session has begun.
     downloads: u32,
     /// How many logins have failed.
@@ -98,18 +95,10 @@ impl Session {
             decoder: Decoder::default(),
             input: WipedBytes::default(),
             lookahead: None,
-            output: Vec::new(),
-            sent: 0,
-            write_progress: 0,
-            pdu_deadline: NEVER,
-            silence_deadline: NEVER,
-            state_deadline: now.saturating_add(settings.timeouts.login),
-            idle_deadline: NEVER,
-            write_deadline: NEVER,
+            output: Output::default(),
+            deadlines: Deadlines { state: now.saturating_add(settings.timeouts.login), ..Deadlines::default() },
             last_pdu_at: now,
-            pipelined: 0,
-            discarded_outcomes: 0,
-            pending_deletes: 0,
+            store_work: StoreWork::default(),
             downloads: 0,
             login_failures: 0,
             bad_pdus: 0,
@@ -144,7 +133,7 @@ impl Session {
     /// little, because silence can only be noticed while the socket is read.
     pub fn wants_input(&self) -> bool {
         let room = match self.dialect {
-            Dialect::Cp => self.input.is_empty() && !self.output_is_full(),
+            Dialect::Cp => self.input.is_empty() && !self.output.is_full(),
             Dialect::Classic => self.input.len() < CLASSIC_UNREAD_MAX_BYTES,
         };
         room && !self.input_ended && self.closing == Closing::Open
@@ -208,13 +197,13 @@ impl Session {
 
     /// Handles the outcome of the oldest message given to [`Services::store`]: it is on stable storage, or why not.
     pub fn stored<S: Services>(&mut self, result: Result<(), Refusal>, cx: &mut SessionContext<'_, S>) {
-        if self.discarded_outcomes > 0 {
-            self.discarded_outcomes -= 1;
+        if self.store_work.discarded_outcomes > 0 {
+            self.store_work.discarded_outcomes -= 1;
         } else {
             self.apply(result.map_or_else(Event::Refused, |()| Event::Stored), cx);
             self.advance_pipeline(cx);
         }
-        if self.pipelined < PIPELINE_MAX_STORES / 2 && (self.has_unread_input() || self.input_ended) {
+        if self.store_work.pipelined < PIPELINE_MAX_STORES / 2 && (self.has_unread_input() || self.input_ended) {
             self.resume(cx);
         } else {
             self.rearm_deadlines(cx);
@@ -240,11 +229,11 @@ impl Session {
 
     /// Handles the outcome of one [`Services::delete`]: whether the delete is on stable storage.
     pub fn deleted<S: Services>(&mut self, ok: bool, cx: &mut SessionContext<'_, S>) {
-        self.pending_deletes = self.pending_deletes.saturating_sub(1);
+        self.store_work.pending_deletes = self.store_work.pending_deletes.saturating_sub(1);
         if !ok {
             self.apply(Event::StoreFailed, cx);
         }
-        if self.pending_deletes == 0 {
+        if self.store_work.pending_deletes == 0 {
             self.deliver(cx);
             self.resume(cx);
         }
@@ -264,7 +253,7 @@ impl Session {
     pub fn evict<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
         self.send_reply(Reply::BadCommand(self.state.stage(), BadCommandCause::TooManyConnections), cx);
         self.close_after_output();
-        self.write_deadline = self.write_deadline.min(cx.now.saturating_add(EVICTION_GRACE_MS));
+        self.output.shorten_deadline(cx.now.saturating_add(EVICTION_GRACE_MS));
     }
 
     /// Disconnects the client at once, without a reply.
@@ -293,35 +282,19 @@ impl Session {
 
     /// Whether a store or a delete is under way whose outcome the client has not been sent.
     pub fn has_store_work(&self) -> bool {
-        matches!(self.state, State::SendingMessage { .. }) || self.pending_deletes > 0
+        matches!(self.state, State::SendingMessage { .. }) || self.store_work.pending_deletes > 0
     }
 
     /// The bytes that are still to be sent to the client.
     pub fn output(&self) -> &[u8] {
-        self.output.get(self.sent as usize..).unwrap_or_default()
+        self.output.unsent()
     }
 
     /// Removes `count` bytes from the output, because the client's socket has taken them.
     pub fn output_sent<S: Services>(&mut self, count: usize, cx: &mut SessionContext<'_, S>) {
-        let was_full = self.output_is_full();
-        self.sent = self.sent.saturating_add(u16::try_from(count).unwrap_or(u16::MAX));
-        if self.sent as usize >= self.output.len() {
-            self.output = Vec::new();
-            self.sent = 0;
-            self.write_deadline = NEVER;
-        } else if count > 0 {
-            if self.sent as usize >= OUTPUT_HIGH_WATER_BYTES / 2 {
-                self.output.drain(..self.sent as usize);
-                self.sent = 0;
-            }
-            // Only this many bytes restart the timer; a byte now and then does not.
-            self.write_progress = self.write_progress.saturating_add(u16::try_from(count).unwrap_or(u16::MAX));
-            if self.write_progress >= WRITE_PROGRESS_MIN_BYTES {
-                self.write_progress = 0;
-                self.write_deadline = cx.now.saturating_add(cx.settings.timeouts.write);
-            }
-        }
-        if was_full && !self.output_is_full() {
+        let was_full = self.output.is_full();
+        self.output.remove(count, cx.now, cx.settings.timeouts.write);
+        if was_full && !self.output.is_full() {
             self.deliver(cx);
             self.resume(cx);
         }

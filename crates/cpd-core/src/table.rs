@@ -94,7 +94,11 @@ pub fn dot(dialect: Dialect) -> String {
             kinds.push(cell.kind.name());
         }
     }
-    let mut picture = format!("digraph {} {{\n  rankdir=LR;\n  node [shape=box, style=rounded];\n", dialect.name());
+    let name = match dialect {
+        Dialect::Cp => "cp",
+        Dialect::Classic => "classic",
+    };
+    let mut picture = format!("digraph {name} {{\n  rankdir=LR;\n  node [shape=box, style=rounded];\n");
     for state in reachable(dialect) {
         _ = writeln!(picture, "  \"{state}\";");
     }

@@ -27,8 +27,8 @@ fn what_is_configured_is_bound() {
     let mut config = config(&dir);
     config.classic = vec!["127.0.0.1:0".parse().unwrap()];
     let listeners = open(&config, Vec::new()).unwrap();
-    let dialects: Vec<Dialect> = listeners.streams.iter().map(|one| one.dialect).collect();
-    assert_eq!(dialects, [Dialect::Cp, Dialect::Classic]);
+    let kinds: Vec<ListenerKind> = listeners.streams.iter().map(|one| one.kind).collect();
+    assert_eq!(kinds, [ListenerKind::Cp, ListenerKind::Classic]);
     for one in &listeners.streams {
         assert!(one.address.port() != 0 && !one.inherited);
         assert!(TcpStream::connect(one.address).is_ok());
@@ -49,8 +49,8 @@ fn handed_over_sockets_are_used_instead_and_differences_are_reported() {
     config.explicit_keys = ["listen.cp", "control.socket"].map(String::from).into();
     config.classic = vec!["127.0.0.1:0".parse().unwrap()];
     let listeners = open(&config, inherited).unwrap();
-    let used: Vec<(Dialect, bool)> = listeners.streams.iter().map(|one| (one.dialect, one.inherited)).collect();
-    assert_eq!(used, [(Dialect::Cp, true), (Dialect::Cp, true), (Dialect::Classic, false)]);
+    let used: Vec<(ListenerKind, bool)> = listeners.streams.iter().map(|one| (one.kind, one.inherited)).collect();
+    assert_eq!(used, [(ListenerKind::Cp, true), (ListenerKind::Cp, true), (ListenerKind::Classic, false)]);
     assert!(listeners.control.len() == 1 && listeners.control[0].inherited());
     assert!(!config.control_socket.exists(), "the configured one is not made");
     let error = listeners.streams[0].socket.accept().unwrap_err();
@@ -150,7 +150,7 @@ fn what_the_kernel_keeps_for_a_connection_is_bounded_here_and_by_the_unit() {
         }
     };
     let socket = mio::net::TcpListener::from_std(socket);
-    let listener = StreamListener { socket, dialect: Dialect::Cp, address, inherited: true };
+    let listener = StreamListener { socket, kind: ListenerKind::Cp, address, inherited: true };
     // A connection that was made before the listener's buffers were bounded.
     let _early = connect();
     set_connection_options(&listener).unwrap();

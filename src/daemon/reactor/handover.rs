@@ -3,13 +3,12 @@
 
 use std::os::fd::OwnedFd;
 
-use cpd_core::engine::port::Origin;
 use cpd_core::time::Millis;
 
 use super::Reactor;
 use crate::daemon::fd_store::{self, HandoverFds};
 use crate::daemon::logging::{Level, Line};
-use crate::daemon::peer_address;
+use crate::daemon::transport::Stream;
 
 /// The result of resuming one connection.
 enum ResumeOutcome {
@@ -53,20 +52,17 @@ impl Reactor {
         self.parts.logger.log(if closed > 0 { Level::Warn } else { Level::Info }, line);
     }
 
-    fn resume_connection(&mut self, stream: std::net::TcpStream, record: &[u8], now: Millis) -> ResumeOutcome {
-        let Ok(peer) = stream.peer_addr() else {
+    fn resume_connection(&mut self, fd: OwnedFd, record: &[u8], now: Millis) -> ResumeOutcome {
+        let Ok((stream, peer)) = Stream::adopt(fd) else {
             return ResumeOutcome::Gone;
         };
-        if stream.set_nonblocking(true).is_err() {
-            return ResumeOutcome::Closed;
-        }
-        let Some(id) = self.parts.engine.thaw(record, Origin::of(peer.ip()), now) else {
-            let line = Line::new("connection of the predecessor closed").field("addr", peer_address::format_host(peer));
+        let Some(id) = self.parts.engine.thaw(record, peer.origin(), now) else {
+            let line = Line::new("connection of the predecessor closed").field("addr", peer.host());
             self.parts.logger.warn(line.field("cause", "its record cannot be read"));
             return ResumeOutcome::Closed;
         };
         let (engine, registry) = (&mut self.parts.engine, self.parts.poll.registry());
-        match self.clients.adopt(mio::net::TcpStream::from_std(stream), peer, id, engine, registry, now) {
+        match self.clients.adopt(stream, peer, id, engine, registry, now) {
             Ok(()) => ResumeOutcome::Resumed,
             Err(_) => ResumeOutcome::Closed,
         }
@@ -80,7 +76,7 @@ impl Reactor {
             let frozen = self.parts.engine.freeze(id, now);
             let stream = frozen.is_some().then(|| self.clients.release(id, self.parts.poll.registry())).flatten();
             match frozen.zip(stream) {
-                Some((record, stream)) => sessions.push((std::net::TcpStream::from(OwnedFd::from(stream)), record)),
+                Some((record, stream)) => sessions.push((OwnedFd::from(stream), record)),
                 None => closed += 1,
             }
         }

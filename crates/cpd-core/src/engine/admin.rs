@@ -6,9 +6,10 @@ use cp_proto::values::Username;
 
 use super::Engine;
 use super::core::Core;
-use super::events::{AdminRequest, AdminResult, PurgeFilter, SessionRow, Status, UserState};
-use super::port::{AdminAnswer, AdminOp, MessageRow, Op, RequestId, UserRow};
+
+use super::port::{AddressKey, AdminAnswer, AdminOp, MessageRow, Op, RequestId, UserRow};
 use super::queues::{Purged, keep_first_by_key};
+use super::requests::{AdminResult, BACKUP_CHUNK_BYTES, PurgeFilter, Request, SessionRow, Status, UserState};
 use crate::dfa::StateName;
 use crate::download::MessageId;
 use crate::time::Millis;
@@ -47,68 +48,69 @@ pub(super) enum Pending {
 
 impl Engine {
     /// Handles a request; its result comes from [`Engine::next_result`].
-    pub fn admin(&mut self, request: RequestId, what: AdminRequest, now: Millis) {
+    pub fn admin(&mut self, request: RequestId, what: Request, now: Millis) {
         match what {
-            AdminRequest::UserAdd { name, hash } => {
+            Request::UserAdd { name, password: hash } => {
                 let op = AdminOp::UserAdd { name, hash, at: self.core.wall_seconds };
                 self.core.ask_store(request, Pending::UserAdd { name }, op);
             }
-            AdminRequest::UserPasswd { name, hash, keep_sessions } => {
+            Request::UserPasswd { name, password: hash, keep_sessions } => {
                 let pending = Pending::UserPasswd { name, keep_sessions };
                 self.core.ask_store(request, pending, AdminOp::UserPasswd { name, hash });
             }
-            AdminRequest::UserLock { name, locked } => {
-                self.core.ask_store(request, Pending::UserLock { name, locked }, AdminOp::UserLock { name, locked });
-            }
-            AdminRequest::UserRemove { name } => self.core.remove_user(request, name),
-            AdminRequest::UserList { after, limit } => {
+            Request::UserLock { name } => self.core.set_locked(request, name, true),
+            Request::UserUnlock { name } => self.core.set_locked(request, name, false),
+            Request::UserRemove { name } => self.core.remove_user(request, name),
+            Request::UserList { after, limit } => {
                 let op = AdminOp::Users { after, limit: limit.saturating_add(1) };
                 self.core.ask_store(request, Pending::Users { limit: limit as usize }, op);
             }
-            AdminRequest::UserShow { name } => {
+            Request::UserShow { name } => {
                 self.core.ask_store(request, Pending::Users { limit: 1 }, AdminOp::User { name });
             }
-            AdminRequest::QueueList { after, limit } => {
+            Request::QueueList { after, limit } => {
                 let (rows, more) = self.core.queues.list(after, limit as usize);
                 self.core.finish_request(request, AdminResult::Queues { rows, more });
             }
-            AdminRequest::QueueShow { user, after, limit, bodies } => {
-                self.core.show_queue(request, user, MessageId(after), limit as usize, bodies);
+            Request::QueueShow { user, after, limit, body } => {
+                self.core.show_queue(request, user, MessageId(after), limit as usize, body);
             }
-            AdminRequest::QueuePurge { user, filter } => self.purge(request, user, filter, now),
-            AdminRequest::BackupBegin => self.core.ask_store(request, Pending::Plain, AdminOp::BackupBegin),
-            AdminRequest::BackupRead { backup, offset, length } => {
+            Request::QueuePurge { user, which } => self.purge(request, user, which, now),
+            Request::StoreBackup => self.core.ask_store(request, Pending::Plain, AdminOp::BackupBegin),
+            Request::StoreBackupRead { backup, offset } => {
+                let length = BACKUP_CHUNK_BYTES;
                 self.core.ask_store(request, Pending::Plain, AdminOp::BackupRead { backup, offset, length });
             }
-            AdminRequest::BackupEnd { backup } => {
+            Request::StoreBackupEnd { backup } => {
                 self.core.ask_store(request, Pending::Plain, AdminOp::BackupEnd { backup });
             }
-            AdminRequest::Shrink => self.core.ask_store(request, Pending::Plain, AdminOp::Shrink),
-            AdminRequest::Check { after, limit } => {
+            Request::StoreShrink => self.core.ask_store(request, Pending::Plain, AdminOp::Shrink),
+            Request::StoreCheck { after, limit } => {
                 self.core.ask_store(request, Pending::Plain, AdminOp::Check { after, limit });
             }
-            AdminRequest::SessionList { after, limit } => self.list_sessions(request, after, limit as usize, now),
-            AdminRequest::ThrottleList { limit } => {
+            Request::SessionList { after, limit } => self.list_sessions(request, after, limit as usize, now),
+            Request::ThrottleList { limit } => {
                 let (throttle, limits) = (self.core.logins.throttle(), &self.core.limits);
                 let (rows, more) = throttle.list(limits, limit as usize, now);
                 self.core.finish_request(request, AdminResult::Throttles { rows, more });
             }
-            AdminRequest::ThrottleClear { user, address } => {
+            Request::ThrottleClear { user, address } => {
                 let throttle = self.core.logins.throttle();
                 let buckets = match (user, address) {
                     (None, None) => throttle.clear(),
                     _ => {
                         let of_user = user.map_or(0, |user| throttle.clear_name(user));
-                        of_user + address.map_or(0, |address| throttle.clear_address(address, now))
+                        of_user + address.map_or(0, |address| throttle.clear_address(AddressKey::of(address), now))
                     }
                 };
                 self.core.finish_request(request, AdminResult::FailuresCleared { buckets });
             }
-            AdminRequest::SessionClose { serial } => {
-                let found = self.disconnect(|slot| slot.id().serial == serial) > 0;
+            Request::SessionClose { id } => {
+                let found = self.disconnect(|slot| slot.id().serial == id) > 0;
                 self.core.finish_request(request, if found { AdminResult::Done } else { AdminResult::NoSuchSession });
             }
-            AdminRequest::Status => self.core.ask_store(request, Pending::Status, AdminOp::Size),
+            Request::Ping => self.core.finish_request(request, AdminResult::Done),
+            Request::Status { .. } => self.core.ask_store(request, Pending::Status, AdminOp::Size),
         }
         self.grant_queues(now);
     }
@@ -213,17 +215,18 @@ impl Engine {
         self.disconnect(|slot| slot.session().is_some_and(|s| s.state().user() == Some(name))) as u64
     }
 
-    fn purge(&mut self, request: RequestId, user: Username, filter: PurgeFilter, now: Millis) {
+    fn purge(&mut self, request: RequestId, user: Username, which: PurgeFilter, now: Millis) {
         if !self.core.queues.exists(user) {
             return self.core.finish_request(request, AdminResult::NoSuchUser);
         }
-        if filter.id.is_some_and(|id| self.core.queues.select(user, |m| m.id.0 == id).is_empty()) {
+        if which.id.is_some_and(|id| self.core.queues.select(user, |m| m.id.0 == id).is_empty()) {
             return self.core.finish_request(request, AdminResult::NoSuchMessage);
         }
+        let before = which.older_than_seconds.map(|age| self.core.wall_seconds.saturating_sub(age));
         let ids = self.core.queues.select(user, |m| {
-            filter.id.is_none_or(|id| m.id.0 == id)
-                && filter.from.is_none_or(|from| m.sender == from)
-                && filter.before.is_none_or(|before| m.at < before)
+            which.id.is_none_or(|id| m.id.0 == id)
+                && which.from.is_none_or(|from| m.sender == from)
+                && before.is_none_or(|before| m.at < before)
         });
         let purged = self.core.queues.remove_all(user, &ids);
         if let Some(session) = self.core.queues.leaseholder(user) {
@@ -283,6 +286,10 @@ impl Core {
     fn ask_store(&mut self, request: RequestId, pending: Pending, op: AdminOp) {
         self.pending.insert(request, pending);
         self.batcher.write(Op::Admin { request, op: Box::new(op) });
+    }
+
+    fn set_locked(&mut self, request: RequestId, name: Username, locked: bool) {
+        self.ask_store(request, Pending::UserLock { name, locked }, AdminOp::UserLock { name, locked });
     }
 
     fn remove_user(&mut self, request: RequestId, name: Username) {

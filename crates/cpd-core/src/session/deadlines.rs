@@ -1,44 +1,63 @@
 //! The deadlines of a session, and what happens when one has passed.
 
-use cp_proto::limits::REPLY_MAX_BYTES;
 use cp_proto::secret::WipedBytes;
 
 use super::{Closing, NEVER, Services, Session, SessionContext};
 use crate::dfa::{Dialect, Event, State};
-use crate::limits::OUTPUT_HIGH_WATER_BYTES;
 use crate::time::Millis;
+
+/// The deadlines of a session's timers, but for that of its [`Output`](super::output::Output). [`NEVER`]: the timer does
+/// not run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadlines {
+    /// When the unfinished PDU has taken too long.
+    pub pdu: Millis,
+    /// When silence ends the unfinished PDU.
+    pub silence: Millis,
+    /// The deadline of the login, of an acknowledgement, of the recovery from an error, or of a WMSG, depending on the
+    /// state. It is suspended while a password is being verified.
+    pub state: Millis,
+    pub idle: Millis,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        Deadlines { pdu: NEVER, silence: NEVER, state: NEVER, idle: NEVER }
+    }
+}
 
 impl Session {
     /// The earliest deadline: when to call [`Session::expire`]. [`NEVER`] if there is none.
     pub fn deadline(&self) -> Millis {
-        self.pdu_deadline
-            .min(self.silence_deadline)
-            .min(if self.is_verifying() { NEVER } else { self.state_deadline })
-            .min(self.idle_deadline)
-            .min(self.write_deadline)
+        self.deadlines
+            .pdu
+            .min(self.deadlines.silence)
+            .min(if self.is_verifying() { NEVER } else { self.deadlines.state })
+            .min(self.deadlines.idle)
+            .min(self.output.deadline())
     }
 
     /// Handles the deadlines that have passed.
     pub fn expire<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
-        if self.write_deadline <= cx.now {
+        if self.output.deadline() <= cx.now {
             self.closing = Closing::Now;
         }
-        if self.idle_deadline <= cx.now {
+        if self.deadlines.idle <= cx.now {
             // A client with unread input is not idle.
             if self.has_unread_input() {
-                self.idle_deadline = cx.now.saturating_add(cx.settings.timeouts.idle);
+                self.deadlines.idle = cx.now.saturating_add(cx.settings.timeouts.idle);
             } else {
                 self.close(cx);
             }
         }
-        if self.state_deadline <= cx.now && !self.is_verifying() {
-            self.state_deadline = NEVER;
+        if self.deadlines.state <= cx.now && !self.is_verifying() {
+            self.deadlines.state = NEVER;
             self.expire_state(cx);
         }
-        if self.silence_deadline <= cx.now {
+        if self.deadlines.silence <= cx.now {
             self.silence_elapsed(cx);
         }
-        if self.pdu_deadline <= cx.now {
+        if self.deadlines.pdu <= cx.now {
             self.expire_pdu(cx);
         }
         self.rearm_deadlines(cx);
@@ -52,19 +71,19 @@ impl Session {
             NEVER => NEVER,
             deadline => deadline.min(cx.now.saturating_add(timeout)),
         };
-        self.pdu_deadline = at_most(self.pdu_deadline, timeouts.pdu);
-        self.silence_deadline = at_most(self.silence_deadline, cx.settings.classic_quiet);
-        self.idle_deadline = at_most(self.idle_deadline, timeouts.idle);
-        self.write_deadline = at_most(self.write_deadline, timeouts.write);
-        self.state_deadline = match &self.state {
+        self.deadlines.pdu = at_most(self.deadlines.pdu, timeouts.pdu);
+        self.deadlines.silence = at_most(self.deadlines.silence, cx.settings.classic_quiet);
+        self.deadlines.idle = at_most(self.deadlines.idle, timeouts.idle);
+        self.output.shorten_deadline(at_most(self.output.deadline(), timeouts.write));
+        self.deadlines.state = match &self.state {
             State::Idle | State::UserValidated { .. } | State::AuthenticationValidated { .. } => {
-                at_most(self.state_deadline, timeouts.login)
+                at_most(self.deadlines.state, timeouts.login)
             }
             // The client has chosen how long to wait.
-            State::ReceivingMessage { download, .. } if download.waiting => self.state_deadline,
-            State::ReceivingMessage { .. } => at_most(self.state_deadline, timeouts.ack),
-            State::ErrorProcessing { .. } => at_most(self.state_deadline, timeouts.recover),
-            State::ProcessCommand { .. } | State::SendingMessage { .. } => self.state_deadline,
+            State::ReceivingMessage { download, .. } if download.waiting => self.deadlines.state,
+            State::ReceivingMessage { .. } => at_most(self.deadlines.state, timeouts.ack),
+            State::ErrorProcessing { .. } => at_most(self.deadlines.state, timeouts.recover),
+            State::ProcessCommand { .. } | State::SendingMessage { .. } => self.deadlines.state,
         };
     }
 
@@ -81,8 +100,8 @@ impl Session {
     /// Restarts the login timer with the time that was left, if a verification is under way. Call this when that has
     /// ended and before the state changes.
     pub(super) fn resume_login_timer(&mut self, now: Millis) {
-        if self.is_verifying() && self.state_deadline != NEVER {
-            self.state_deadline = self.state_deadline.saturating_add(now.saturating_sub(self.last_pdu_at));
+        if self.is_verifying() && self.deadlines.state != NEVER {
+            self.deadlines.state = self.deadlines.state.saturating_add(now.saturating_sub(self.last_pdu_at));
         }
     }
 
@@ -103,10 +122,10 @@ impl Session {
     /// too early, so the timer starts again.
     fn expire_pdu<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
         if !self.takes_pdus() {
-            self.pdu_deadline = cx.now.saturating_add(cx.settings.timeouts.pdu);
+            self.deadlines.pdu = cx.now.saturating_add(cx.settings.timeouts.pdu);
             return;
         }
-        self.pdu_deadline = NEVER;
+        self.deadlines.pdu = NEVER;
         if !self.decoder.has_unfinished_line() {
             return;
         }
@@ -133,10 +152,7 @@ impl Session {
         if self.closing != Closing::Open {
             self.input = WipedBytes::default();
             self.lookahead = None;
-            self.pdu_deadline = NEVER;
-            self.silence_deadline = NEVER;
-            self.state_deadline = NEVER;
-            self.idle_deadline = NEVER;
+            self.deadlines = Deadlines::default();
         } else if self.input_ended && self.awaits_input_only() {
             self.close(cx);
         } else {
@@ -145,19 +161,14 @@ impl Session {
             }
             // Bytes after an erased line begin another line with a timer of its own, even in the same segment.
             if self.decoder.take_line_erased() || !self.decoder.has_timed_line() {
-                self.pdu_deadline = NEVER;
+                self.deadlines.pdu = NEVER;
             }
-            if self.decoder.has_timed_line() && self.pdu_deadline == NEVER {
-                self.pdu_deadline = cx.now.saturating_add(cx.settings.timeouts.pdu);
+            if self.decoder.has_timed_line() && self.deadlines.pdu == NEVER {
+                self.deadlines.pdu = cx.now.saturating_add(cx.settings.timeouts.pdu);
             }
             self.rearm_silence(cx);
         }
-        if self.output.is_empty() {
-            self.write_deadline = NEVER;
-        } else if self.write_deadline == NEVER {
-            self.write_progress = 0;
-            self.write_deadline = cx.now.saturating_add(cx.settings.timeouts.write);
-        }
+        self.output.rearm(cx.now, cx.settings.timeouts.write);
     }
 
     /// Whether nothing can happen any more without further input.
@@ -166,8 +177,8 @@ impl Session {
         let silence = self.dialect == Dialect::Classic && self.decoder.awaits_terminator();
         if silence
             || self.dummy_verification
-            || self.output_is_full()
-            || self.pending_deletes > 0
+            || self.output.is_full()
+            || self.store_work.pending_deletes > 0
             || self.has_unread_input()
         {
             return false;
@@ -195,20 +206,5 @@ impl Session {
     /// Whether the next PDU can be handled now.
     pub(super) fn takes_pdus(&self) -> bool {
         !self.dummy_verification && self.state.takes_pdus()
-    }
-
-    /// Whether so much output is unsent that no further input is handled.
-    pub(super) fn output_is_full(&self) -> bool {
-        self.output().len() >= OUTPUT_HIGH_WATER_BYTES
-    }
-}
-
-/// Makes room for one more reply or message. A vector that grows by itself doubles its capacity, which near the
-/// high-water mark would waste that much memory for every client that does not read.
-pub(super) fn reserve_for_reply(output: &mut Vec<u8>) {
-    let free = output.capacity() - output.len();
-    if free < REPLY_MAX_BYTES && output.len() >= OUTPUT_HIGH_WATER_BYTES / 2 {
-        let all = OUTPUT_HIGH_WATER_BYTES + 2 * REPLY_MAX_BYTES;
-        output.reserve_exact(all.saturating_sub(output.len()).max(REPLY_MAX_BYTES));
     }
 }

@@ -8,17 +8,17 @@ use cp_proto::reply::{BadCommandCause, Reply, write_message};
 use cp_proto::telnet::AYT_ANSWER;
 use cp_proto::values::Username;
 
-use super::deadlines::reserve_for_reply;
 use super::{Closing, NEVER, Services, Session, SessionContext};
 use crate::dfa::{Action, Event, Refusal, Response, State, Transition, transition};
-use crate::limits::{BAD_PDUS_MAX, LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES};
+use crate::limits::{BAD_PDUS_MAX, LOGIN_FAILURES_MAX, PIPELINE_MAX_STORES};
 use crate::services::{Admission, LeaseAnswer};
 
 impl Session {
     /// Handles the PDUs in `input` one after another, as far as that is possible now, and removes them from it.
     pub(super) fn handle_input<S: Services>(&mut self, input: &mut &[u8], cx: &mut SessionContext<'_, S>) {
-        while self.closing == Closing::Open && !self.output_is_full() {
-            let pipelining = matches!(self.state, State::SendingMessage { .. }) && self.pipelined < PIPELINE_MAX_STORES;
+        while self.closing == Closing::Open && !self.output.is_full() {
+            let pipelining =
+                matches!(self.state, State::SendingMessage { .. }) && self.store_work.pipelined < PIPELINE_MAX_STORES;
             if !self.takes_pdus() && !pipelining {
                 return;
             }
@@ -31,11 +31,11 @@ impl Session {
                     return;
                 }
                 Found::AreYouThere => {
-                    self.output.extend_from_slice(AYT_ANSWER);
+                    self.output.buffer().extend_from_slice(AYT_ANSWER);
                     continue;
                 }
                 Found::Refuse(bytes) => {
-                    self.output.extend_from_slice(&bytes);
+                    self.output.buffer().extend_from_slice(&bytes);
                     continue;
                 }
             };
@@ -61,7 +61,7 @@ impl Session {
                 LineAction::Sent(refusal) => {
                     self.take_line(token, input, cx);
                     if pipelining {
-                        self.pipelined += 1;
+                        self.store_work.pipelined += 1;
                     } else {
                         self.apply(Event::Send, cx);
                     }
@@ -80,10 +80,10 @@ impl Session {
     fn take_line<S: Services>(&mut self, token: LineToken, input: &mut &[u8], cx: &mut SessionContext<'_, S>) {
         self.decoder.take_line(token, input);
         self.no_line_yet = false;
-        self.pdu_deadline = NEVER;
+        self.deadlines.pdu = NEVER;
         self.last_pdu_at = cx.now;
-        if self.idle_deadline != NEVER {
-            self.idle_deadline = cx.now.saturating_add(cx.settings.timeouts.idle);
+        if self.deadlines.idle != NEVER {
+            self.deadlines.idle = cx.now.saturating_add(cx.settings.timeouts.idle);
         }
     }
 
@@ -104,13 +104,13 @@ impl Session {
         match (&self.state, was_logged_in) {
             (State::AuthenticationValidated { .. }, _) => self.suspend_login_timer(cx.now),
             (State::ErrorProcessing { .. }, _) if !was_in_error => {
-                self.state_deadline = cx.now.saturating_add(cx.settings.timeouts.recover);
+                self.deadlines.state = cx.now.saturating_add(cx.settings.timeouts.recover);
             }
             (State::ProcessCommand { .. }, None) => {
-                self.state_deadline = NEVER;
-                self.idle_deadline = cx.now.saturating_add(cx.settings.timeouts.idle);
+                self.deadlines.state = NEVER;
+                self.deadlines.idle = cx.now.saturating_add(cx.settings.timeouts.idle);
             }
-            (State::ProcessCommand { .. } | State::SendingMessage { .. }, Some(_)) => self.state_deadline = NEVER,
+            (State::ProcessCommand { .. } | State::SendingMessage { .. }, Some(_)) => self.deadlines.state = NEVER,
             _ => {}
         }
         match (was_logged_in, self.state.user()) {
@@ -120,7 +120,7 @@ impl Session {
         }
         // Idle time stands still during WMSG and begins anew in whatever way that ends (section 6).
         if was_waiting && !self.is_waiting() {
-            self.idle_deadline = cx.now.saturating_add(cx.settings.timeouts.idle);
+            self.deadlines.idle = cx.now.saturating_add(cx.settings.timeouts.idle);
         }
         match response {
             Response::Reply(Reply::AuthError) if matches!(action, Action::VerifyDummy { .. }) => {
@@ -149,17 +149,17 @@ impl Session {
                 LeaseAnswer::Granted => self.apply(Event::Granted, cx),
                 LeaseAnswer::Nothing => self.apply(Event::Nothing, cx),
                 LeaseAnswer::Waiting => {
-                    self.state_deadline = cx.now.saturating_add(u64::from(seconds) * 1000);
-                    self.idle_deadline = NEVER;
+                    self.deadlines.state = cx.now.saturating_add(u64::from(seconds) * 1000);
+                    self.deadlines.idle = NEVER;
                 }
             },
             (Action::ReadQueue, _) => {
-                self.state_deadline = NEVER;
+                self.deadlines.state = NEVER;
                 self.read_queue(cx);
             }
             (Action::Delete(id), Some(user)) => {
-                self.pending_deletes += u32::from(cx.services.delete(user, id));
-                self.state_deadline = match &self.state {
+                self.store_work.pending_deletes += u32::from(cx.services.delete(user, id));
+                self.deadlines.state = match &self.state {
                     State::ReceivingMessage { download, .. } if !download.unacknowledged.is_empty() => {
                         cx.now.saturating_add(cx.settings.timeouts.ack)
                     }
@@ -173,7 +173,7 @@ impl Session {
                 }
                 self.close_after_output();
             }
-            (Action::None | Action::Store, _) => {}
+            (Action::None, _) => {}
             (Action::OpenDownload | Action::AwaitMessage { .. } | Action::Delete(_) | Action::CloseDownload, None) => {
                 debug_assert!(false, "a download without a user");
             }
@@ -204,16 +204,13 @@ impl Session {
         let State::ReceivingMessage { download, .. } = &mut self.state else {
             return;
         };
-        while download.unacknowledged.len() < usize::from(download.window)
-            && self.output.len().saturating_sub(self.sent as usize) < OUTPUT_HIGH_WATER_BYTES
-        {
+        while download.unacknowledged.len() < usize::from(download.window) && !self.output.is_full() {
             let Some((id, sender, body)) = download.take_next() else {
                 break;
             };
-            reserve_for_reply(&mut self.output);
-            write_message(sender, body, &mut self.output);
+            write_message(sender, body, self.output.buffer());
             if download.unacknowledged.is_empty() {
-                self.state_deadline = cx.now.saturating_add(cx.settings.timeouts.ack);
+                self.deadlines.state = cx.now.saturating_add(cx.settings.timeouts.ack);
             }
             download.unacknowledged.push_back(id);
             download.any_sent = true;
@@ -224,7 +221,7 @@ impl Session {
         if let State::ReceivingMessage { download, .. } = &self.state
             && download.exhausted()
         {
-            if self.pending_deletes == 0 {
+            if self.store_work.pending_deletes == 0 {
                 self.apply(Event::Finished, cx);
             } else {
                 cx.services.flush_deletes();
@@ -235,13 +232,13 @@ impl Session {
     /// Continues after the outcome of one SMSG. The next pipelined SMSG enters Sending Message; after a failure, where
     /// the state does not allow that, all of them are answered 500.
     pub(super) fn advance_pipeline<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
-        while self.pipelined > 0 {
-            self.pipelined -= 1;
+        while self.store_work.pipelined > 0 {
+            self.store_work.pipelined -= 1;
             self.apply(Event::Send, cx);
             if matches!(self.state, State::SendingMessage { .. }) {
                 return;
             }
-            self.discarded_outcomes += 1;
+            self.store_work.discarded_outcomes += 1;
         }
     }
 
@@ -256,8 +253,7 @@ impl Session {
     pub(super) fn send_reply<S: Services>(&mut self, reply: Reply, cx: &mut SessionContext<'_, S>) {
         cx.services.count_reply(reply);
         let into_error = matches!(self.state, State::ErrorProcessing { .. }) && reply.is_failure();
-        reserve_for_reply(&mut self.output);
-        reply.write(into_error, &mut self.output);
+        reply.write(into_error, self.output.buffer());
         if matches!(reply, Reply::BadCommand(..) | Reply::UserError) && self.state.user().is_none() {
             self.bad_pdus = self.bad_pdus.saturating_add(1);
             if self.bad_pdus >= BAD_PDUS_MAX {

@@ -8,13 +8,13 @@ use cp_proto::reply::Reply;
 use cp_proto::secret::WipedBytes;
 use cp_proto::values::{Password, Username};
 
-use super::{Closing, NEVER, Services, Session, SessionContext};
+use super::deadlines::Deadlines;
+use super::output::Output;
+use super::{Closing, NEVER, Services, Session, SessionContext, StoreWork};
 use crate::decoder_record;
 use crate::dfa::{Dialect, State};
 use crate::download::{Download, MessageId};
-use crate::limits::{
-    BAD_PDUS_MAX, LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES, WRITE_PROGRESS_MIN_BYTES,
-};
+use crate::limits::{BAD_PDUS_MAX, LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES};
 use crate::record::{RecordFormat, RecordReader, RecordWriter};
 use crate::time::Millis;
 
@@ -23,7 +23,7 @@ use crate::time::Millis;
 pub const RECORD_INPUT_MAX_BYTES: usize = 64 * 1024;
 /// How much unsent output a record may hold, in bytes.
 pub const RECORD_OUTPUT_MAX_BYTES: usize = 2 * OUTPUT_HIGH_WATER_BYTES;
-// `Session::sent` has 16 bits.
+// The number of bytes sent has 16 bits in `Output`.
 const _: () = assert!(RECORD_OUTPUT_MAX_BYTES < u16::MAX as usize);
 const _: () = assert!(
     // There is room for the PDU that reaches the high-water mark, and for the replies to what is under way then.
@@ -47,7 +47,7 @@ impl Session {
         self.resume_login_timer(now);
         if self.dummy_verification {
             self.dummy_verification = false;
-            Reply::AuthError.write(false, &mut self.output);
+            Reply::AuthError.write(false, self.output.buffer());
             self.login_failures = self.login_failures.saturating_add(1);
             if self.login_failures >= LOGIN_FAILURES_MAX {
                 self.closing = Closing::Flush;
@@ -63,7 +63,8 @@ impl Session {
     /// work under way or too much unread input, or is being closed at once.
     pub fn freeze(&self, now: Millis, out: &mut RecordWriter) -> Option<()> {
         // Pipelined SMSGs exist in Sending Message only, which is refused below.
-        let busy = self.dummy_verification || self.discarded_outcomes > 0 || self.pending_deletes > 0;
+        let busy =
+            self.dummy_verification || self.store_work.discarded_outcomes > 0 || self.store_work.pending_deletes > 0;
         if busy || self.input.len() > RECORD_INPUT_MAX_BYTES || matches!(self.closing, Closing::Now) {
             return None;
         }
@@ -87,9 +88,8 @@ impl Session {
         decoder_record::freeze(&self.decoder, out);
         out.bytes(&self.input);
         out.bytes(self.output());
-        let deadlines =
-            [self.pdu_deadline, self.silence_deadline, self.state_deadline, self.idle_deadline, self.write_deadline];
-        for deadline in deadlines {
+        let Deadlines { pdu, silence, state, idle } = self.deadlines;
+        for deadline in [pdu, silence, state, idle, self.output.deadline()] {
             out.u64(if deadline == NEVER { NEVER } else { deadline.saturating_sub(now) });
         }
         out.u32(self.downloads);
@@ -101,7 +101,7 @@ impl Session {
         out.bool(self.no_line_yet);
         // The lookahead is rebuilt from the input, except for this flag, which the input does not show.
         out.bool(self.lookahead.as_ref().is_some_and(|lookahead| lookahead.skip_next_lf()));
-        out.u16(self.write_progress);
+        out.u16(self.output.progress());
         Some(())
     }
 
@@ -132,24 +132,16 @@ impl Session {
             let rest = from.u64()?;
             *deadline = if rest == NEVER { NEVER } else { now.checked_add(rest).filter(|at| *at != NEVER)? };
         }
-        let [pdu_deadline, silence_deadline, state_deadline, idle_deadline, write_deadline] = deadlines;
-        let idle = matches!(state, State::Idle);
+        let [pdu, silence, state_deadline, idle_deadline, write] = deadlines;
+        let is_idle = matches!(state, State::Idle);
         let mut session = Session {
             state,
             decoder,
             input,
             lookahead: None,
-            output,
-            sent: 0,
-            write_progress: 0,
-            pdu_deadline,
-            silence_deadline,
-            state_deadline,
-            idle_deadline,
-            write_deadline,
-            pipelined: 0,
-            discarded_outcomes: 0,
-            pending_deletes: 0,
+            output: Output::restored(output, write),
+            deadlines: Deadlines { pdu, silence, state: state_deadline, idle: idle_deadline },
+            store_work: StoreWork::default(),
             downloads: from.u32()?,
             login_failures: from.u8().filter(|failures| *failures <= LOGIN_FAILURES_MAX)?,
             dummy_verification: false,
@@ -159,7 +151,7 @@ impl Session {
             last_pdu_at: now.checked_sub(from.u64()?)?,
             bad_pdus: 0,
             // 0.1.0 did not record whether a line had come. Only in Idle it is possible that none had.
-            no_line_yet: idle,
+            no_line_yet: is_idle,
         };
         if form == RecordFormat::Current {
             session.bad_pdus = from.u8().filter(|count| *count <= BAD_PDUS_MAX)?;
@@ -169,7 +161,7 @@ impl Session {
                 lookahead.set_skip_next_lf();
                 session.lookahead = Some(Box::new(lookahead));
             }
-            session.write_progress = from.u16().filter(|progress| *progress < WRITE_PROGRESS_MIN_BYTES)?;
+            session.output.set_progress(from.u16()?)?;
         }
         Some(session)
     }

@@ -13,7 +13,7 @@ impl Session {
         if self.dialect == Dialect::Classic {
             let mut lookahead = self.take_lookahead();
             if lookahead.observe(bytes) {
-                self.silence_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
+                self.deadlines.silence = cx.now.saturating_add(cx.settings.classic_quiet);
             }
             self.lookahead = Some(lookahead);
         }
@@ -26,14 +26,14 @@ impl Session {
         }
         let mut lookahead = self.take_lookahead();
         if lookahead.observe_queued(&self.decoder, bytes, &mut self.input) {
-            self.silence_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
+            self.deadlines.silence = cx.now.saturating_add(cx.settings.classic_quiet);
         }
         self.lookahead = Some(lookahead);
     }
 
     /// Ends the unfinished line, because the silence has lasted long enough.
     pub(super) fn silence_elapsed<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
-        self.silence_deadline = NEVER;
+        self.deadlines.silence = NEVER;
         // After a pause, the successor measures the silence.
         if self.closing != Closing::Open {
             return;
@@ -65,9 +65,9 @@ impl Session {
         };
         let all_is_read = self.input_ended || self.input.len() < CLASSIC_UNREAD_MAX_BYTES;
         if !unfinished || !all_is_read {
-            self.silence_deadline = NEVER;
-        } else if self.silence_deadline == NEVER {
-            self.silence_deadline = cx.now.saturating_add(cx.settings.classic_quiet);
+            self.deadlines.silence = NEVER;
+        } else if self.deadlines.silence == NEVER {
+            self.deadlines.silence = cx.now.saturating_add(cx.settings.classic_quiet);
         }
     }
 

@@ -11,7 +11,7 @@ impl Session {
             return;
         }
         while matches!(self.state, State::SendingMessage { .. }) {
-            self.discarded_outcomes += 1;
+            self.store_work.discarded_outcomes += 1;
             self.apply(Event::Refused(Refusal::OutcomeUnknown), cx);
             self.advance_pipeline(cx);
         }

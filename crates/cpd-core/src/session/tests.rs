@@ -11,6 +11,7 @@ use cp_proto::values::{Password, Username};
 use super::*;
 use crate::dfa::{Refusal, StateName};
 use crate::download::PageMessage;
+use crate::limits::OUTPUT_HIGH_WATER_BYTES;
 use crate::services::{Admission, LeaseAnswer};
 
 /// The outcome of a store of which it is not known whether it has succeeded.
@@ -238,9 +239,9 @@ fn input_is_not_read_while_output_or_input_is_full() {
     scene.world.admission = Admission::Admitted;
     call!(scene, resume);
     assert!(scene.session.wants_input());
-    scene.session.output = vec![b'x'; OUTPUT_HIGH_WATER_BYTES];
+    scene.session.output = Output::restored(vec![b'x'; OUTPUT_HIGH_WATER_BYTES], NEVER);
     assert!(!scene.session.wants_input(), "the output is full");
-    scene.session.output = Vec::new();
+    scene.session.output = Output::default();
     scene.session.stop();
     assert!(!scene.session.wants_input(), "it stops");
     let mut ended = Scene::logged_in();
@@ -279,14 +280,14 @@ fn a_deadline_ends_with_its_cause() {
     let mut scene = Scene::logged_in();
     scene.receive(b"SMSGbob\r\n");
     assert_eq!(scene.take_codes(), "540");
-    assert_eq!(scene.session.state_deadline, 60_000);
+    assert_eq!(scene.session.deadlines.state, 60_000);
     scene.wait(59_000);
     scene.receive(b"201\r\nRMSG\r\n");
     scene.wait(2000);
     assert_eq!(scene.take_codes(), "201", "a queue that is being read is not late because a recovery would be");
     call!(scene, page, 1, Some(messages(1..=1, 1)));
     scene.take_output();
-    assert_eq!(scene.session.state_deadline, 61_000 + 30_000);
+    assert_eq!(scene.session.deadlines.state, 61_000 + 30_000);
     scene.receive(b"250\r\n");
     assert_eq!(scene.world.asked.pop(), Some(ServiceCall::FlushDeletes));
     scene.wait(40_000);
@@ -326,7 +327,7 @@ fn what_the_server_says_does_not_prolong_idle_time() {
     let mut scene = Scene::downloading(1, 1..=1, 1);
     assert_eq!(scene.take_codes(), "RMSGbob:x");
     scene.wait(30_000);
-    assert_eq!((scene.take_codes().as_str(), scene.session.idle_deadline), ("550", 30 * 60_000));
+    assert_eq!((scene.take_codes().as_str(), scene.session.deadlines.idle), ("550", 30 * 60_000));
 }
 
 /// Idle time stands still during WMSG (section 6), but not after it.
@@ -335,10 +336,10 @@ fn idle_time_restarts_when_a_failing_delete_ends_a_wait() {
     let mut scene = Scene::downloading(1, 1..=2, 1);
     scene.world.opening = LeaseAnswer::Waiting;
     scene.receive(b"250\r\n550\r\n201\r\nWMSG300\r\n");
-    assert_eq!((scene.take_codes().as_str(), scene.session.idle_deadline), ("RMSGbob:x RMSGbob:x 201", NEVER));
+    assert_eq!((scene.take_codes().as_str(), scene.session.deadlines.idle), ("RMSGbob:x RMSGbob:x 201", NEVER));
     scene.world.now = 1000;
     call!(scene, deleted, false);
-    assert_eq!((scene.take_codes().as_str(), scene.session.idle_deadline), ("550", 1000 + 30 * 60_000));
+    assert_eq!((scene.take_codes().as_str(), scene.session.deadlines.idle), ("550", 1000 + 30 * 60_000));
     scene.receive(b"201\r\n");
     assert_eq!((scene.take_codes().as_str(), scene.session.next_close_step()), ("201", Closing::Open));
     scene.wait(30 * 60_000);
@@ -356,7 +357,7 @@ fn what_was_purged_is_not_sent_and_the_download_ends() {
     // The download also ends if nothing was sent that could be acknowledged.
     let mut scene = Scene::logged_in();
     scene.receive(b"RMSG\r\n");
-    scene.session.output = vec![b'x'; OUTPUT_HIGH_WATER_BYTES];
+    scene.session.output = Output::restored(vec![b'x'; OUTPUT_HIGH_WATER_BYTES], NEVER);
     call!(scene, page, 1, Some(messages(1..=3, 1)));
     call!(scene, purged, |_| true);
     assert!(scene.session.output().ends_with(b"256 no new messages\r\n"));
@@ -469,20 +470,20 @@ fn shorter_timeouts_hold_from_the_next_event_on() {
     scene.world.settings.timeouts.idle = 2000;
     scene.world.now = 1000;
     scene.receive(b"NO");
-    assert_eq!(scene.session.idle_deadline, 3000, "half a PDU is an event");
+    assert_eq!(scene.session.deadlines.idle, 3000, "half a PDU is an event");
     scene.world.settings.timeouts.idle = 90_000;
     scene.world.settings.timeouts.pdu = 100;
     scene.receive(b"O");
     assert_eq!(
-        (scene.session.idle_deadline, scene.session.pdu_deadline),
+        (scene.session.deadlines.idle, scene.session.deadlines.pdu),
         (3000, 1100),
         "longer from the next start on"
     );
 
     let mut scene = Scene::downloading(2, 1..=3, 1);
-    let before = scene.session.state_deadline;
+    let before = scene.session.deadlines.state;
     scene.world.settings.timeouts.ack = 50;
     scene.receive(b"HELP\r\n");
     assert!(before > scene.world.now + 50);
-    assert_eq!(scene.session.state_deadline, scene.world.now + 50);
+    assert_eq!(scene.session.deadlines.state, scene.world.now + 50);
 }

@@ -96,7 +96,7 @@ fn output_that_was_not_sent_is_sent_by_the_successor() {
     let mut scene = Scene::logged_in();
     // The output is as full as it gets: the last message begins one byte below the high-water mark.
     scene.receive(b"RMSG256\r\n");
-    scene.session.output = vec![b'x'; OUTPUT_HIGH_WATER_BYTES - 1];
+    scene.session.output = Output::restored(vec![b'x'; OUTPUT_HIGH_WATER_BYTES - 1], NEVER);
     call!(scene, page, 1, Some(messages(1..=2, 1009)));
     let before = scene.session.output().to_vec();
     assert_eq!(before.len(), OUTPUT_HIGH_WATER_BYTES - 1 + 1019);

@@ -19,11 +19,11 @@ fn client_that_does_not_read() -> Scene {
 fn a_byte_now_and_then_does_not_restart_the_write_timer() {
     let mut scene = client_that_does_not_read();
     let limit = scene.world.settings.timeouts.write;
-    assert_eq!(scene.session.write_deadline, limit);
+    assert_eq!(scene.session.output.deadline(), limit);
     for _ in 0..limit / 1000 - 1 {
         scene.wait(1000);
         call!(scene, output_sent, 1);
-        assert_eq!(scene.session.write_deadline, limit);
+        assert_eq!(scene.session.output.deadline(), limit);
         // Further input from the client does not change the timer.
         scene.receive(b"X\r\n");
     }
@@ -39,7 +39,7 @@ fn reading_16_kib_or_all_output_restarts_the_write_timer() {
     scene.wait(1000);
     let mut taken = 0;
     while taken < usize::from(WRITE_PROGRESS_MIN_BYTES) {
-        assert_eq!(scene.session.write_deadline, limit, "after {taken} bytes");
+        assert_eq!(scene.session.output.deadline(), limit, "after {taken} bytes");
         let count = scene.session.output().len().min(1000) - 1;
         call!(scene, output_sent, count);
         taken += count;
@@ -47,13 +47,13 @@ fn reading_16_kib_or_all_output_restarts_the_write_timer() {
             scene.receive(b"X\r\n");
         }
     }
-    assert_eq!(scene.session.write_deadline, 1000 + limit);
+    assert_eq!(scene.session.output.deadline(), 1000 + limit);
     scene.take_output();
-    assert_eq!(scene.session.write_deadline, NEVER);
+    assert_eq!(scene.session.output.deadline(), NEVER);
     scene.wait(1000);
     scene.receive(b"X\r\n");
-    assert_eq!(scene.session.write_deadline, 2000 + limit, "nothing counts from before");
-    assert_eq!(scene.session.write_progress, 0);
+    assert_eq!(scene.session.output.deadline(), 2000 + limit, "nothing counts from before");
+    assert_eq!(scene.session.output.progress(), 0);
 }
 
 #[test]
@@ -67,14 +67,18 @@ fn a_successor_keeps_the_write_progress() {
     let mut reader = RecordReader::new(&record);
     let thawed = Session::thaw(&mut reader, RecordFormat::Current, 50_000).expect("is read");
     let rest = scene.world.settings.timeouts.write - 7000;
-    assert_eq!((thawed.write_progress, thawed.write_deadline), (10_000, 50_000 + rest));
+    assert_eq!((thawed.output.progress(), thawed.output.deadline()), (10_000, 50_000 + rest));
 }
 
 #[test]
 fn a_client_that_does_not_read_costs_little_more_than_the_high_water_mark() {
-    let scene = client_that_does_not_read();
+    let mut scene = client_that_does_not_read();
     let most = OUTPUT_HIGH_WATER_BYTES * 9 / 8 + 2 * REPLY_MAX_BYTES;
-    assert!(scene.session.output.capacity() <= most, "{} of {most} bytes", scene.session.output.capacity());
+    assert!(
+        scene.session.output.buffer().capacity() <= most,
+        "{} of {most} bytes",
+        scene.session.output.buffer().capacity()
+    );
 }
 
 #[test]
@@ -92,7 +96,7 @@ fn the_time_for_a_login_stands_still_while_a_password_waits() {
         call!(scene, verified, false);
         assert!(scene.session.output().ends_with(b"565 error authenticating user\r\n"));
         let rest = limit - 1000;
-        assert_eq!(scene.session.state_deadline, 1000 + 10 * limit + rest, "it goes on where it was");
+        assert_eq!(scene.session.deadlines.state, 1000 + 10 * limit + rest, "it goes on where it was");
     }
 }
 
@@ -101,7 +105,7 @@ fn a_successful_login_ends_the_login_timer() {
     let mut scene = Scene::new(Dialect::Cp);
     scene.receive(b"USERbob\r\nPASSbob\r\n");
     call!(scene, verified, true);
-    assert_eq!(scene.session.state_deadline, NEVER);
+    assert_eq!(scene.session.deadlines.state, NEVER);
 }
 
 #[test]
@@ -112,5 +116,5 @@ fn an_undone_login_keeps_its_remaining_time() {
     scene.receive(b"USERbob\r\nPASSbob\r\n");
     scene.wait(5000);
     scene.session.undo_login(Password::parse(b"bob").as_ref(), scene.world.now);
-    assert_eq!(scene.session.state_deadline, 5000 + limit);
+    assert_eq!(scene.session.deadlines.state, 5000 + limit);
 }

@@ -1,119 +1,64 @@
-//! Every request and every result, as they appear in answers and in the log.
-
-use std::time::Duration;
+//! Every request and every result, as they appear in answers.
 
 use cp_proto::limits::MESSAGE_MAX_BYTES;
-use cpd_control::request::COMMANDS;
-use cpd_control::{ANSWER_MAX_BYTES, ROWS_MAX};
-use cpd_core::dfa::StateName;
+use cp_proto::values::Username;
 use cpd_core::engine::counters::Counters;
-use cpd_core::engine::events::{SessionRow, Status, Throttled, UserState};
-use cpd_core::engine::port::{MessageId, MessageRow, SessionId, UserRow};
-use cpd_core::engine::queues::QueueSummary;
-use cpd_core::engine::throttle::Subject;
-use cpd_core::time::Millis;
+use cpd_core::engine::port::{AddressKey, MessageId, UserRow};
 
-use super::super::wall_time::WallTimeConverter;
 use super::*;
+use crate::{BACKUP_CHUNK_BYTES, ROWS_MAX, request};
 
 const WALL: u64 = 1_800_000_000;
 const NOW: Millis = 1 << 40;
-const PEER: Peer = Peer { uid: 0, pid: 12 };
 
-/// A request of each command: its name and fields, its task, and its line of the log if the result is just `Done`.
-const REQUESTS: &[(&str, &str, &str, &str)] = &[
-    (
-        "user.add",
-        r#","name":"bob","password":"hunter2""#,
-        r#"Hash { name: "bob", password: Password(…), then: Add }"#,
-        "admin cmd=user.add user=bob uid=0 pid=12 result=ok",
-    ),
-    (
-        "user.passwd",
-        r#","name":"bob","password":"hunter2","keep_sessions":true"#,
-        r#"Hash { name: "bob", password: Password(…), then: Passwd { keep_sessions: true } }"#,
-        "admin cmd=user.passwd user=bob keep_sessions=true uid=0 pid=12 result=ok",
-    ),
-    ("user.list", r#","after":"al","limit":5"#, r#"Engine(UserList { after: Some("al"), limit: 5 })"#, ""),
-    ("user.show", r#","name":"bob""#, r#"Engine(UserShow { name: "bob" })"#, ""),
-    (
-        "user.lock",
-        r#","name":"bob""#,
-        r#"Engine(UserLock { name: "bob", locked: true })"#,
-        "admin cmd=user.lock user=bob uid=0 pid=12 result=ok",
-    ),
-    (
-        "user.unlock",
-        r#","name":"bob""#,
-        r#"Engine(UserLock { name: "bob", locked: false })"#,
-        "admin cmd=user.unlock user=bob uid=0 pid=12 result=ok",
-    ),
-    (
-        "user.remove",
-        r#","name":"bob""#,
-        r#"Engine(UserRemove { name: "bob" })"#,
-        "admin cmd=user.remove user=bob uid=0 pid=12 result=ok",
-    ),
-    ("queue.list", "", "Engine(QueueList { after: None, limit: 100 })", ""),
-    (
-        "queue.show",
-        r#","user":"bob","after":7,"body":true"#,
-        r#"Engine(QueueShow { user: "bob", after: 7, limit: 100, bodies: true })"#,
-        "",
-    ),
-    (
-        "queue.purge",
-        r#","user":"bob","id":7,"from":"eve","older_than_seconds":60"#,
-        r#"Engine(QueuePurge { user: "bob", filter: PurgeFilter { id: Some(7), from: Some("eve"), before: Some(1799999940) } })"#,
-        "admin cmd=queue.purge user=bob id=7 older_than_seconds=60 from=eve uid=0 pid=12 result=ok",
-    ),
-    ("store.shrink", "", "Engine(Shrink)", "admin cmd=store.shrink uid=0 pid=12 result=ok"),
-    ("store.backup", "", "Engine(BackupBegin)", "admin cmd=store.backup uid=0 pid=12 result=ok"),
-    (
-        "store.backup.read",
-        r#","backup":3,"offset":4"#,
-        "Engine(BackupRead { backup: 3, offset: 4, length: 262144 })",
-        "",
-    ),
-    ("store.backup.end", r#","backup":3"#, "Engine(BackupEnd { backup: 3 })", ""),
-    ("store.check", r#","after":9"#, "Engine(Check { after: 9, limit: 100 })", ""),
-    ("session.list", r#","after":4294967296"#, "Engine(SessionList { after: 4294967296, limit: 100 })", ""),
-    (
-        "session.close",
-        r#","id":4294967297"#,
-        "Engine(SessionClose { serial: 4294967297 })",
-        "admin cmd=session.close session=4294967297 uid=0 pid=12 result=ok",
-    ),
-    ("throttle.list", "", "Engine(ThrottleList { limit: 100 })", ""),
-    (
-        "throttle.clear",
-        r#","user":"bob","address":"192.0.2.1""#,
-        r#"Engine(ThrottleClear { user: Some("bob"), address: Some(V4(3221225985)) })"#,
-        "admin cmd=throttle.clear user=bob addr=192.0.2.1 uid=0 pid=12 result=ok",
-    ),
-    ("ping", "", "Ping", ""),
-    ("status", "", "Engine(Status)", ""),
+/// The fields of a request of each command.
+const FIELDS: &[(&str, &str)] = &[
+    ("user.add", r#","name":"bob","password":"hunter2""#),
+    ("user.passwd", r#","name":"bob","password":"hunter2","keep_sessions":true"#),
+    ("user.list", r#","after":"al","limit":5"#),
+    ("user.show", r#","name":"bob""#),
+    ("user.lock", r#","name":"bob""#),
+    ("user.unlock", r#","name":"bob""#),
+    ("user.remove", r#","name":"bob""#),
+    ("queue.list", ""),
+    ("queue.show", r#","user":"bob","after":7,"body":true"#),
+    ("queue.purge", r#","user":"bob","id":7,"from":"eve","older_than_seconds":60"#),
+    ("store.shrink", ""),
+    ("store.backup", ""),
+    ("store.backup.read", r#","backup":3,"offset":4"#),
+    ("store.backup.end", r#","backup":3"#),
+    ("store.check", r#","after":9"#),
+    ("session.list", r#","after":4294967296"#),
+    ("session.close", r#","id":4294967297"#),
+    ("throttle.list", ""),
+    ("throttle.clear", r#","user":"bob","address":"192.0.2.1""#),
+    ("ping", ""),
+    ("status", ""),
 ];
 
-fn ask(command: &str) -> (Task, PendingRequest) {
-    let (_, fields, _, _) = REQUESTS.iter().find(|(name, ..)| *name == command).expect("a command");
+fn ask(command: &str) -> Request<()> {
+    let (_, fields) = FIELDS.iter().find(|(name, _)| *name == command).expect("a command");
     let line = format!("{{\"v\":1,\"cmd\":\"{command}\"{fields}}}");
-    prepare(Request::parse(line.as_bytes()).expect("a request"), WALL)
+    request::parse(line.as_bytes()).expect("a request").map_password(|_| ())
 }
 
 fn answer(command: &str, result: AdminResult) -> String {
     let peer_of = |id: SessionId| (id.slot != 9).then(|| (format!("192.0.2.1:{}", id.slot), "cp"));
-    let mut clock = WallTimeConverter::default();
-    clock.note_reading(NOW, Duration::from_secs(WALL));
+    let wall_seconds_at = |at: Millis| (1000 * WALL).saturating_add_signed(at as i64 - NOW as i64) / 1000;
     let details = StatusDetails::default();
-    let context = AnswerContext { version: "1.2.3", uptime_seconds: 77, clock, details: &details, peer_of: &peer_of };
-    let line = String::from_utf8(render(&ask(command).1, result, &context)).expect("text");
+    let context = AnswerContext {
+        version: "1.2.3",
+        uptime_seconds: 77,
+        wall_seconds_at: &wall_seconds_at,
+        details: &details,
+        peer_of: &peer_of,
+    };
+    let line = String::from_utf8(render(&ask(command), result, &context)).expect("text");
     line.strip_suffix('\n').expect("a line").to_owned()
 }
 
 fn refusal(command: &str, result: AdminResult) -> String {
-    let pending = ask(command).1;
-    let error = outcome(&pending, &result).expect_err("a refusal");
+    let error = outcome(&ask(command), &result).expect_err("a refusal");
     let line = String::from_utf8(error.encode()).expect("text");
     assert_eq!(answer(command, result) + "\n", line);
     format!("{error}")
@@ -129,55 +74,6 @@ fn user(text: &str, last_login: Option<u64>) -> UserRow {
 
 fn message(id: u64, body: Option<String>) -> MessageRow {
     MessageRow { id: MessageId(id), sender: name("eve"), queued_at: WALL, bytes: 5, body }
-}
-
-#[test]
-fn each_command_becomes_its_task_and_its_line_of_the_log() {
-    assert_eq!(REQUESTS.len(), COMMANDS.len());
-    for (command, _, expected, logged) in REQUESTS {
-        let (task, pending) = ask(command);
-        assert_eq!(format!("{task:?}"), *expected);
-        assert_eq!(pending.command(), *command);
-        assert_eq!(pending.changes(), !logged.is_empty());
-        let line = log_line(&pending, PEER, &AdminResult::Done).map(Line::into_text);
-        assert_eq!(line.unwrap_or_default(), *logged);
-        assert!(!format!("{pending:?}").contains("hunter2"));
-    }
-}
-
-#[test]
-fn a_hash_becomes_a_request_to_the_engine() {
-    let add = HashPurpose::Add.request(name("bob"), "$argon2id$".to_owned());
-    assert_eq!(format!("{add:?}"), r#"UserAdd { name: "bob", hash: "$argon2id$" }"#);
-    let passwd = HashPurpose::Passwd { keep_sessions: true }.request(name("bob"), "$argon2id$".to_owned());
-    assert_eq!(format!("{passwd:?}"), r#"UserPasswd { name: "bob", hash: "$argon2id$", keep_sessions: true }"#);
-}
-
-#[test]
-fn an_age_beyond_1970_reaches_no_message() {
-    let line = br#"{"v":1,"cmd":"queue.purge","user":"bob","older_than_seconds":18446744073709551615}"#;
-    let (task, _) = prepare(Request::parse(line).expect("a request"), WALL);
-    assert!(format!("{task:?}").contains("before: Some(0)"), "{task:?}");
-}
-
-#[test]
-fn changes_say_what_they_did() {
-    let gone = AdminResult::Removed { messages: 3, sessions: 1 };
-    let logged = |command, result: &AdminResult| {
-        let pending = ask(command).1;
-        log_line(&pending, PEER, result).expect("a line").into_text()
-    };
-    assert_eq!(
-        logged("user.remove", &gone),
-        "admin cmd=user.remove user=bob uid=0 pid=12 result=ok messages=3 sessions=1"
-    );
-    assert!(logged("queue.purge", &gone).ends_with(" result=ok messages=3"));
-    assert!(logged("user.lock", &AdminResult::SessionsEnded { sessions: 2 }).ends_with(" result=ok sessions=2"));
-    assert!(logged("user.add", &AdminResult::UserExists).ends_with(" result=user_exists"));
-    assert_eq!(
-        logged("user.lock", &AdminResult::Failed("disk full".to_owned())),
-        "admin cmd=user.lock user=bob uid=0 pid=12 result=store_failed cause=\"disk full\""
-    );
 }
 
 #[test]
@@ -335,7 +231,7 @@ fn the_status_has_every_state_and_every_counter() {
         store_batches: 13,
         store_failures: 14,
     };
-    let status = Status {
+    let status = requests::Status {
         connections: 28,
         states: std::array::from_fn(|at| (StateName::ALL[at], at as u32 + 1)),
         queued_messages: 21,
@@ -354,4 +250,16 @@ fn the_status_has_every_state_and_every_counter() {
             r#""messages_purged":10,"bad_commands":11,"timeouts":12,"store_batches":13,"store_failures":14}}"#
         )
     );
+}
+
+#[test]
+fn a_ping_is_answered_with_the_version() {
+    assert_eq!(answer("ping", AdminResult::Done), r#"{"ok":true,"version":"1.2.3"}"#);
+}
+
+#[test]
+fn a_backup_chunk_decodes_to_the_bytes_that_were_encoded() {
+    let bytes: Vec<u8> = (0..=255).collect();
+    assert_eq!(BackupChunk::new(&bytes).bytes(), Some(bytes));
+    assert_eq!(BackupChunk { data: "no base64!".to_owned() }.bytes(), None);
 }

@@ -3,8 +3,8 @@
 
 use cp_proto::values::Username;
 use cpd_core::engine::Engine;
-use cpd_core::engine::events::{AdminRequest, AdminResult, PurgeFilter};
 use cpd_core::engine::port::{AdminAnswer, Answer, FromStore, MessageId, Op, RequestId, StoredMessage};
+use cpd_core::engine::requests::{AdminResult, PurgeFilter, Request};
 use cpd_core::engine::settings::Settings;
 
 fn name(text: &str) -> Username {
@@ -27,7 +27,7 @@ fn engine() -> Engine {
 /// Purges what bob sent, and has the store answer so; the result.
 fn purge(engine: &mut Engine, answer: AdminAnswer) -> AdminResult {
     let filter = PurgeFilter { from: Some(name("bob")), ..PurgeFilter::default() };
-    engine.admin(RequestId(1), AdminRequest::QueuePurge { user: name("ann"), filter }, 1);
+    engine.admin(RequestId(1), Request::QueuePurge { user: name("ann"), which: filter }, 1);
     let batch = engine.next_batch(1).expect("a batch");
     assert!(matches!(batch.ops[..], [Op::Admin { .. }]), "{:?}", batch.ops);
     assert_eq!(shown(engine), [2], "nobody is given what may be gone");
@@ -37,7 +37,7 @@ fn purge(engine: &mut Engine, answer: AdminAnswer) -> AdminResult {
 
 /// The ids of ann's queue.
 fn shown(engine: &mut Engine) -> Vec<u64> {
-    let request = AdminRequest::QueueShow { user: name("ann"), after: 0, limit: 100, bodies: false };
+    let request = Request::QueueShow { user: name("ann"), after: 0, limit: 100, body: false };
     engine.admin(RequestId(2), request, 3);
     match engine.next_result().expect("a result").1 {
         AdminResult::Messages { rows, .. } => rows.iter().map(|row| row.id.0).collect(),
@@ -46,7 +46,7 @@ fn shown(engine: &mut Engine) -> Vec<u64> {
 }
 
 fn summary(engine: &mut Engine) -> (u64, u64) {
-    engine.admin(RequestId(3), AdminRequest::QueueList { after: None, limit: 100 }, 3);
+    engine.admin(RequestId(3), Request::QueueList { after: None, limit: 100 }, 3);
     match engine.next_result().expect("a result").1 {
         AdminResult::Queues { rows, .. } => (rows[0].messages, rows[0].bytes),
         other => panic!("{other:?}"),
@@ -76,7 +76,7 @@ fn a_message_that_does_not_meet_every_condition_is_there_and_stays() {
     let mut engine = engine();
     let mut purge = |request: u64, id: u64| {
         let filter = PurgeFilter { id: Some(id), from: Some(name("bob")), ..PurgeFilter::default() };
-        engine.admin(RequestId(request), AdminRequest::QueuePurge { user: name("ann"), filter }, 1);
+        engine.admin(RequestId(request), Request::QueuePurge { user: name("ann"), which: filter }, 1);
         if let Some(batch) = engine.next_batch(1) {
             let [Op::Admin { request, .. }] = batch.ops[..] else { panic!("{:?}", batch.ops) };
             engine.from_store(FromStore::Answers(vec![Answer::Admin { request, answer: AdminAnswer::Done }]), 2);
@@ -88,4 +88,19 @@ fn a_message_that_does_not_meet_every_condition_is_there_and_stays() {
     assert!(matches!(purge(12, 2), AdminResult::Removed { messages: 0, .. }));
     assert!(matches!(purge(13, 3), AdminResult::Removed { messages: 1, .. }));
     assert_eq!(shown(&mut engine), [1, 2]);
+}
+
+#[test]
+fn an_age_beyond_1970_reaches_no_message() {
+    let mut engine = engine();
+    engine.set_wall_clock(1_800_000_000);
+    let which = PurgeFilter { older_than_seconds: Some(u64::MAX), ..PurgeFilter::default() };
+    engine.admin(RequestId(21), Request::QueuePurge { user: name("ann"), which }, 1);
+    if let Some(batch) = engine.next_batch(1) {
+        let [Op::Admin { request, .. }] = batch.ops[..] else { panic!("{:?}", batch.ops) };
+        engine.from_store(FromStore::Answers(vec![Answer::Admin { request, answer: AdminAnswer::Done }]), 2);
+    }
+    let result = engine.next_result().expect("a result").1;
+    assert!(matches!(result, AdminResult::Removed { messages: 0, .. }), "{result:?}");
+    assert_eq!(shown(&mut engine), [1, 2, 3]);
 }
