@@ -100,8 +100,9 @@ fn every_command_prints_text_for_people() {
     assert!(out.starts_with("version                     0.1.0\nuptime                      1d 1h\n"), "{out}");
     // Version, uptime, a listener, the configuration's name, and each number of the document once.
     let status = COMMANDS.iter().find(|command| command.words == ["status"]).expect("status");
-    let details = status.json.iter().filter(|field| field.starts_with("configuration.") || **field == "listeners");
-    assert_eq!(out.lines().count(), status.json.len() - details.count() + 2);
+    let fields = status.json_fields();
+    let details = fields.iter().filter(|field| field.starts_with("configuration.") || **field == "listeners");
+    assert_eq!(out.lines().count(), fields.len() - details.count() + 2);
     assert!(out.contains("\nlistens                     cp [::]:5035 (systemd, cpd.socket)\n"), "{out}");
     assert!(out.contains("\nconfiguration               the defaults\n"), "{out}");
 }
@@ -152,7 +153,7 @@ fn every_command_prints_one_json_document_with_the_fields_of_the_table() {
         assert_eq!(document.is_array(), command.list, "{line:?}");
         let mut names = BTreeSet::new();
         fields(&document, "", &mut names);
-        assert_eq!(names, command.json.iter().map(|name| (*name).to_owned()).collect(), "{line:?}");
+        assert_eq!(names, command.json_fields().into_iter().map(str::to_owned).collect(), "{line:?}");
     }
     let seen = daemon.requests().join("\n");
     for command in COMMANDS.iter().flat_map(|command| command.sends) {

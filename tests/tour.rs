@@ -153,9 +153,10 @@ fn the_commands_are_all_there_is_to_do() {
     let manifest: toml::Table = toml::from_str(include_str!("../Cargo.toml")).expect("TOML");
     let package = &manifest["package"];
     assert_eq!(package["default-run"].as_str(), Some("cpd"), "cargo run runs something else");
-    let rust = package["rust-version"].as_str().expect("a version");
+    let common = &manifest["workspace"]["package"];
+    let rust = common["rust-version"].as_str().expect("a version");
     assert!(README.contains(&format!("Rust {rust} or later")), "the README asks for another Rust than {rust}");
-    assert_eq!(package["license"].as_str(), Some("MIT OR Apache-2.0"));
+    assert_eq!(common["license"].as_str(), Some("MIT OR Apache-2.0"));
     assert!(include_str!("../.gitignore").lines().any(|line| line == "/try"), "the tour leaves files in the clone");
 }
 

@@ -27,9 +27,9 @@ mod trusted_clock;
 
 use std::collections::VecDeque;
 
-pub use self::batcher::BATCHES_UNDER_WAY_MAX;
 use cp_proto::values::Username;
 
+pub use self::batcher::BATCHES_UNDER_WAY_MAX;
 use self::core::{Core, SessionServices};
 use self::counts::Counts;
 use self::events::{Limit, LogEvent};
@@ -46,9 +46,6 @@ use crate::services::SessionContext;
 use crate::session::{Closing, Session};
 use crate::time::{Millis, NEVER};
 use crate::timer::Wheel;
-
-/// One connection in this many is reserved for known addresses.
-const KNOWN_RESERVE_DIVISOR: u32 = 20;
 
 /// All sessions, and everything that they share.
 #[derive(Debug)]
@@ -140,7 +137,10 @@ impl Engine {
         let limits = self.settings.limits;
         let refused = if self.per_address.get(from.key) >= limits.connections_per_address {
             Some(Limit::ConnectionsPerAddress)
-        } else if self.connections() >= self.connections_max_for(from.key) && !self.evict_guest(now) {
+        } else if self.connections()
+            >= self.settings.limits.connections_for(self.core.logins.is_known_address(from.key))
+            && !self.evict_guest(now)
+        {
             Some(Limit::Connections)
         } else {
             None
@@ -152,13 +152,6 @@ impl Engine {
         }
         let session = Session::new(dialect, now, &self.settings.session);
         Ok(self.insert_session(session, from, now))
-    }
-
-    /// The limit of connections that applies to a new one from this address: the last ones are reserved for known
-    /// addresses.
-    fn connections_max_for(&self, from: AddressKey) -> u32 {
-        let all = self.settings.limits.connections;
-        if self.core.logins.is_known_address(from) { all } else { all - all / KNOWN_RESERVE_DIVISOR }
     }
 
     /// Puts a session into a free slot.

@@ -30,6 +30,16 @@ pub struct Limits {
     pub message_age: u64,
 }
 
+/// One connection in this many is reserved for known addresses.
+const KNOWN_RESERVE_DIVISOR: u32 = 20;
+
+impl Limits {
+    /// The limit of connections that applies to a new one: the last ones are reserved for known addresses.
+    pub fn connections_for(&self, known: bool) -> u32 {
+        if known { self.connections } else { self.connections - self.connections / KNOWN_RESERVE_DIVISOR }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
