@@ -95,7 +95,7 @@ fn request(line: &[u8], twin: Twin) -> Result<(), String> {
 }
 
 fn accepted(line: &[u8], request: &Request, twin: Twin) -> Result<(), String> {
-    let encoded = request::encode(&request);
+    let encoded = request::encode(request);
     let bytes = encoded.as_bytes();
     if bytes.len() > REQUEST_MAX_BYTES || bytes.iter().filter(|b| b.is_ascii_control()).count() != 1 {
         return Err(format!("encoded it is not one line: {}", shown(bytes)));

@@ -32,7 +32,7 @@ pub(super) fn user_add(context: &Context, arguments: &ArgMatches) -> CommandResu
     let name = username(arguments, "NAME")?;
     let NewPassword { password, generated } = NewPassword::obtain(context, arguments, name, ExpectedUser::Absent)?;
     let _: Done = Client::connect(&context.target)?.ask(&Request::UserAdd { name, password })?;
-    let shown = generated.as_ref().map(|text| &**text);
+    let shown = generated.as_deref();
     let document = Document { name: name.as_str(), password: shown };
     let text = shown.map_or_else(|| format!("user {name} added\n"), |password| format!("{password}\n"));
     Ok(Output { write_failure_note: shown.and(Some(PASSWORD_NOT_SHOWN)), ..json_or_text(context, &document, || text) })
@@ -50,7 +50,7 @@ pub(super) fn user_passwd(context: &Context, arguments: &ArgMatches) -> CommandR
     let NewPassword { password, generated } = NewPassword::obtain(context, arguments, name, ExpectedUser::Existing)?;
     let request = Request::UserPasswd { name, password, keep_sessions: arguments.get_flag("keep-sessions") };
     let ended: SessionsEnded = Client::connect(&context.target)?.ask(&request)?;
-    let shown = generated.as_ref().map(|text| &**text);
+    let shown = generated.as_deref();
     let document = Document { name: name.as_str(), sessions: ended.sessions, password: shown };
     let text = match shown {
         Some(password) => format!("{password}\n"),
