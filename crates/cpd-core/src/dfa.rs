@@ -18,7 +18,7 @@ pub use self::state_name::StateName;
 pub enum State {
     Idle,
     UserValidated { name: Username },
-    AuthenticationValidated { name: Username },
+    AuthenticationValidated { name: Username, credentials: Credentials },
     ProcessCommand { user: Username },
     SendingMessage { user: Username },
     ReceivingMessage { user: Username, download: Box<Download> },
@@ -31,6 +31,14 @@ pub enum Dialect {
     #[default]
     Cp,
     Classic,
+}
+
+/// What is being verified in Authentication Validated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credentials {
+    Password,
+    /// No password came: the same work is done by a dummy verification, and 565 is certain.
+    Malformed,
 }
 
 /// Why a message that is well formed is not stored.
@@ -112,7 +120,7 @@ pub enum Action {
         name: Username,
         password: Password,
     },
-    /// A dummy verification, which has to end before the reply is sent.
+    /// A dummy verification.
     VerifyDummy {
         name: Username,
     },
@@ -205,7 +213,7 @@ pub fn transition(state: State, event: Event, dialect: Dialect) -> Transition {
     match state {
         State::Idle => idle(event),
         State::UserValidated { name } => user_validated(name, event),
-        State::AuthenticationValidated { name } => authentication_validated(name, event),
+        State::AuthenticationValidated { name, credentials } => authentication_validated(name, credentials, event),
         State::ProcessCommand { user } => process_command(user, event, dialect),
         State::SendingMessage { user } => sending_message(user, event, dialect),
         State::ReceivingMessage { user, download } => receiving_message(user, download, event, dialect),
@@ -246,13 +254,13 @@ fn user_validated(name: Username, event: Event) -> Transition {
     let state = State::UserValidated { name };
     match event {
         Event::Pass(password) => Transition {
-            state: State::AuthenticationValidated { name },
+            state: State::AuthenticationValidated { name, credentials: Credentials::Password },
             response: Response::Nothing,
             action: Action::Verify { name, password },
         },
         Event::BadPass | Event::TimedOut(Verb::Pass) => Transition {
-            state: State::Idle,
-            response: Response::Reply(Reply::AuthError),
+            state: State::AuthenticationValidated { name, credentials: Credentials::Malformed },
+            response: Response::Nothing,
             action: Action::VerifyDummy { name },
         },
         Event::Help => state.replies_help(),
@@ -280,11 +288,13 @@ fn user_validated(name: Username, event: Event) -> Transition {
     }
 }
 
-fn authentication_validated(name: Username, event: Event) -> Transition {
-    let state = State::AuthenticationValidated { name };
+fn authentication_validated(name: Username, credentials: Credentials, event: Event) -> Transition {
+    let state = State::AuthenticationValidated { name, credentials };
     match event {
-        Event::Verified(true) => State::ProcessCommand { user: name }.replies(Reply::Authenticated),
-        Event::Verified(false) => State::Idle.replies(Reply::AuthError),
+        Event::Verified(true) if credentials == Credentials::Password => {
+            State::ProcessCommand { user: name }.replies(Reply::Authenticated)
+        }
+        Event::Verified(_) => State::Idle.replies(Reply::AuthError),
         Event::User(_)
         | Event::BadUser
         | Event::Pass(_)

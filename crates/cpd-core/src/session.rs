@@ -79,8 +79,6 @@ pub struct Session {
     bad_pdus: u8,
     /// No line has come yet.
     no_line_yet: bool,
-    /// A dummy verification is under way, and 565 will be sent when it ends.
-    dummy_verification: bool,
     /// The client has ended its stream.
     input_ended: bool,
     dialect: Dialect,
@@ -103,7 +101,6 @@ impl Session {
             login_failures: 0,
             bad_pdus: 0,
             no_line_yet: true,
-            dummy_verification: false,
             input_ended: false,
             dialect,
             closing: Closing::Open,
@@ -176,14 +173,9 @@ impl Session {
     /// Handles the outcome of [`Services::verify`]: whether the credentials are correct.
     pub fn verified<S: Services>(&mut self, ok: bool, cx: &mut SessionContext<'_, S>) {
         self.resume_login_timer(cx.now);
-        if mem::take(&mut self.dummy_verification) {
-            self.send_reply(Reply::AuthError, cx);
+        self.apply(Event::Verified(ok), cx);
+        if self.state.user().is_none() {
             self.count_failure();
-        } else {
-            self.apply(Event::Verified(ok), cx);
-            if !ok {
-                self.count_failure();
-            }
         }
         self.resume(cx);
     }

@@ -62,7 +62,7 @@ pub fn contract_rows() -> Vec<Row> {
         row("USER, well formed", &[(S::Idle, K::User)]),
         row("USER, malformed, or its timeout", &with(&[S::Idle], &[K::BadUser, K::TimedOut(Verb::User)])),
         row("PASS", &[(S::UserValidated, K::Pass)]),
-        row("PASS malformed, or its timeout", &with(&[S::UserValidated], &[K::BadPass, K::TimedOut(Verb::Pass)])),
+        malformed_password_row(&with(&[S::UserValidated], &[K::BadPass, K::TimedOut(Verb::Pass)])),
         row("credentials correct", &[(S::AuthenticationValidated, K::Verified(true))]),
         row("anything else", &[(S::AuthenticationValidated, K::Verified(false))]),
         row("SMSG", &[(S::ProcessCommand, K::Send)]),
@@ -153,6 +153,22 @@ fn failed_send_row(cells: &[(Situation, EventKind)]) -> Row {
     let on = format!("{} or {last}", codes.join(", "));
     let state = Situation::SendingMessage.state_name().to_owned();
     Row { state, reply: "that code".to_owned(), ..row(&on, cells) }
+}
+
+/// The row for a malformed PASS. It combines two events: the PASS, and the end of the dummy verification.
+fn malformed_password_row(passwords: &[(Situation, EventKind)]) -> Row {
+    let both = |(situation, kind): &(Situation, EventKind), ok| {
+        let first = transition(situation.state(), kind.event(), Dialect::Cp);
+        transition(first.state, EventKind::Verified(ok).event(), Dialect::Cp)
+    };
+    let ends: Vec<Transition> = passwords.iter().flat_map(|cell| [true, false].map(|ok| both(cell, ok))).collect();
+    let verified = [true, false].map(|ok| (Situation::MalformedPassword, EventKind::Verified(ok)));
+    Row {
+        next: join_distinct(ends.iter().map(|end| end.state.name().as_str().to_owned())),
+        reply: join_distinct(ends.iter().map(|end| said(end.response, false))),
+        cells: [passwords, &verified].concat(),
+        ..row("PASS malformed, or its timeout", passwords)
+    }
 }
 
 /// The row for the 250 of the last message. It combines two events: the acknowledgement, and the end of the download

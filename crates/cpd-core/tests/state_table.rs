@@ -136,7 +136,6 @@ fn what_is_printed_tells_everything_apart() {
         let alone = SITUATIONS.iter().filter(|s| s.state_name() == situation.state_name()).count() == 1;
         assert_eq!(situation.detail().is_empty(), alone, "{situation:?}");
     }
-    // The keys of `[listen]`.
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl Session {
 
     /// Whether a verification is under way, even a dummy one.
     fn is_verifying(&self) -> bool {
-        self.dummy_verification || matches!(self.state, State::AuthenticationValidated { .. })
+        matches!(self.state, State::AuthenticationValidated { .. })
     }
 
     /// Suspends the login timer when a verification begins.
@@ -175,12 +175,7 @@ impl Session {
     pub(super) fn awaits_input_only(&self) -> bool {
         // In the classic dialect, the silence after the last byte still ends a PDU.
         let silence = self.dialect == Dialect::Classic && self.decoder.awaits_terminator();
-        if silence
-            || self.dummy_verification
-            || self.output.is_full()
-            || self.store_work.pending_deletes > 0
-            || self.has_unread_input()
-        {
+        if silence || self.output.is_full() || self.store_work.pending_deletes > 0 || self.has_unread_input() {
             return false;
         }
         match &self.state {
@@ -205,6 +200,6 @@ impl Session {
 
     /// Whether the next PDU can be handled now.
     pub(super) fn takes_pdus(&self) -> bool {
-        !self.dummy_verification && self.state.takes_pdus()
+        self.state.takes_pdus()
     }
 }

@@ -123,10 +123,6 @@ impl Session {
             self.deadlines.idle = cx.now.saturating_add(cx.settings.timeouts.idle);
         }
         match response {
-            Response::Reply(Reply::AuthError) if matches!(action, Action::VerifyDummy { .. }) => {
-                self.dummy_verification = true;
-                self.suspend_login_timer(cx.now);
-            }
             Response::Reply(reply) => self.send_reply(reply, cx),
             Response::Nothing | Response::Deferred | Response::Messages => {}
         }

@@ -12,7 +12,7 @@ use super::deadlines::Deadlines;
 use super::output::Output;
 use super::{Closing, NEVER, Services, Session, SessionContext, StoreWork};
 use crate::decoder_record;
-use crate::dfa::{Dialect, State};
+use crate::dfa::{Credentials, Dialect, State};
 use crate::download::{Download, MessageId};
 use crate::limits::{BAD_PDUS_MAX, LOGIN_FAILURES_MAX, OUTPUT_HIGH_WATER_BYTES, PIPELINE_MAX_STORES};
 use crate::record::{RecordFormat, RecordReader, RecordWriter};
@@ -45,17 +45,18 @@ impl Session {
     /// whose reply is certain and is written now.
     pub fn undo_login(&mut self, password: Option<&Password>, now: Millis) {
         self.resume_login_timer(now);
-        if self.dummy_verification {
-            self.dummy_verification = false;
+        let State::AuthenticationValidated { name, credentials } = self.state else { return };
+        if credentials == Credentials::Malformed {
+            self.state = State::Idle;
             Reply::AuthError.write(false, self.output.buffer());
             self.login_failures = self.login_failures.saturating_add(1);
             if self.login_failures >= LOGIN_FAILURES_MAX {
                 self.closing = Closing::Flush;
             }
-        } else if let (State::AuthenticationValidated { name }, Some(password)) = (&self.state, password) {
+        } else if let Some(password) = password {
             self.input = WipedBytes::concat(&[b"PASS", password.as_bytes(), b"\r\n", &self.input]);
             self.lookahead = None;
-            self.state = State::UserValidated { name: *name };
+            self.state = State::UserValidated { name };
         }
     }
 
@@ -63,8 +64,7 @@ impl Session {
     /// work under way or too much unread input, or is being closed at once.
     pub fn freeze(&self, now: Millis, out: &mut RecordWriter) -> Option<()> {
         // Pipelined SMSGs exist in Sending Message only, which is refused below.
-        let busy =
-            self.dummy_verification || self.store_work.discarded_outcomes > 0 || self.store_work.pending_deletes > 0;
+        let busy = self.store_work.discarded_outcomes > 0 || self.store_work.pending_deletes > 0;
         if busy || self.input.len() > RECORD_INPUT_MAX_BYTES || matches!(self.closing, Closing::Now) {
             return None;
         }
@@ -144,7 +144,6 @@ impl Session {
             store_work: StoreWork::default(),
             downloads: from.u32()?,
             login_failures: from.u8().filter(|failures| *failures <= LOGIN_FAILURES_MAX)?,
-            dummy_verification: false,
             input_ended: from.bool()?,
             dialect,
             closing: if from.bool()? { Closing::Flush } else { Closing::Open },

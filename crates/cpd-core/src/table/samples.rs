@@ -4,15 +4,17 @@ use cp_proto::command::{PduFault, SendFault, Verb};
 use cp_proto::reply::ReplyStage;
 use cp_proto::values::{Password, Username};
 
-use crate::dfa::{Event, Refusal, State};
+use crate::dfa::{Credentials, Event, Refusal, State};
 use crate::download::{Download, MessageId, Page, PageMessage};
 
-/// A state; for Receiving Message, which has several situations, also how far the download has come.
+/// A state; for those that have several situations, also which one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Situation {
     Idle,
     UserValidated,
     AuthenticationValidated,
+    /// Authentication Validated, after a malformed PASS.
+    MalformedPassword,
     ProcessCommand,
     SendingMessage,
     /// A WMSG waits for a message.
@@ -27,10 +29,11 @@ pub enum Situation {
 }
 
 /// Every situation, in the order of the table of section 5.
-pub const SITUATIONS: [Situation; 10] = [
+pub const SITUATIONS: [Situation; 11] = [
     Situation::Idle,
     Situation::UserValidated,
     Situation::AuthenticationValidated,
+    Situation::MalformedPassword,
     Situation::ProcessCommand,
     Situation::SendingMessage,
     Situation::Waiting,
@@ -126,13 +129,14 @@ impl Situation {
     /// Distinguishes the situations of one state; empty if the state has only one.
     pub fn detail(self) -> &'static str {
         match self {
+            Situation::AuthenticationValidated => "a password",
+            Situation::MalformedPassword => "a malformed password",
             Situation::Waiting => "waiting",
             Situation::Reading => "reading",
             Situation::MoreToCome => "one sent, more to come",
             Situation::LastSent => "the last one sent",
             Situation::Idle
             | Situation::UserValidated
-            | Situation::AuthenticationValidated
             | Situation::ProcessCommand
             | Situation::SendingMessage
             | Situation::ErrorProcessing => "",
@@ -157,7 +161,12 @@ impl Situation {
         match self {
             Situation::Idle => State::Idle,
             Situation::UserValidated => State::UserValidated { name: user },
-            Situation::AuthenticationValidated => State::AuthenticationValidated { name: user },
+            Situation::AuthenticationValidated => {
+                State::AuthenticationValidated { name: user, credentials: Credentials::Password }
+            }
+            Situation::MalformedPassword => {
+                State::AuthenticationValidated { name: user, credentials: Credentials::Malformed }
+            }
             Situation::ProcessCommand => State::ProcessCommand { user },
             Situation::SendingMessage => State::SendingMessage { user },
             Situation::Waiting => receiving(Download::new(1, 1, true)),
