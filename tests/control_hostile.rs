@@ -4,13 +4,6 @@
 //! said so. `FLOOD_MIB=4096` makes the endless line longer, `CROWD=20000` the crowd larger.
 
 mod hostile;
-#[allow(dead_code, reason = "made for a test of another kind")]
-#[path = "support/operator.rs"]
-mod operator;
-#[allow(dead_code, reason = "made for a test of another kind")]
-#[path = "rounds/random.rs"]
-mod random;
-mod running;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -19,6 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cpd_testing::{operator, random, running};
 use hostile::*;
 use operator::Operator;
 use random::Random;

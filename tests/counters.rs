@@ -1,8 +1,7 @@
 //! What the counters of `cpctl status` say adds up: every message that was accepted or found at the start is queued,
 //! delivered, expired, purged or removed.
 
-mod running;
-
+use cpd_testing::running;
 use running::{Daemon, wait_for};
 use serde_json::Value;
 

@@ -1,7 +1,5 @@
 //! cpctl as scripts see it: every command in both forms, every exit code, nothing on the wrong stream.
 
-mod fake_daemon;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -11,6 +9,7 @@ use std::process::{Command, Stdio};
 use cpd::ctl::table::{COMMANDS, ValueKind};
 use cpd_control::answer::*;
 use cpd_control::{ErrorCode, REQUEST_MAX_BYTES, Request, encode_error, encode_ok, request};
+use cpd_testing::fake_daemon;
 use fake_daemon::{FakeDaemon, run, small, told};
 use serde_json::Value;
 

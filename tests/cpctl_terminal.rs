@@ -1,7 +1,5 @@
 //! cpctl as a person at a terminal sees it, over a pseudo-terminal: prompts, no echo, and the terminal as it was.
 
-mod fake_daemon;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -11,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cpd_control::{ErrorCode, Request, encode_error};
+use cpd_testing::fake_daemon;
 use fake_daemon::{FakeDaemon, small};
 use nix::pty::openpty;
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};

@@ -1,7 +1,5 @@
 //! How long cpctl waits, for whom, and what it says then; which daemon it means.
 
-mod fake_daemon;
-
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -10,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cpd_control::answer::{Backup, Done};
 use cpd_control::{ErrorCode, Request, encode_error, encode_ok};
+use cpd_testing::fake_daemon;
 use fake_daemon::{FakeDaemon, run, small};
 
 /// Far more than a time-out of a test, and far less than what cpctl once waited.

@@ -5,14 +5,6 @@
 //! `FLIPS=n` flips n places of each page. The twin is this same test on a store that trusts its rows:
 //! `CPD_SABOTAGE=trusted-rows cargo test --features sabotage --target-dir target/sabotage --test damage`.
 
-mod running;
-
-#[path = "simulation/chance.rs"]
-#[allow(dead_code, reason = "not every kind of chance is needed here")]
-mod chance;
-#[path = "support/open_stores.rs"]
-mod open_stores;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -24,6 +16,7 @@ use cp_proto::values::Username;
 use cpd_core::engine::port::{AdminOp, Answer, Batch, FromStore, MessageId, Op, RequestId, SessionId, StoredMessage};
 use cpd_core::sabotage::{Fault, is_ordered};
 use cpd_store::{OpenErrorKind, Store};
+use cpd_testing::{chance, open_stores, running};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 const MESSAGES: u64 = 600;

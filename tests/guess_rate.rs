@@ -3,9 +3,6 @@
 //! throttled is not, whatever it costs. The owner has to get in all the while from an address that has been good before.
 //! `HOURS=240 cargo test --test guess_rate -- --nocapture` attacks for longer.
 
-#[path = "support/memory_store.rs"]
-mod memory_store;
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cp_proto::values::Username;
@@ -14,6 +11,7 @@ use cpd_core::engine::port::{AddressKey, SessionId};
 use cpd_core::engine::settings::{Limits, Settings};
 use cpd_core::engine::{Engine, Verification};
 use cpd_core::time::Millis;
+use cpd_testing::memory_store;
 use memory_store::MemoryStore;
 
 const HOURS: u64 = 24;

@@ -1,9 +1,6 @@
 //! What cpd 0.1.0 leaves when it is replaced: tests/heritage/cpd-0.1.0 holds what its own code wrote of ten sessions and
 //! of failed logins, and each of them goes on as if nothing had happened.
 
-#[path = "support/memory_store.rs"]
-mod memory_store;
-
 use std::net::IpAddr;
 
 use cp_proto::values::Username;
@@ -12,6 +9,7 @@ use cpd_core::dfa::Dialect;
 use cpd_core::engine::Engine;
 use cpd_core::engine::port::{AddressKey, Origin, SessionId};
 use cpd_core::engine::settings::Settings;
+use cpd_testing::memory_store;
 use memory_store::MemoryStore;
 
 const LEFT: &[u8] = include_bytes!("heritage/cpd-0.1.0");

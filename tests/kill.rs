@@ -1,5 +1,5 @@
 //! The real daemon is killed at any moment under load, again and again, and started on what it left. What its clients
-//! saw is written into a ledger (tests/support/ledger.rs), which knows what docs/protocol.md section 7 promises.
+//! saw is written into a ledger (crates/cpd-testing/src/ledger.rs), which knows what docs/protocol.md section 7 promises.
 //!
 //! `ROUNDS=1000 cargo test --test kill -- --nocapture` plays more rounds than the usual 25, and shows the figures;
 //! `SEED=17` does once more what the clients did, though not in which order the threads had their turns.
@@ -7,15 +7,12 @@
 //! Killing a process does not lose what it has written, synced or not: a power cut is the test of proof/power_cut.rs.
 //! That this test finds a cpd that breaks its promises is shown by proof/kill_twins.rs.
 
-#[path = "support/ledger.rs"]
-mod ledger;
-mod rounds;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::ExitStatus;
 
+use cpd_testing::{ledger, rounds};
 use ledger::{Kind, Parting};
 use rounds::client::{Client, Site};
 use rounds::cpd::Recipe;

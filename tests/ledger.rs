@@ -1,10 +1,8 @@
 //! The ledger is believed by other tests: here it is fed each kind of violation, and histories in which nothing is wrong.
 
-#[path = "support/ledger.rs"]
-mod ledger;
-
 use std::collections::BTreeSet;
 
+use cpd_testing::ledger;
 use ledger::{Answer, Counts, End, Kind, Ledger, Parting, SessionNo};
 
 /// A ledger with a connection of `ann` and two of `bob`.

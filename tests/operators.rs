@@ -1,7 +1,5 @@
 //! What operators ask costs clients no more than a turn, and what they are told of sessions is so.
 
-mod running;
-
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -12,6 +10,7 @@ use cpd_core::engine::Engine;
 use cpd_core::engine::port::{AddressKey, RequestId};
 use cpd_core::engine::requests::{AdminResult, Request};
 use cpd_core::engine::settings::Settings;
+use cpd_testing::running;
 use running::Daemon;
 
 #[test]

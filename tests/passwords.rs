@@ -2,10 +2,6 @@
 //! log, the store's files or an answer, not in the memory of a cpd that has nothing more to do with it, and not in a core
 //! file.
 
-mod running;
-#[path = "support/sabotaged_program.rs"]
-mod sabotaged;
-
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::{running, sabotaged_program as sabotaged};
 use running::{Daemon, cpctl, run, wait_for};
 
 /// Each is sent in a way of its own: over the control socket, over the wire, over the wire in vain, in two pieces, behind a

@@ -1,14 +1,10 @@
 //! Whole sessions with the programs that people have: telnet at a terminal, nc and others in a pipe.
 
-#[allow(dead_code, reason = "only a counter is asked for here")]
-#[path = "support/operator.rs"]
-mod operator;
-mod running;
-
 use std::fs::File;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
+use cpd_testing::{operator, running};
 use running::terminal::Terminal;
 use running::{Daemon, need, run, wait_for};
 

@@ -3,14 +3,11 @@
 //! is compared with what was acknowledged. That a cpd that does not look is caught by the same is shown by
 //! proof/replaced.rs.
 
-#[path = "replaced/play.rs"]
-mod play;
-mod running;
-
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use cpd_testing::{play, running};
 use play::{Told, next_start, play, prepare};
 use running::Daemon;
 use rustix::process::Signal;

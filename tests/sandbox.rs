@@ -1,15 +1,13 @@
 //! What a cpd that serves may still do, without a service manager that confines it. Where the kernel has no Landlock, that
 //! it says so.
 
-mod running;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
+use cpd_testing::running;
 use nix::unistd::{Group, getegid};
-use rustix::process::Signal;
-
 use running::{Daemon, wait_for};
+use rustix::process::Signal;
 
 /// The line of a cpd on a kernel that cannot.
 const WITHOUT: &str = " own sandbox incomplete ";

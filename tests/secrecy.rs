@@ -2,14 +2,7 @@
 //! user the server says the same, byte for byte, in whole conversations. `CONVERSATIONS=2000 cargo test --test secrecy`
 //! plays more of them, `SEED=17` the same once more. How long the answers take: tests/proof/secrecy.rs.
 
-#[path = "support/operator.rs"]
-mod operator;
-#[allow(dead_code, reason = "made for a test of another kind")]
-#[path = "rounds/random.rs"]
-mod random;
-mod running;
-mod secret;
-
+use cpd_testing::{random, secret};
 use random::Random;
 use secret::bytes::{End, FAILURES_MAX, Figures, Heard, Script, compare, told_apart};
 use secret::statistics::intervals;

@@ -1,13 +1,12 @@
 //! `cpd --restore`, `--check-store` and `--salvage` as an administrator meets them, and what cpd says of a store for which
 //! they are the remedy.
 
-mod running;
-
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
+use cpd_testing::running;
 use running::{Daemon, Ended, cpd, need, run, wait_for};
 use rustix::process::Signal;
 

@@ -1,8 +1,6 @@
 //! Files that are not what the configuration says: a link, a pipe, a folder, somebody else's store. A start that refuses
 //! them, and what `--restore` and `--salvage` do not take, is left in every respect as it was, and so is its folder.
 
-mod running;
-
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
@@ -10,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cpd_testing::running;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{geteuid, mkfifo};
 use running::{Ended, run};

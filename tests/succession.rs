@@ -1,21 +1,14 @@
 //! Restarts that no client notices: a real cpd, stopped and started again by a stand-in for the service manager
 //! (tests/succession/manager.py) that keeps the listening socket and the descriptor store.
 
-#[path = "succession/client.rs"]
-mod client;
-#[path = "succession/crowd.rs"]
-mod crowd;
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "a crowd uses its part of this")]
-mod ledger;
-mod running;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cpd_testing::running;
+use cpd_testing::succession::crowd;
 use crowd::{Crowd, Mix, PASSWORD, users};
 
 const PATIENCE: Duration = Duration::from_secs(30);

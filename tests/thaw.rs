@@ -1,9 +1,6 @@
 //! A record of a session that the new process cannot read closes one connection: it is never guessed at, and no bytes
 //! make the engine panic. Those that can be read do not stand in each other's way.
 
-#[path = "support/memory_store.rs"]
-mod memory_store;
-
 use std::net::IpAddr;
 
 use cp_proto::values::Username;
@@ -11,6 +8,7 @@ use cpd_core::dfa::Dialect;
 use cpd_core::engine::port::{AddressKey, MessageId, StoredMessage};
 use cpd_core::engine::settings::Settings;
 use cpd_core::engine::{Engine, Verification};
+use cpd_testing::memory_store;
 use memory_store::MemoryStore;
 use proptest::prelude::*;
 

@@ -4,13 +4,12 @@
 //! The README's `cargo` is a stand-in that knows exactly the README's two commands and takes the programs that are built
 //! already. Where another program has the port, cpd is given another address, and the text is read with that one.
 
-mod running;
-
 use std::fmt::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use cp_proto::reply;
+use cpd_testing::running;
 use running::terminal::Terminal;
 use running::{need, next_address, wait_for};
 

@@ -1,7 +1,5 @@
 //! Urgent data is read in line (docs/protocol.md section 10): a telnet client's Synch does not cost it a byte.
 
-mod running;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
@@ -9,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cpd_testing::running;
 use nix::sys::socket::{MsgFlags, send};
 
 const START_MAX: Duration = Duration::from_secs(20);

@@ -17,8 +17,6 @@ mod lines;
 mod login;
 mod machine;
 mod memory_server;
-#[path = "../../tests/support/memory_store.rs"]
-mod memory_store;
 mod options;
 mod process;
 mod raw_sqlite;
@@ -31,6 +29,7 @@ mod yardsticks;
 
 use std::process::ExitCode;
 
+use cpd_testing::memory_store;
 use lab::Lab;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use options::{Options, Request, SCENARIOS, USAGE};

@@ -12,8 +12,7 @@ pub mod stream;
 pub mod thaw;
 pub mod world;
 
-#[path = "../../tests/support/memory_store.rs"]
-mod memory_store;
+use cpd_testing::memory_store;
 
 /// What is wrong on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

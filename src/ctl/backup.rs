@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
+use cp_proto::printable::escape;
 use cpd_control::answer::{Backup, BackupChunk, Done, Shrunk};
 use cpd_control::{ErrorCode, Request};
 use nix::errno::Errno;
@@ -22,8 +23,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use super::client::Client;
 use super::commands::json_or_text;
 use super::exit::{ExitStatus, Failure};
-use cp_proto::printable::escape;
-
 use super::render::format_count;
 use super::signals::DeferredSignals;
 use super::{Context, Output};

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cp_proto::printable::escape;
 use cp_proto::values::Username;
 use cpd_control::answer::{Envelope, ErrorBody, IdPage, NamePage};
 use cpd_control::{ANSWER_MAX_BYTES, ErrorCode, Request, request};
@@ -18,7 +19,6 @@ use crate::ctl::exit::{ExitStatus, Failure};
 use crate::ctl::peer;
 use crate::ctl::service::ServiceState;
 use crate::ctl::target::{SocketOrigin, Target};
-use cp_proto::printable::escape;
 
 /// The longest wait for the answer to a slow request, as long as the daemon answers pings meanwhile.
 const SLOW_REQUEST_MAX_WAIT: Duration = Duration::from_secs(120);

@@ -30,7 +30,6 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use cp_proto::printable::escape;
-
 use exit::{ExitStatus, Failure};
 use service::ServiceManager;
 use target::{SocketOrigin, Target};

@@ -31,6 +31,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use cpd_control::answer::StatusDetails;
 use cpd_control::answer::{ConfigurationInfo, ListenerInfo};
 use cpd_control::rfc3339;
 use cpd_core::engine::Engine;
@@ -57,7 +58,6 @@ pub use self::reactor::WAKER;
 use self::reactor::{CLOCK_ORIGIN, Reactor, ReactorParts};
 use self::unserved::UnservedSockets;
 use crate::auth::Costs;
-use cpd_control::answer::StatusDetails;
 
 /// When the first version was released, in seconds since 1970. A wall clock that shows an earlier time is wrong.
 const FIRST_RELEASE_SECONDS: u64 = 1_795_323_600;

@@ -4,9 +4,10 @@ use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
+use cp_proto::printable::escape_into;
+
 use super::config::{Config, DATA_SOCKET};
 use super::listeners::{ListenerKind, Listeners};
-use cp_proto::printable::escape_into;
 
 /// Prints the next commands on stderr if that is a terminal and cpd was started with `--data`. `data` is the directory
 /// as the user typed it; `new` says that the store has no users yet.

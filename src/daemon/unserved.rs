@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
+use cp_proto::printable::escape_into;
 use cp_proto::secret::wipe;
 use cpd_control::{ErrorCode, encode_error};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,7 +17,6 @@ use sd_notify::NotifyState;
 use super::exit::Fatal;
 use super::fd::Inherited;
 use super::notify;
-use cp_proto::printable::escape_into;
 
 /// The longest cause in a status or an answer, in bytes.
 const CAUSE_MAX_BYTES: usize = 512;

@@ -7,5 +7,4 @@ pub mod pure;
 pub mod runner;
 pub mod text;
 
-#[path = "../support/memory_store.rs"]
-pub mod memory_store;
+use cpd_testing::memory_store;

@@ -275,5 +275,4 @@ fn admin(value: &str) -> Result<Action, String> {
 }
 
 #[cfg(test)]
-#[path = "parser_tests.rs"]
 mod tests;

@@ -350,5 +350,4 @@ fn is_reply(line: &[u8], code: &str) -> bool {
 }
 
 #[cfg(test)]
-#[path = "runner_tests.rs"]
 mod tests;

@@ -4,16 +4,11 @@
 //!
 //! `cargo test --test disk_full -- --nocapture`. It wants root, a loop device and e2fsprogs.
 
-mod disk;
-#[path = "../support/ledger.rs"]
-mod ledger;
-#[path = "../rounds/mod.rs"]
-mod rounds;
-
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::{disk, ledger, rounds};
 use disk::{Disk, apart};
 use ledger::{End, Kind, Parting};
 use rounds::client::{Client, Manner, Over, Site};

@@ -8,16 +8,12 @@
 //! six times as many while it starts and makes a store; by itself three. A kind of which there are fewer than half as many
 //! calls is tried at every n, once and on. It wants strace.
 
-#[path = "../support/ledger.rs"]
-mod ledger;
-#[path = "../rounds/mod.rs"]
-mod rounds;
-
 use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use cpd_testing::{ledger, rounds};
 use ledger::{Kind, Parting};
 use rounds::client::{Client, Manner, Over, Site};
 use rounds::cpd::Recipe;

@@ -6,12 +6,8 @@
 //!
 //! The sabotaged cpd is built into target/sabotage; `CPD_SABOTAGED=path` names one that is elsewhere.
 
-#[path = "../support/ledger.rs"]
-mod ledger;
-#[path = "../rounds/mod.rs"]
-mod rounds;
-
 use cpd_core::sabotage::Fault;
+use cpd_testing::{ledger, rounds};
 use ledger::Kind;
 use rounds::cpd::Recipe;
 use rounds::trial::Trial;

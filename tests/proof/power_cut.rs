@@ -7,12 +7,6 @@
 //! device, python3, strace and e2fsprogs. What is lost is the cache of the file system and its journal's open transaction; a disk
 //! that lies about its own cache is not played.
 
-mod disk;
-#[path = "../support/ledger.rs"]
-mod ledger;
-#[path = "../rounds/mod.rs"]
-mod rounds;
-
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitStatus;
 use std::sync::atomic::Ordering;
@@ -20,6 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::{disk, ledger, rounds};
 use disk::{Disk, apart};
 use ledger::{Kind, Parting};
 use rounds::client::{Client, Site};

@@ -2,17 +2,10 @@
 //!
 //! `cargo test --test proof_replaced -- --nocapture`; it builds the sabotaged cpd, unless CPD_SABOTAGED names one.
 
-#[path = "../replaced/play.rs"]
-mod play;
-#[path = "../running/mod.rs"]
-mod running;
-#[path = "../support/sabotaged.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod sabotaged;
-
 use std::fs;
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::{play, running, sabotaged};
 use play::{SETTINGS, next_start, play, prepare};
 use running::Daemon;
 

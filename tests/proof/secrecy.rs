@@ -7,22 +7,10 @@
 //! every processor busy, the client's too: of so few of their medians no short run is sure. It has to be sure of their
 //! first quartiles, and fails where the medians are certainly told apart; the long one has to be sure of both.
 
-#[path = "../support/operator.rs"]
-mod operator;
-#[allow(dead_code, reason = "made for a test of another kind")]
-#[path = "../rounds/random.rs"]
-mod random;
-#[path = "../running/mod.rs"]
-mod running;
-#[path = "../support/sabotaged.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod sabotaged;
-#[path = "../secret/mod.rs"]
-mod secret;
-
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::{operator, random, running, sabotaged, secret};
 use secret::bytes::{self, Figures, Script, compare};
 use secret::statistics::{Interval, intervals};
 use secret::timing::{BOUND_US, FAILURES_MAX, MEMORY_KIB, Pair, Trials, WARM_UP_BLOCKS, measure, pool_size};

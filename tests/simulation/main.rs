@@ -21,11 +21,7 @@
 //!
 //! (or `early-reply`, `early-delete`, `forgotten-lease`; what else `crates/cpd-core/src/sabotage.rs` knows lies outside of the engine).
 
-#[path = "../support/ledger.rs"]
-mod ledger;
-
 mod bodies;
-mod chance;
 mod checks;
 mod client;
 mod clocks;
@@ -45,6 +41,7 @@ mod world;
 
 use std::env;
 
+use cpd_testing::{chance, ledger};
 use plan::{Cut, Twin};
 use runs::{Runs, once};
 

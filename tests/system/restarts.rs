@@ -5,18 +5,11 @@
 //! LAST (1); and as words of a command: RESTART, RELOAD, LAST_RESTART (done LAST times behind the others: an upgrade),
 //! ADD_USER (a name is appended, the password comes on its standard input).
 
-#[path = "../succession/client.rs"]
-mod client;
-#[path = "../succession/crowd.rs"]
-mod crowd;
-#[path = "../support/ledger.rs"]
-#[allow(dead_code, reason = "a crowd uses its part of this")]
-mod ledger;
-
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cpd_testing::{ledger, succession::client, succession::crowd};
 use crowd::{Crowd, Mix, PASSWORD, percentile, users};
 
 fn number(name: &str, default: usize) -> usize {

@@ -6,7 +6,6 @@ use cp_proto::values::Username;
 
 use super::Engine;
 use super::core::Core;
-
 use super::port::{AddressKey, AdminAnswer, AdminOp, MessageRow, Op, RequestId, UserRow};
 use super::queues::{Purged, keep_first_by_key};
 use super::requests::{AdminResult, BACKUP_CHUNK_BYTES, PurgeFilter, Request, SessionRow, Status, UserState};

@@ -1,0 +1,4 @@
+//! Clients in every state, for restarts that hand them over.
+
+pub mod client;
+pub mod crowd;
