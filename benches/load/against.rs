@@ -14,6 +14,8 @@ use crate::table::{Row, Target, Unit, median};
 const LOADS: [(usize, usize); 3] = [(1, 1), (200, 1), (200, 16)];
 /// Turns of each side in a round.
 const TURNS: usize = 16;
+/// A turn of a download takes this part of a queue.
+const PIECES: usize = 8;
 const RECIPIENTS: Recipients = Recipients { first: 0, users: USERS };
 /// Of a slower build nobody is to notice.
 const RATIO: Target = Target::RatioAtLeast(0.98);
@@ -60,9 +62,9 @@ pub fn run(lab: &mut Lab) -> Result<(), String> {
         for window in fetch::WINDOWS {
             let queue = lab.options.size(fetch::QUEUE, 500) * if window == 0 { 1 } else { fetch::WINDOW_FACTOR };
             let name = if window == 0 { "fetch, RMSG".to_owned() } else { format!("fetch, RMSG{window}") };
-            let measure =
-                |lab: &mut Lab, build: &Build| fill_and_fetch(&lab.build(build, Hashing::Cheap)?, queue, window);
-            compare(lab, &builds, (&name, Unit::PerSecond, RATIO), measure)?;
+            let piece = (queue / PIECES).max(1);
+            let turn = |server: &Server| fill_and_fetch(server, piece, window);
+            in_turns(lab, &builds, (&name, Unit::PerSecond, RATIO), Hashing::Cheap, turn)?;
         }
     }
     if lab.options.wants("idle") {
@@ -72,17 +74,39 @@ pub fn run(lab: &mut Lab) -> Result<(), String> {
         compare(lab, &builds, (&name, Unit::Bytes, MEMORY), measure)?;
     }
     if lab.options.wants("login") {
-        let time = lab.options.measured();
-        let measure = |lab: &mut Lab, build: &Build| {
-            let cpd = lab.build(build, Hashing::Default)?;
-            let sleep = || {
-                std::thread::sleep(time);
-                Ok(())
-            };
-            Ok(storm(cpd.address, time, sleep)?.0)
+        let time = lab.options.measured() / 8;
+        let sleep = move || {
+            std::thread::sleep(time);
+            Ok(())
         };
-        compare(lab, &builds, ("login", Unit::PerSecond, LOGIN), measure)?;
+        let turn = |server: &Server| Ok(storm(server.address, time, sleep)?.0);
+        in_turns(lab, &builds, ("login", Unit::PerSecond, LOGIN), Hashing::Default, turn)?;
     }
+    Ok(())
+}
+
+/// One row of what is measured in short turns on both builds, which run all the while.
+fn in_turns(
+    lab: &mut Lab,
+    [ours, theirs]: &[Build; 2],
+    (name, unit, target): (&str, Unit, Target),
+    hashing: Hashing,
+    mut turn: impl FnMut(&Server) -> Result<f64, String>,
+) -> Result<(), String> {
+    let mut rounds = Vec::new();
+    for _ in 0..lab.options.rounds {
+        let servers = [lab.build(ours, hashing)?, lab.build(theirs, hashing)?];
+        let mut sums = [0.0; 2];
+        for number in 0..TURNS {
+            // Whoever comes second finds what the first has left to the disk.
+            let order = if number % 2 == 0 { [0, 1] } else { [1, 0] };
+            for side in order {
+                sums[side] += turn(&servers[side])? / TURNS as f64;
+            }
+        }
+        rounds.push(sums);
+    }
+    lab.push(row(name, unit, target, &rounds, |value| *value));
     Ok(())
 }
 
