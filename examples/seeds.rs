@@ -71,7 +71,7 @@ fn write(folder: &Path) -> io::Result<usize> {
         seed(
             "control",
             &format!("{at:02}-{}", request.command()),
-            &[&[64], request::encode(&request).as_bytes()].concat(),
+            &[&[64], request::encode(request).as_bytes()].concat(),
         )?;
     }
     seed(

@@ -248,7 +248,7 @@ fn garbage_in_pieces_and_half_requests_harm_nobody() {
         for _ in 0..60 {
             let mut stream = UnixStream::connect(&socket).expect("permitted");
             for _ in 0..random.between(1, 20) {
-                let mut bytes: Vec<u8> = (0..random.between(0, 300)).map(|_| random.next() as u8).collect();
+                let mut bytes: Vec<u8> = (0..random.between(0, 300)).map(|_| random.number() as u8).collect();
                 if random.one_in(2) {
                     bytes = STATUS.as_bytes()[..random.between(0, STATUS.len() as u64 - 1) as usize].to_vec();
                 }

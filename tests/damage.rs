@@ -11,12 +11,12 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 
-use chance::Chance;
 use cp_proto::values::Username;
 use cpd_core::engine::port::{AdminOp, Answer, Batch, FromStore, MessageId, Op, RequestId, SessionId, StoredMessage};
 use cpd_core::sabotage::{Fault, is_ordered};
 use cpd_store::{OpenErrorKind, Store};
-use cpd_testing::{chance, open_stores, running};
+use cpd_testing::random::Random;
+use cpd_testing::{open_stores, running};
 
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 const MESSAGES: u64 = 600;
@@ -240,15 +240,15 @@ fn flips() -> usize {
     std::env::var("FLIPS").map_or(6, |text| text.parse().expect("FLIPS is a number"))
 }
 
-fn below(chance: &mut Chance, end: usize) -> usize {
-    chance.below(end as u64) as usize
+fn below(random: &mut Random, end: usize) -> usize {
+    random.below(end as u64) as usize
 }
 
 /// Each way in which one piece of `size` bytes at `at` can be damaged, beside another piece of the same size.
-fn damages(whole: &[u8], at: usize, size: usize, other: usize, chance: &mut Chance) -> Vec<(String, Vec<u8>)> {
+fn damages(whole: &[u8], at: usize, size: usize, other: usize, random: &mut Random) -> Vec<(String, Vec<u8>)> {
     let mut cases = Vec::new();
     for _ in 0..flips() {
-        let (place, bit) = (at + below(chance, size), below(chance, 8));
+        let (place, bit) = (at + below(random, size), below(random, 8));
         let mut bytes = whole.to_vec();
         bytes[place] ^= 1 << bit;
         cases.push((format!("bit {bit} of byte {place}"), bytes));
@@ -267,11 +267,11 @@ fn damages(whole: &[u8], at: usize, size: usize, other: usize, chance: &mut Chan
 
 /// Every damage of every page of a closed store's file.
 fn damaged_files(file: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let (pages, mut chance) = (file.len() / PAGE, Chance::new(9, 0));
+    let (pages, mut random) = (file.len() / PAGE, Random::new(9, 0));
     let mut cases = Vec::new();
     for page in 0..pages {
-        let other = (page + 1 + below(&mut chance, pages - 1)) % pages;
-        cases.extend(damages(file, page * PAGE, PAGE, other * PAGE, &mut chance));
+        let other = (page + 1 + below(&mut random, pages - 1)) % pages;
+        cases.extend(damages(file, page * PAGE, PAGE, other * PAGE, &mut random));
     }
     cases
 }
@@ -294,18 +294,18 @@ fn every_page_of_a_file_is_damaged() {
 #[test]
 fn every_frame_of_a_log_is_damaged() {
     let (_, Killed { file, log, history }) = filled();
-    let (frames, mut chance) = ((log.len() - WAL_HEADER) / FRAME, Chance::new(10, 0));
+    let (frames, mut random) = ((log.len() - WAL_HEADER) / FRAME, Random::new(10, 0));
     assert!(frames > 30, "{frames} frames are few");
     let (folder, mut tally) = (tempfile::tempdir().expect("a folder"), Tally::default());
-    let mut cases = damages(&log, 0, WAL_HEADER, WAL_HEADER, &mut chance);
+    let mut cases = damages(&log, 0, WAL_HEADER, WAL_HEADER, &mut random);
     for frame in 0..frames {
-        let other = (frame + 1 + below(&mut chance, frames - 1)) % frames;
+        let other = (frame + 1 + below(&mut random, frames - 1)) % frames;
         let (at, other) = (WAL_HEADER + frame * FRAME, WAL_HEADER + other * FRAME);
         // The frame's head is small, and what matters most.
         let mut bytes = log.clone();
-        bytes[at + below(&mut chance, 24)] ^= 1 << below(&mut chance, 8);
+        bytes[at + below(&mut random, 24)] ^= 1 << below(&mut random, 8);
         cases.push((format!("the head of frame {frame}"), bytes));
-        cases.extend(damages(&log, at, FRAME, other, &mut chance).into_iter().step_by(2));
+        cases.extend(damages(&log, at, FRAME, other, &mut random).into_iter().step_by(2));
     }
     for (what, log) in cases {
         lay(folder.path(), &file, Some((&log, &history)));

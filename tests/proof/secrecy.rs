@@ -10,7 +10,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cpd_core::sabotage::Fault;
-use cpd_testing::{operator, random, running, sabotaged, secret};
+use cpd_testing::{random, sabotaged, secret};
 use secret::bytes::{self, Figures, Script, compare};
 use secret::statistics::{Interval, intervals};
 use secret::timing::{BOUND_US, FAILURES_MAX, MEMORY_KIB, Pair, Trials, WARM_UP_BLOCKS, measure, pool_size};

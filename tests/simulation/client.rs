@@ -7,11 +7,11 @@ use cp_proto::reply::{ALL, Reply, ReplyStage};
 use cpd_core::time::Millis;
 
 use super::bodies::Bodies;
-use super::chance::Chance;
 use super::clocks::is_one_too_many;
 use super::plan::{HOSTILE, Plan, USERS, VICTIM};
 use super::problem::{Problem, Sort};
 use crate::ledger::{Answer, End, Ledger, Parting, SessionNo};
+use cpd_testing::random::Random;
 
 /// What it waits for.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub struct Shared<'a> {
 pub struct Client {
     number: usize,
     pub user: &'static str,
-    pub chance: Chance,
+    pub random: Random,
     session: Option<SessionNo>,
     expects: VecDeque<Expect>,
     unread: Vec<u8>,
@@ -93,11 +93,11 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(number: usize, user: &'static str, chance: Chance, drains: bool) -> Client {
+    pub fn new(number: usize, user: &'static str, random: Random, drains: bool) -> Client {
         Client {
             number,
             user,
-            chance,
+            random,
             session: None,
             expects: VecDeque::new(),
             unread: Vec::new(),
@@ -275,7 +275,7 @@ impl Client {
 
     /// Asks for help now and then.
     fn wonders(&mut self, named: bool, act: &mut Act, world: &Shared<'_>) {
-        if !world.calm && !self.drains && self.chance.one_in(20) {
+        if !world.calm && !self.drains && self.random.one_in(20) {
             self.say(act, "HELP");
             self.expects.push_back(Expect::Help { named });
         }
@@ -283,7 +283,7 @@ impl Client {
 
     /// Does something, or nothing.
     pub fn act(&mut self, world: &mut Shared<'_>) -> Act {
-        let mut act = Act { pause: self.chance.between(1, 60), ..Act::default() };
+        let mut act = Act { pause: self.random.between(1, 60), ..Act::default() };
         if self.leaving || self.session.is_none() {
             act.pause = 0;
             return act;
@@ -297,21 +297,21 @@ impl Client {
         }
         match self.expects.front_mut() {
             Some(Expect::Download { delivered: 0, owed: 0 }) => {
-                if self.expects.len() == 1 && self.chance.one_in(if world.calm { 2 } else { 30 }) {
+                if self.expects.len() == 1 && self.random.one_in(if world.calm { 2 } else { 30 }) {
                     self.say(&mut act, "NOOP");
                     self.expects.push_back(Expect::Bad);
                 }
-                act.pause = if hasty { 50 } else { self.chance.between(100, 40_000) };
+                act.pause = if hasty { 50 } else { self.random.between(100, 40_000) };
             }
             Some(Expect::Download { owed, .. }) if *owed > 0 => {
-                let count = if hasty { *owed } else { self.chance.between(1, u64::from(*owed)) as u32 };
+                let count = if hasty { *owed } else { self.random.between(1, u64::from(*owed)) as u32 };
                 *owed -= count;
                 self.acknowledge(count, &mut act, world);
             }
             Some(_) => act.pause = 0,
             None if self.in_error => {
                 self.wonders(false, &mut act, world);
-                let words = if self.chance.one_in(2) { "201 recovered" } else { "201" };
+                let words = if self.random.one_in(2) { "201 recovered" } else { "201" };
                 self.say(&mut act, words);
                 self.expects.push_back(Expect::Recovered { rejected: false });
             }
@@ -325,23 +325,23 @@ impl Client {
 
     /// Stops where it should not, or goes. Whether it did.
     fn stops(&mut self, act: &mut Act, world: &mut Shared<'_>) -> bool {
-        if self.chance.one_in(150) {
-            act.leave = Some(*self.chance.pick(&[Leave::End, Leave::Reset, Leave::Vanish]));
+        if self.random.one_in(150) {
+            act.leave = Some(*self.random.pick(&[Leave::End, Leave::Reset, Leave::Vanish]));
             self.leaving = true;
             return true;
         }
-        if !world.plan.stalls || !self.chance.one_in(25) {
+        if !world.plan.stalls || !self.random.one_in(25) {
             return false;
         }
         let timeouts = world.plan.settings.session.timeouts;
         let times = [timeouts.pdu, timeouts.login, timeouts.ack, timeouts.recover, timeouts.idle, timeouts.write];
-        let time = *self.chance.pick(&times);
-        act.pause = *self.chance.pick(&[time / 2, time.saturating_sub(100), time + 100, time * 2]);
-        if self.chance.one_in(4) {
+        let time = *self.random.pick(&times);
+        act.pause = *self.random.pick(&[time / 2, time.saturating_sub(100), time + 100, time * 2]);
+        if self.random.one_in(4) {
             act.deaf = act.pause;
         }
-        if self.expects.is_empty() && !self.rest && self.chance.one_in(2) {
-            let (line, code) = *self.chance.pick(match (self.logged_in, self.in_error) {
+        if self.expects.is_empty() && !self.rest && self.random.one_in(2) {
+            let (line, code) = *self.random.pick(match (self.logged_in, self.in_error) {
                 (false, _) => &[("USERu", "560"), ("USE", "500"), ("SMSGu", "500"), ("x", "500")],
                 (true, false) => &[("SMSGu0", "540"), ("smsg", "540"), ("RMSG", "500"), ("2", "500")],
                 (true, true) => &[("20", "500"), ("SMSGu0:x", "500")],
@@ -360,7 +360,7 @@ impl Client {
 
     fn log_in(&mut self, act: &mut Act, world: &Shared<'_>) {
         let user = self.user;
-        if !world.calm && !self.drains && !world.plan.throttles() && self.chance.one_in(30) {
+        if !world.calm && !self.drains && !world.plan.throttles() && self.random.one_in(30) {
             self.say(act, &format!("USER {user}"));
             self.say(act, "PASS wrong");
             self.expects.extend([Expect::User, Expect::Pass { right: false }]);
@@ -377,7 +377,7 @@ impl Client {
     fn acknowledge(&mut self, count: u32, act: &mut Act, world: &mut Shared<'_>) {
         let Some(session) = self.session else { return };
         let hasty = world.calm || self.drains;
-        if !hasty && self.expects.len() == 1 && self.chance.one_in(40) {
+        if !hasty && self.expects.len() == 1 && self.random.one_in(40) {
             world.ledger.stopping(session);
             self.expects.pop_front();
             self.say(act, "550 no");
@@ -394,46 +394,46 @@ impl Client {
 
     /// Some SMSGs and at most one download, written at once.
     fn task(&mut self, act: &mut Act, world: &mut Shared<'_>) {
-        match self.chance.below(24) {
+        match self.random.below(24) {
             0 => return self.terminate(act),
             1..4 => {
-                let seconds = self.chance.between(1, 300);
+                let seconds = self.random.between(1, 300);
                 return self.download(act, &format!("WMSG{seconds}"), 1, world);
             }
             4..10 => {
                 let pause = world.plan.pause;
-                act.pause = self.chance.between(0, 2 * pause);
+                act.pause = self.random.between(0, 2 * pause);
                 return;
             }
             _ => {}
         }
-        for _ in 0..self.chance.below(7) {
+        for _ in 0..self.random.below(7) {
             self.wonders(false, act, world);
-            if self.chance.one_in(20) {
+            if self.random.one_in(20) {
                 self.say(act, "NOOP");
                 self.expects.push_back(Expect::Bad);
             } else {
                 self.send(act, world);
             }
         }
-        match self.chance.below(6) {
+        match self.random.below(6) {
             0 => self.download(act, "rmsg", 1, world),
             1 => {
-                let window = self.chance.between(1, 256) as usize;
+                let window = self.random.between(1, 256) as usize;
                 self.download(act, &format!("RMSG{window}"), window, world);
             }
-            2 if self.chance.one_in(10) => self.terminate(act),
+            2 if self.random.one_in(10) => self.terminate(act),
             _ => {}
         }
     }
 
     fn send(&mut self, act: &mut Act, world: &mut Shared<'_>) {
         let Some(session) = self.session else { return };
-        let recipient = match self.chance.below(30) {
+        let recipient = match self.random.below(30) {
             0 => "nobody",
             1 => VICTIM,
-            2 => *self.chance.pick(&HOSTILE),
-            _ => *self.chance.pick(&USERS[..world.plan.users]),
+            2 => *self.random.pick(&HOSTILE),
+            _ => *self.random.pick(&USERS[..world.plan.users]),
         };
         let aside =
             (recipient == VICTIM || HOSTILE.contains(&recipient)).then(|| world.bodies.aside(self.user, recipient));
@@ -449,13 +449,13 @@ impl Client {
 
     fn body(&mut self, world: &mut Shared<'_>) -> Vec<u8> {
         let mut body = format!("#{}.", world.bodies.number());
-        let length = match self.chance.below(10) {
+        let length = match self.random.below(10) {
             0 => 1009,
-            1..3 => self.chance.between(1, 1009) as usize,
+            1..3 => self.random.between(1, 1009) as usize,
             _ => 0,
         };
         while body.len() + 4 <= length {
-            let piece: &str = self.chance.pick::<&str>(&["abcd", " ", "\t", "\u{e9}", "\u{1f426}"]);
+            let piece: &str = self.random.pick::<&str>(&["abcd", " ", "\t", "\u{e9}", "\u{1f426}"]);
             body.push_str(piece);
         }
         body.into_bytes()

@@ -29,7 +29,7 @@ impl World {
             Event::Result(of) if life == Some(of) => self.take_result(),
             Event::Verified { life: of, number } if life == Some(of) => self.verified(number),
             Event::CrashNow(of) if life == Some(of) => self.crash(),
-            Event::Crash if life.is_some() => match self.chance.below(5) {
+            Event::Crash if life.is_some() => match self.random.below(5) {
                 0 => self.crash(),
                 1 | 2 => self.crash_in = Some(Moment::Commit),
                 3 => self.crash_in = Some(Moment::Answer),
@@ -49,7 +49,7 @@ impl World {
             self.at(end, Event::Cycle(life));
             if self.crash_in == Some(Moment::Commit) && end > self.now {
                 self.crash_in = None;
-                let at = self.chance.between(self.now, end);
+                let at = self.random.between(self.now, end);
                 self.at(at, Event::CrashNow(life));
             }
         }
@@ -134,7 +134,7 @@ impl World {
             return;
         }
         self.lives += 1;
-        let base = self.chance.between(0, 1 << 20);
+        let base = self.random.between(0, 1 << 20);
         if let Some(heritage) = &self.heritage {
             self.down += self.now - heritage.left_at;
         }
@@ -167,7 +167,7 @@ impl World {
         }
         for (conn, record) in heritage.sessions {
             let (client, honest) = (self.conns[conn].client, self.conns[conn].honest);
-            if self.plan.twin == Twin::Careless && self.chance.one_in(4) {
+            if self.plan.twin == Twin::Careless && self.random.one_in(4) {
                 continue;
             }
             self.trace.note(self.now, client, "is taken up", &record);
@@ -260,7 +260,7 @@ impl World {
         }
         self.note("hands over", sessions.len() as u64);
         self.heritage = Some(Heritage { common, sessions, left_at: self.now });
-        let wait = self.chance.between(5, 1500);
+        let wait = self.random.between(5, 1500);
         self.at(self.now + wait, Event::Start);
     }
 
@@ -313,7 +313,7 @@ impl World {
     }
 
     fn start_again(&mut self) {
-        let wait = self.chance.between(0, 2000);
+        let wait = self.random.between(0, 2000);
         self.at(self.now + wait, Event::Start);
     }
 
@@ -323,18 +323,18 @@ impl World {
         let Some(mut process) = self.process.take() else { return };
         let victim = Username::parse(VICTIM.as_bytes()).expect("a name");
         let hash = format!("pw-{VICTIM}");
-        let (what, request) = match self.chance.below(13) {
+        let (what, request) = match self.random.below(13) {
             0 => ("lock", Request::UserLock { name: victim }),
             1 | 2 => ("unlock", Request::UserUnlock { name: victim }),
             3 => ("purge", Request::QueuePurge { user: victim, which: PurgeFilter::default() }),
             4 | 5 => ("remove", Request::UserRemove { name: victim }),
             6 | 7 => ("add", Request::UserAdd { name: victim, password: hash }),
             8 => {
-                let keep_sessions = self.chance.one_in(2);
+                let keep_sessions = self.random.one_in(2);
                 ("passwd", Request::UserPasswd { name: victim, password: hash, keep_sessions })
             }
             9 => {
-                let place = self.chance.below(process.sessions.len() as u64) as usize;
+                let place = self.random.below(process.sessions.len() as u64) as usize;
                 let Some((id, conn)) = process.sessions.iter().nth(place) else {
                     self.process = Some(process);
                     return;
@@ -343,7 +343,7 @@ impl World {
                 ("close", Request::SessionClose { id: id.serial })
             }
             10 => {
-                let body = self.chance.one_in(2);
+                let body = self.random.one_in(2);
                 ("show", Request::QueueShow { user: victim, after: 0, limit: 5, body })
             }
             11 => ("list", Request::SessionList { after: 0, limit: 10 }),

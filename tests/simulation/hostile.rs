@@ -5,10 +5,10 @@ use cp_proto::reply::ALL;
 use cpd_core::time::Millis;
 
 use super::bodies::Bodies;
-use super::chance::Chance;
 use super::client::{Act, Leave};
 use super::plan::{HOSTILE, USERS, VICTIM};
 use super::problem::{Problem, Sort};
+use cpd_testing::random::Random;
 
 /// Telnet's commands, some of them cut short, and bytes that nobody should send.
 const NOISE: [&[u8]; 9] = [
@@ -27,13 +27,13 @@ pub struct Hostile {
     number: usize,
     pub user: &'static str,
     pub classic: bool,
-    pub chance: Chance,
+    pub random: Random,
     unread: Vec<u8>,
 }
 
 impl Hostile {
-    pub fn new(number: usize, user: &'static str, mut chance: Chance) -> Hostile {
-        Hostile { number, user, classic: chance.one_in(3), chance, unread: Vec::new() }
+    pub fn new(number: usize, user: &'static str, mut random: Random) -> Hostile {
+        Hostile { number, user, classic: random.one_in(3), random, unread: Vec::new() }
     }
 
     pub fn number(&self) -> usize {
@@ -89,17 +89,17 @@ impl Hostile {
     }
 
     pub fn act(&mut self, pause: Millis, bodies: &mut Bodies) -> Act {
-        let most = if self.chance.one_in(3) { 100 } else { 2 * pause };
-        let mut act = Act { pause: self.chance.between(1, most), ..Act::default() };
-        if self.chance.one_in(40) {
-            act.leave = Some(*self.chance.pick(&[Leave::End, Leave::Reset, Leave::Vanish]));
+        let most = if self.random.one_in(3) { 100 } else { 2 * pause };
+        let mut act = Act { pause: self.random.between(1, most), ..Act::default() };
+        if self.random.one_in(40) {
+            act.leave = Some(*self.random.pick(&[Leave::End, Leave::Reset, Leave::Vanish]));
             return act;
         }
-        if self.chance.one_in(30) {
-            act.pause = self.chance.between(1_000, 100_000);
-            act.deaf = if self.chance.one_in(2) { act.pause } else { 0 };
+        if self.random.one_in(30) {
+            act.pause = self.random.between(1_000, 100_000);
+            act.deaf = if self.random.one_in(2) { act.pause } else { 0 };
         }
-        for _ in 0..self.chance.between(1, 4) {
+        for _ in 0..self.random.between(1, 4) {
             self.utter(&mut act.bytes, bodies);
         }
         act
@@ -107,37 +107,37 @@ impl Hostile {
 
     fn utter(&mut self, bytes: &mut Vec<u8>, bodies: &mut Bodies) {
         let user = self.user;
-        let recipient = *self.chance.pick(&[HOSTILE[0], HOSTILE[1], VICTIM]);
-        let line = match self.chance.below(26) {
+        let recipient = *self.random.pick(&[HOSTILE[0], HOSTILE[1], VICTIM]);
+        let line = match self.random.below(26) {
             0..3 => format!("USER{user}\r\nPASSpw-{user}"),
             3 => format!("USER{user}\r\nPASSwrong"),
             4 => "USERghost\r\nPASSghost".to_owned(),
             5 | 6 => "RMSG7\r\n250\r\n250".to_owned(),
-            7 => format!("WMSG{}", self.chance.below(400)),
+            7 => format!("WMSG{}", self.random.below(400)),
             8..10 => {
                 // Whole, whatever came before, for the sake of those who check what they get.
                 let body = bodies.aside(user, recipient);
                 format!("\r\n\r\nSMSG{recipient}:{}", String::from_utf8_lossy(&body))
             }
-            10 => format!("SMSG{recipient}:{}", "w".repeat(self.chance.below(1100) as usize)),
+            10 => format!("SMSG{recipient}:{}", "w".repeat(self.random.below(1100) as usize)),
             11 => "SMSGbad name:a:b".to_owned(),
             12 | 13 => "201".to_owned(),
             14..17 => "250".to_owned(),
             17 => "550".to_owned(),
-            18 => (*self.chance.pick(&["TERM", "NOOP", "", "PASS", "USER", "RMSG0", "WMSG999", "2501"])).to_owned(),
-            19 => "x".repeat(self.chance.below(3000) as usize),
+            18 => (*self.random.pick(&["TERM", "NOOP", "", "PASS", "USER", "RMSG0", "WMSG999", "2501"])).to_owned(),
+            19 => "x".repeat(self.random.below(3000) as usize),
             20 => format!("SMSG{recipient}:without an end"),
             21 => "RMSG256".to_owned(),
-            22 if self.chance.one_in(20) => "y".repeat(70_000 / self.chance.between(1, 3) as usize),
-            22 => "NOOP\r\n".repeat(self.chance.between(1, 300) as usize),
+            22 if self.random.one_in(20) => "y".repeat(70_000 / self.random.between(1, 3) as usize),
+            22 => "NOOP\r\n".repeat(self.random.between(1, 300) as usize),
             _ => {
-                let noise: &[u8] = self.chance.pick::<&[u8]>(&NOISE);
+                let noise: &[u8] = self.random.pick::<&[u8]>(&NOISE);
                 bytes.extend_from_slice(noise);
                 return;
             }
         };
         bytes.extend_from_slice(line.as_bytes());
-        if !self.chance.one_in(8) {
+        if !self.random.one_in(8) {
             bytes.extend_from_slice(b"\r\n");
         }
     }

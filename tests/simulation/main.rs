@@ -41,7 +41,7 @@ mod world;
 
 use std::env;
 
-use cpd_testing::{chance, ledger};
+use cpd_testing::ledger;
 use plan::{Cut, Twin};
 use runs::{Runs, once};
 

@@ -6,8 +6,8 @@ use cpd_core::dfa::Dialect;
 use cpd_core::engine::port::{AddressKey, SessionId};
 use cpd_core::time::Millis;
 
-use super::chance::Chance;
 use super::clocks::Clocks;
+use cpd_testing::random::Random;
 
 /// What a kernel takes for a peer that does not read.
 const ROOM_BYTES: usize = 48 * 1024;
@@ -46,7 +46,7 @@ pub struct Conn {
     pub from: AddressKey,
     pub dialect: Dialect,
     weather: Weather,
-    chance: Chance,
+    random: Random,
     up: VecDeque<Parcel>,
     up_last: Millis,
     down: VecDeque<Parcel>,
@@ -94,14 +94,14 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub fn new(client: usize, from: AddressKey, dialect: Dialect, weather: Weather, chance: Chance) -> Conn {
+    pub fn new(client: usize, from: AddressKey, dialect: Dialect, weather: Weather, random: Random) -> Conn {
         Conn {
             client,
             id: None,
             from,
             dialect,
             weather,
-            chance,
+            random,
             up: VecDeque::new(),
             up_last: 0,
             down: VecDeque::new(),
@@ -140,8 +140,8 @@ impl Conn {
         let mut arrivals = Vec::new();
         let mut rest = bytes;
         while !rest.is_empty() {
-            let cut = rest.len() > 1 && self.chance.one_in(self.weather.cut);
-            let length = if cut { self.chance.between(1, rest.len() as u64 - 1) as usize } else { rest.len() };
+            let cut = rest.len() > 1 && self.random.one_in(self.weather.cut);
+            let length = if cut { self.random.between(1, rest.len() as u64 - 1) as usize } else { rest.len() };
             let (piece, others) = rest.split_at(length);
             arrivals.push(self.send_parcel(Parcel::Bytes(piece.to_vec()), now));
             rest = others;
@@ -163,9 +163,9 @@ impl Conn {
 
     /// How many bytes go in or out in one call at most: often all, now and then a few.
     pub fn mouthful(&mut self, most: usize) -> usize {
-        match self.chance.below(6) {
-            0 => self.chance.between(1, 16) as usize,
-            1 => self.chance.between(1, 1024) as usize,
+        match self.random.below(6) {
+            0 => self.random.between(1, 16) as usize,
+            1 => self.random.between(1, 1024) as usize,
             _ => most,
         }
     }
@@ -219,7 +219,7 @@ impl Conn {
 
     /// The server is gone. What was under way to the client comes, if it must, or is lost.
     pub fn spill(&mut self, must: bool) {
-        if must || self.chance.one_in(2) {
+        if must || self.random.one_in(2) {
             while let Some(parcel) = self.down.pop_front() {
                 match parcel {
                     Parcel::Bytes(bytes) => self.unread.extend(bytes),
@@ -233,8 +233,8 @@ impl Conn {
     }
 
     fn arrival(&mut self, now: Millis) -> Millis {
-        let hiccup = if self.chance.one_in(self.weather.hiccup) { self.chance.between(50, 3000) } else { 0 };
-        now + if self.weather.delay > 0 { self.chance.between(self.weather.delay / 2, self.weather.delay) } else { 0 }
+        let hiccup = if self.random.one_in(self.weather.hiccup) { self.random.between(50, 3000) } else { 0 };
+        now + if self.weather.delay > 0 { self.random.between(self.weather.delay / 2, self.weather.delay) } else { 0 }
             + hiccup
     }
 }

@@ -4,9 +4,9 @@ use cpd_core::engine::settings::Settings;
 use cpd_core::session::settings::Timeouts;
 use cpd_core::time::Millis;
 
-use super::chance::Chance;
 use super::network::Weather;
 use super::store::Faults;
+use cpd_testing::random::Random;
 
 /// Acts of all clients together, about.
 const ACTS: u64 = 600;
@@ -85,55 +85,55 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(seed: u64, twin: Twin, cut: &Cut) -> Plan {
-        let mut chance = Chance::new(seed, u64::MAX);
+        let mut random = Random::new(seed, u64::MAX);
         let crowded = seed % CROWDED_ONE_IN == 7;
-        let count = match chance.below(40) {
-            _ if crowded => chance.between(100, 400),
-            0 => chance.between(100, 400),
-            1..6 => chance.between(30, 100),
-            _ => chance.between(3, 30),
+        let count = match random.below(40) {
+            _ if crowded => random.between(100, 400),
+            0 => random.between(100, 400),
+            1..6 => random.between(30, 100),
+            _ => random.between(3, 30),
         };
-        let until = match chance.below(4) {
-            0 => chance.between(2_000, 20_000),
-            1 => chance.between(600_000, 4_000_000),
-            _ => chance.between(20_000, 600_000),
+        let until = match random.below(4) {
+            0 => random.between(2_000, 20_000),
+            1 => random.between(600_000, 4_000_000),
+            _ => random.between(20_000, 600_000),
         };
         let mut times = |most: u64| {
-            let number = chance.below(most + 1);
-            let mut times: Vec<Millis> = (0..number).map(|_| chance.below(until)).collect();
+            let number = random.below(most + 1);
+            let mut times: Vec<Millis> = (0..number).map(|_| random.below(until)).collect();
             times.sort_unstable();
             times
         };
         let (crashes, handovers, stops, orders) = (times(3), times(2), times(1), times(12));
         let mut faults = Faults::default();
-        if chance.one_in(2) {
-            faults.commit = *chance.pick(&[10, 50, 200]);
-            faults.read = *chance.pick(&[0, 40, 200]);
-            faults.broken = *chance.pick(&[0, 0, 500]);
+        if random.one_in(2) {
+            faults.commit = *random.pick(&[10, 50, 200]);
+            faults.read = *random.pick(&[0, 40, 200]);
+            faults.broken = *random.pick(&[0, 0, 500]);
         }
-        faults.slow = *chance.pick(&[0, 20, 300]);
+        faults.slow = *random.pick(&[0, 20, 300]);
         let weather = Weather {
-            delay: *chance.pick(&[0, 1, 4, 40, 200]),
-            hiccup: *chance.pick(&[0, 20, 200]),
-            cut: *chance.pick(&[0, 2, 3, 20]),
+            delay: *random.pick(&[0, 1, 4, 40, 200]),
+            hiccup: *random.pick(&[0, 20, 200]),
+            cut: *random.pick(&[0, 2, 3, 20]),
         };
         let mut plan = Plan {
             seed,
             twin,
             clients: (0..count as usize).collect(),
-            users: chance.between(2, USERS.len() as u64) as usize,
+            users: random.between(2, USERS.len() as u64) as usize,
             until,
             pause: (until * count / if crowded { CROWDED_ACTS * count } else { ACTS }).clamp(5, 300_000),
-            settings: settings(&mut chance),
+            settings: settings(&mut random),
             weather,
             store: faults,
             crashes,
             handovers,
             stops,
             orders,
-            stalls: chance.one_in(2),
-            hostile_one_in: *chance.pick(&[0, 3, 6]),
-            slow_one_in: *chance.pick(&[0, 4, 12]),
+            stalls: random.one_in(2),
+            hostile_one_in: *random.pick(&[0, 3, 6]),
+            slow_one_in: *random.pick(&[0, 4, 12]),
         };
         plan.cut(cut);
         plan
@@ -157,12 +157,12 @@ impl Plan {
 
     /// Who is client `number`, and whether it is hostile.
     pub fn user(&self, number: usize) -> (&'static str, bool) {
-        let mut chance = Chance::new(self.seed, 0x0055_5e72 + number as u64);
-        if chance.one_in(self.hostile_one_in) {
-            let user = if chance.one_in(3) { VICTIM } else { *chance.pick(&HOSTILE) };
+        let mut random = Random::new(self.seed, 0x0055_5e72 + number as u64);
+        if random.one_in(self.hostile_one_in) {
+            let user = if random.one_in(3) { VICTIM } else { *random.pick(&HOSTILE) };
             return (user, true);
         }
-        (*chance.pick(&USERS[..self.users]), false)
+        (*random.pick(&USERS[..self.users]), false)
     }
 
     /// The user of client `number`, also of one that empties a queue in the end.
@@ -186,29 +186,29 @@ impl Plan {
     }
 }
 
-fn settings(chance: &mut Chance) -> Settings {
+fn settings(random: &mut Random) -> Settings {
     let mut settings = Settings::default();
-    if chance.one_in(3) {
+    if random.one_in(3) {
         (settings.limits.queue_messages, settings.limits.queue_messages_per_sender) = (40, 15);
     } else {
         (settings.limits.queue_messages, settings.limits.queue_messages_per_sender) = (100_000, 100_000);
     }
-    if !chance.one_in(3) {
+    if !random.one_in(3) {
         (settings.limits.failures_per_address, settings.limits.failures_per_user) = (50_000, 50_000);
         settings.limits.failures_per_user_day = 1_000_000;
     }
     // Crowds of hundreds share a few names.
     settings.limits.sessions_per_user =
-        if chance.one_in(4) { chance.between(1, 4) as u32 } else { SESSIONS_WITHOUT_A_LIMIT };
-    if chance.one_in(2) {
+        if random.one_in(4) { random.between(1, 4) as u32 } else { SESSIONS_WITHOUT_A_LIMIT };
+    if random.one_in(2) {
         settings.session.timeouts = Timeouts {
             // Beyond every hiccup of the network: no line is late that its client did not leave unfinished.
-            pdu: chance.between(4_000, 40_000),
-            login: chance.between(20_000, 90_000),
-            ack: chance.between(2_000, 40_000),
-            recover: chance.between(2_000, 90_000),
-            idle: chance.between(20_000, 1_800_000),
-            write: chance.between(5_000, 40_000),
+            pdu: random.between(4_000, 40_000),
+            login: random.between(20_000, 90_000),
+            ack: random.between(2_000, 40_000),
+            recover: random.between(2_000, 90_000),
+            idle: random.between(20_000, 1_800_000),
+            write: random.between(5_000, 40_000),
         };
     }
     settings

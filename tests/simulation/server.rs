@@ -142,10 +142,10 @@ impl World {
             process.ready.push_back(conn);
             // The loop may be busy: what comes until it looks is read with this.
             let life = process.life;
-            if self.chance.one_in(2) {
+            if self.random.one_in(2) {
                 self.pump();
             } else {
-                let wait = self.chance.below(4);
+                let wait = self.random.below(4);
                 self.at(self.now + wait, Event::Poll(life));
             }
         }
@@ -294,14 +294,14 @@ impl World {
                 break;
             }
             let mut bytes = process.engine.output(id)[..count].to_vec();
-            if self.plan.twin == Twin::Flipping && self.chance.one_in(100) {
+            if self.plan.twin == Twin::Flipping && self.random.one_in(100) {
                 bytes[count / 2] ^= 1;
             }
             let at = self.conns[conn].say(&bytes, self.now);
             if !self.conns[conn].vanished {
                 self.at(at, Event::Down(conn));
             }
-            let stutters = self.plan.twin == Twin::Stuttering && self.chance.one_in(100);
+            let stutters = self.plan.twin == Twin::Stuttering && self.random.one_in(100);
             let taken = count - usize::from(stutters);
             process.engine.sent(id, taken, now);
             self.conns[conn].seen -= taken;
@@ -404,7 +404,7 @@ impl World {
             let Some(verification) = process.engine.next_verification(now) else { return };
             process.numbers += 1;
             process.verifying.insert(process.numbers, verification);
-            let mut length = self.chance.between(1, 60);
+            let mut length = self.random.between(1, 60);
             if self.plan.twin == Twin::Wandering {
                 length += RandomState::new().hash_one(()) % 2;
             }

@@ -10,9 +10,9 @@ use cpd_core::engine::Engine;
 use cpd_core::engine::port::{AdminAnswer, Answer, Batch, FromStore, MessageId, Op, Outcome, SessionId, StoredMessage};
 use cpd_core::time::Millis;
 
-use super::chance::Chance;
 use super::plan::Twin;
 use super::rows::{self, Message, State, User, Write};
+use cpd_testing::random::Random;
 
 /// Ids are reserved in blocks, so that none is used twice after a crash.
 const RESERVED_IDS: u64 = 1000;
@@ -53,7 +53,7 @@ struct Cycle {
 pub struct Store {
     twin: Twin,
     pub faults: Faults,
-    chance: Chance,
+    random: Random,
     /// What reads see.
     visible: State,
     /// What a crash leaves in any case.
@@ -75,11 +75,11 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(twin: Twin, faults: Faults, chance: Chance) -> Store {
+    pub fn new(twin: Twin, faults: Faults, random: Random) -> Store {
         Store {
             twin,
             faults,
-            chance,
+            random,
             visible: State::default(),
             durable: State::default(),
             log: Vec::new(),
@@ -155,7 +155,7 @@ impl Store {
         }
         self.retry_at = None;
         let mut batches: Vec<Batch> = self.waiting.drain(..).collect();
-        if batches.len() > 1 && self.chance.one_in(4) {
+        if batches.len() > 1 && self.random.one_in(4) {
             let rest = batches.split_off(batches.len() - 1);
             self.waiting.extend(rest);
         }
@@ -173,23 +173,23 @@ impl Store {
             self.write(&mut cycle);
         }
         self.cycle = Some(cycle);
-        let slow = self.faults.slow > 0 && self.chance.one_in(self.faults.slow);
+        let slow = self.faults.slow > 0 && self.random.one_in(self.faults.slow);
         let length = match (writes, slow) {
             (false, _) => 0,
-            (true, true) => self.chance.between(50, 3000),
-            (true, false) => self.chance.between(1, 6),
+            (true, true) => self.random.between(50, 3000),
+            (true, false) => self.random.between(1, 6),
         };
-        Some(now + length + if fate == Fate::Unknown { self.chance.between(0, 400) } else { 0 })
+        Some(now + length + if fate == Fate::Unknown { self.random.between(0, 400) } else { 0 })
     }
 
     fn draw_fate(&mut self) -> Fate {
-        if self.chance.one_in(self.faults.broken) {
+        if self.random.one_in(self.faults.broken) {
             return Fate::Broken;
         }
-        if !self.chance.one_in(self.faults.commit) {
+        if !self.random.one_in(self.faults.commit) {
             return Fate::Stored;
         }
-        *self.chance.pick(&[Fate::Refused, Fate::Refused, Fate::NothingWritten, Fate::Unknown, Fate::Unknown])
+        *self.random.pick(&[Fate::Refused, Fate::Refused, Fate::NothingWritten, Fate::Unknown, Fate::Unknown])
     }
 
     /// Ends the round. `false`: the store is broken.
@@ -219,7 +219,7 @@ impl Store {
                 }
             }
         }
-        if self.twin != Twin::Unsynced || self.chance.one_in(6) {
+        if self.twin != Twin::Unsynced || self.random.one_in(6) {
             self.sync();
         }
         self.answer(cycle, now);
@@ -234,7 +234,7 @@ impl Store {
 
     /// The power goes, or the process: what is left is what a successor finds. How many transactions were lost.
     pub fn crash(&mut self) -> usize {
-        let kept = self.chance.below(self.log.len() as u64 + 1) as usize;
+        let kept = self.random.below(self.log.len() as u64 + 1) as usize;
         let lost = self.log.len() - kept;
         for write in self.log.drain(..).take(kept).flatten() {
             self.durable.apply(&write);
@@ -300,10 +300,10 @@ impl Store {
                     Op::Fetch { session, download, ids } => {
                         let ids = &batch.ids[ids.start as usize..ids.end as usize];
                         let mut page = self.visible.page(ids);
-                        if self.twin == Twin::Mixing && self.chance.one_in(30) {
+                        if self.twin == Twin::Mixing && self.random.one_in(30) {
                             self.visible.mix(&mut page);
                         }
-                        if self.chance.one_in(self.faults.read) {
+                        if self.random.one_in(self.faults.read) {
                             page = None;
                         }
                         if page.is_none() {
@@ -313,7 +313,7 @@ impl Store {
                     }
                     Op::Lookup { session, name, from } if !users_change => {
                         let mut record = Ok(self.visible.login(*name, from.key));
-                        if self.chance.one_in(self.faults.read) {
+                        if self.random.one_in(self.faults.read) {
                             self.failed.push(*session);
                             record = Err(());
                         }
@@ -394,7 +394,7 @@ impl Store {
     fn answer(&mut self, cycle: Cycle, now: Millis) {
         let Cycle { batches, accepted, mut answers, fate, .. } = cycle;
         answers.extend(self.deferred(&batches));
-        let now = now + if self.chance.one_in(3) { self.chance.between(0, 3) } else { 0 };
+        let now = now + if self.random.one_in(3) { self.random.between(0, 3) } else { 0 };
         if !answers.is_empty() {
             self.send(now, FromStore::Answers(answers));
         }
@@ -414,7 +414,7 @@ impl Store {
             match op {
                 Op::Lookup { session, name, from } if users_change => {
                     let mut record = Ok(self.visible.login(*name, from.key));
-                    if self.chance.one_in(self.faults.read) {
+                    if self.random.one_in(self.faults.read) {
                         self.failed.push(*session);
                         record = Err(());
                     }

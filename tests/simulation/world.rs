@@ -10,7 +10,6 @@ use cpd_core::engine::port::AddressKey;
 use cpd_core::time::Millis;
 
 use super::bodies::Bodies;
-use super::chance::Chance;
 use super::client::{Act, Client, Leave, Shared};
 use super::hostile::Hostile;
 use super::network::{Conn, Parcel, Reading};
@@ -20,6 +19,7 @@ use super::server::{Heritage, Process};
 use super::store::Store;
 use super::trace::Trace;
 use crate::ledger::{Ledger, Parting};
+use cpd_testing::random::Random;
 
 /// How long everybody may take to go home, and a queue to be emptied.
 const HOME_MS: Millis = 4 * 3_600_000;
@@ -108,7 +108,7 @@ pub struct World {
     pub ledger: Ledger,
     pub bodies: Bodies,
     pub store: Store,
-    pub chance: Chance,
+    pub random: Random,
     pub conns: Vec<Conn>,
     pub actors: Vec<Actor>,
     /// In a box: it is taken out and put back at every event.
@@ -134,7 +134,7 @@ fn name(text: &str) -> Username {
 
 impl World {
     pub fn new(plan: Plan, words: bool) -> World {
-        let stream = |number| Chance::new(plan.seed, number);
+        let stream = |number| Random::new(plan.seed, number);
         let mut store = Store::new(plan.twin, plan.store, stream(1));
         for user in USERS.iter().take(plan.users).chain(&HOSTILE).chain([&VICTIM]) {
             store.add_user(name(user), format!("pw-{user}"));
@@ -147,7 +147,7 @@ impl World {
             ledger: Ledger::default(),
             bodies: Bodies::default(),
             store,
-            chance: stream(2),
+            random: stream(2),
             conns: Vec::new(),
             actors: Vec::new(),
             process: None,
@@ -177,12 +177,12 @@ impl World {
     }
 
     fn add_actor(&mut self, number: usize, drains: bool) {
-        let mut chance = Chance::new(self.plan.seed, 1000 + number as u64);
-        let begin = if drains { 0 } else { chance.below(self.plan.pause.min(self.plan.until / 2) + 10) };
+        let mut random = Random::new(self.plan.seed, 1000 + number as u64);
+        let begin = if drains { 0 } else { random.below(self.plan.pause.min(self.plan.until / 2) + 10) };
         let who = match self.plan.user(number) {
-            _ if drains => Who::Honest(Client::new(number, USERS[number - DRAINS], chance, true)),
-            (user, true) => Who::Hostile(Hostile::new(number, user, chance)),
-            (user, false) => Who::Honest(Client::new(number, user, chance, false)),
+            _ if drains => Who::Honest(Client::new(number, USERS[number - DRAINS], random, true)),
+            (user, true) => Who::Hostile(Hostile::new(number, user, random)),
+            (user, false) => Who::Honest(Client::new(number, user, random, false)),
         };
         self.actors.push(Actor { who, conn: None, asleep_until: 0, next_act: Millis::MAX, turn: 0, connections: 0 });
         self.act_at(self.actors.len() - 1, self.now + begin);
@@ -326,32 +326,32 @@ impl World {
             return;
         }
         if !self.process.as_ref().is_some_and(|process| process.is_serving()) {
-            let wait = self.chance.between(20, 1000);
+            let wait = self.random.between(20, 1000);
             return self.act_at(actor, self.now + wait);
         }
         let one = &mut self.actors[actor];
         one.connections += 1;
         self.happened.connections += 1;
         let place = self.conns.len();
-        let (number, honest, dialect, chance) = match &mut one.who {
-            Who::Honest(client) => (client.number(), true, Dialect::Cp, &mut client.chance),
+        let (number, honest, dialect, random) = match &mut one.who {
+            Who::Honest(client) => (client.number(), true, Dialect::Cp, &mut client.random),
             Who::Hostile(hostile) if hostile.classic => {
-                (hostile.number(), false, Dialect::Classic, &mut hostile.chance)
+                (hostile.number(), false, Dialect::Classic, &mut hostile.random)
             }
-            Who::Hostile(hostile) => (hostile.number(), false, Dialect::Cp, &mut hostile.chance),
+            Who::Hostile(hostile) => (hostile.number(), false, Dialect::Cp, &mut hostile.random),
         };
-        let from = match (honest, chance.below(3)) {
+        let from = match (honest, random.below(3)) {
             (true, 0) => AddressKey::V6(number as u64),
             (true, _) => AddressKey::V4(1000 + number as u32),
             (false, 0) => AddressKey::Local(7),
             (false, _) => AddressKey::V4(1),
         };
-        let own = Chance::new(self.plan.seed ^ one.connections << 40, 1_000_000 + number as u64);
+        let own = Random::new(self.plan.seed ^ one.connections << 40, 1_000_000 + number as u64);
         let mut conn = Conn::new(number, from, dialect, self.plan.weather, own);
         conn.honest = honest;
-        if !drains && chance.one_in(self.plan.slow_one_in) {
-            let (room, bytes) = (chance.between(1, 4000) as usize, chance.between(1, 2000) as usize);
-            conn.narrow(room, Reading::Slowly { bytes, every: chance.between(1, 500) });
+        if !drains && random.one_in(self.plan.slow_one_in) {
+            let (room, bytes) = (random.between(1, 4000) as usize, random.between(1, 2000) as usize);
+            conn.narrow(room, Reading::Slowly { bytes, every: random.between(1, 500) });
         }
         match &mut one.who {
             Who::Honest(client) => client.connected(&mut self.ledger),
@@ -391,7 +391,7 @@ impl World {
             let problem = client.closed(parting, stopped, heard_out, &mut self.ledger);
             self.report(problem);
         }
-        let wait = self.chance.between(1, 2 * self.plan.pause);
+        let wait = self.random.between(1, 2 * self.plan.pause);
         self.act_at(actor, self.now + wait);
     }
 
@@ -465,7 +465,7 @@ impl World {
             Who::Hostile(hostile) => hostile.hear(bytes),
         };
         self.report(heard.err().map(|text| Problem::new(Sort::Reply, text)));
-        let at = self.actors[actor].asleep_until.max(self.now + self.chance.between(1, 40));
+        let at = self.actors[actor].asleep_until.max(self.now + self.random.between(1, 40));
         if self.actors[actor].next_act > at {
             self.act_at(actor, at);
         }

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cpd_testing::{ledger, succession::client, succession::crowd};
+use cpd_testing::succession::crowd;
 use crowd::{Crowd, Mix, PASSWORD, percentile, users};
 
 fn number(name: &str, default: usize) -> usize {

@@ -1,7 +1,6 @@
 //! What the tests of cpd share: a cpd as a process, clients that keep a ledger of what was promised, stand-ins for what is
 //! around cpd, and cpd with an ordered fault. Nothing of it is in a package.
 
-pub mod chance;
 pub mod disk;
 pub mod fake_daemon;
 pub mod findings;

@@ -90,7 +90,7 @@ impl Trial {
 
     /// Keeps the daemon busy with clients as long as `meanwhile` takes. See [`Site`] for the rest.
     pub fn busy(&mut self, orderly: bool, failing: bool, meanwhile: impl FnOnce(&Site<'_>, &mut Cpd)) {
-        let seed = self.random.next();
+        let seed = self.random.number();
         let site = Site { orderly, failing, ..Site::new(self.cpd.address(), &self.ledger) };
         let cpd = &mut self.cpd;
         load::run(&site, seed, &AtomicBool::new(false), || meanwhile(&site, cpd));

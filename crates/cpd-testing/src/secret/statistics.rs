@@ -52,7 +52,7 @@ pub fn intervals_at(share: f64, groups: &[Vec<u64>], seed: u64) -> Vec<(usize, u
     let mut chosen = vec![0; blocks];
     let mut times = vec![0; blocks];
     for _ in 0..RESAMPLES {
-        chosen.iter_mut().for_each(|block| *block = (random.next() % blocks as u64) as usize);
+        chosen.iter_mut().for_each(|block| *block = (random.number() % blocks as u64) as usize);
         for (group, found) in groups.iter().zip(&mut found) {
             times.iter_mut().zip(&chosen).for_each(|(time, block)| *time = group[*block]);
             found.push(quantile(&mut times, share));
