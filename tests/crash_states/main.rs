@@ -27,7 +27,7 @@ use cpd_testing::{ledger, rounds};
 use disk::{Bytes, Disk, Kept};
 use judge::{FILES, judge, lay};
 use ledger::{Kind, Parting};
-use recording::{self, Event, File};
+use recording::{Event, File};
 use rounds::cpd::Recipe;
 use rounds::random::Random;
 use rounds::trial::{Trial, number};
