@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use cpd_core::sabotage;
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use rusqlite::Connection;
 
 use super::disk_space::{FRAME_BYTES, LOG_HEADER_BYTES};
@@ -337,8 +337,12 @@ impl Watch {
 }
 
 fn open_nofollow(path: &Path, writes: bool) -> io::Result<File> {
-    let nofollow = nix::fcntl::OFlag::O_NOFOLLOW.bits();
-    OpenOptions::new().read(true).write(writes).custom_flags(nofollow).open(path)
+    let open = |flags: OFlag| OpenOptions::new().read(true).write(writes).custom_flags(flags.bits()).open(path);
+    // Reads after each commit would otherwise cost a write of the inode's access time. Only an owner may ask for that.
+    match open(OFlag::O_NOFOLLOW | OFlag::O_NOATIME) {
+        Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => open(OFlag::O_NOFOLLOW),
+        opened => opened,
+    }
 }
 
 /// The length in bytes of a log of `frames` frames.
