@@ -1,8 +1,8 @@
 //! What must hold at every moment, seen at the server's sockets.
 
-use cpd_core::engine::BATCHES_UNDER_WAY_MAX;
 use cpd_core::engine::port::{RequestId, SessionId};
 use cpd_core::engine::requests::{AdminResult, Request};
+use cpd_core::mailboxes::local::batcher::BATCHES_UNDER_WAY_MAX;
 use cpd_core::session::Closing;
 use cpd_core::time::Millis;
 

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 pub use cpd_core::dfa::StateName;
 pub use cpd_core::engine::counters::COUNTERS;
 use cpd_core::engine::port::{MessageRow, SessionId};
-use cpd_core::engine::queues::QueueSummary;
+use cpd_core::engine::requests::QueueSummary;
 use cpd_core::engine::requests::{self, AdminResult, PurgeFilter, Request, SessionRow, UserState};
 use cpd_core::engine::throttle::{Subject, Throttled};
 use cpd_core::time::Millis;

@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use cp_proto::values::Username;
 
-/// The number of a message. Numbers grow in the order of queueing and are never reused, not even after a restart.
+/// The number of a message. It is never used again, not even after a restart. The numbers of one sender's messages for one
+/// recipient grow in the order of queueing. So do those of all messages of one queue where one process assigns them; a
+/// session does not rely on that.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MessageId(pub u64);
 
@@ -14,6 +16,8 @@ pub struct MessageId(pub u64);
 pub struct Page {
     pub messages: Vec<PageMessage>,
     pub bytes: Vec<u8>,
+    /// The download has more messages behind this page. The mailboxes know; a store that only reads leaves it `false`.
+    pub more: bool,
 }
 
 /// A message of a page.
@@ -34,9 +38,9 @@ pub struct Download {
     pub window: u16,
     /// This is a WMSG that has not got the lease yet: there is no message, or another session has the lease.
     pub waiting: bool,
-    /// A page was requested and has not arrived.
+    /// A page was requested and has not arrived, or it is not known yet whether this download has the lease.
     pub page_requested: bool,
-    /// Messages are left after the page that was requested last.
+    /// Messages are left after the page that arrived last.
     pub more_queued: bool,
     /// At least one message was sent.
     pub any_sent: bool,
@@ -70,6 +74,7 @@ impl Download {
     /// Adds the page that was requested. What is left of the page before it is sent first.
     pub fn add_page(&mut self, page: Page) {
         self.page_requested = false;
+        self.more_queued = page.more;
         if self.next_index >= self.page.messages.len() {
             self.page = page;
             self.next_index = 0;

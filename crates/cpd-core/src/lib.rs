@@ -8,6 +8,7 @@ pub mod dfa;
 pub mod download;
 pub mod engine;
 pub mod limits;
+pub mod mailboxes;
 pub mod record;
 pub mod sabotage;
 pub mod services;

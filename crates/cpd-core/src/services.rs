@@ -29,6 +29,9 @@ pub enum LeaseAnswer {
     Nothing,
     /// The session waits for the lease; [`super::session::Session::granted`] will be called when it gets it.
     Waiting,
+    /// Whether the session has the lease is not known yet: [`super::session::Session::granted`] or
+    /// [`super::session::Session::nothing`] will be called.
+    Asked,
 }
 
 /// What a session requests from its surroundings. No method blocks: the outcome of a request that takes time is
@@ -42,9 +45,8 @@ pub trait Services {
     /// Requests the lease of `user`'s queue. With `wait`, the session waits for it if it cannot have it now.
     fn open_download(&mut self, user: Username, wait: bool) -> LeaseAnswer;
     /// Starts to read the next page of the open download; [`super::session::Session::page`] will be called with it and
-    /// with `serial`. Returns whether messages are left after this page, or `None` if no message is left and nothing is
-    /// read.
-    fn read_queue(&mut self, user: Username, serial: u32) -> Option<bool>;
+    /// with `serial`. Returns `false` if no message is left and nothing is read.
+    fn read_queue(&mut self, user: Username, serial: u32) -> bool;
     /// Deletes a message that the client has acknowledged. Returns whether it was still queued; only then
     /// [`super::session::Session::deleted`] will be called for it.
     fn delete(&mut self, user: Username, id: MessageId) -> bool;

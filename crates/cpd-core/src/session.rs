@@ -213,9 +213,15 @@ impl Session {
         }
     }
 
-    /// Handles the grant of the lease that a WMSG waits for.
+    /// Handles the grant of the lease that a WMSG waits for, or for which this session asked.
     pub fn granted<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
         self.apply(Event::Granted, cx);
+        self.resume(cx);
+    }
+
+    /// Handles that the session does not get the lease for which it asked.
+    pub fn nothing<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
+        self.apply(Event::Nothing, cx);
         self.resume(cx);
     }
 

@@ -83,7 +83,7 @@ fn read_page(connection: &Connection, batch: &Batch, start: u32, end: u32) -> Re
     let ids = slice(&batch.ids, start, end)
         .ok_or_else(|| sqlite::new_error(ffi::SQLITE_MISUSE, "a page lies outside of its batch"))?;
     let mut statement = connection.prepare_cached(row::SELECT_MESSAGE_RANGE)?;
-    let mut page = Page { messages: Vec::with_capacity(ids.len()), bytes: Vec::new() };
+    let mut page = Page { messages: Vec::with_capacity(ids.len()), ..Page::default() };
     for run in ids.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
         statement.raw_bind_parameter(1, sqlite::sqlite_integer(*first)?)?;

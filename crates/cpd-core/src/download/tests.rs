@@ -5,7 +5,7 @@ use super::*;
 fn page(ids: &[u64]) -> Page {
     let sender = Username::parse(b"bob").expect("a name");
     let message = |id: &u64| PageMessage { id: MessageId(*id), sender, body: 0..2 };
-    Page { messages: ids.iter().map(message).collect(), bytes: b"hi".to_vec() }
+    Page { messages: ids.iter().map(message).collect(), bytes: b"hi".to_vec(), more: false }
 }
 
 fn take(download: &mut Download) -> Option<u64> {

@@ -1,19 +1,18 @@
-//! Operators' requests. Those that need the store go there in order with everything else, and take effect on sessions
-//! once
+//! Operators' requests. Those that need the store go there in order with everything else, and take effect on sessions once
 //! they are on stable storage.
 
 use cp_proto::values::Username;
 
 use super::Engine;
 use super::core::Core;
-use super::port::{AddressKey, AdminAnswer, AdminOp, MessageRow, Op, RequestId, UserRow};
-use super::queues::{Purged, keep_first_by_key};
-use super::requests::{AdminResult, BACKUP_CHUNK_BYTES, PurgeFilter, Request, SessionRow, Status, UserState};
+use super::port::{AddressKey, AdminAnswer, AdminOp, RequestId, UserRow};
+use super::requests::{AdminResult, BACKUP_CHUNK_BYTES, Request, SessionRow, Status, UserState, keep_first_by_key};
 use crate::dfa::StateName;
 use crate::download::MessageId;
+use crate::mailboxes::Mailboxes;
 use crate::time::Millis;
 
-/// What to do with the store's answer to a request.
+/// What to do with the answer to a request.
 #[derive(Debug)]
 pub(super) enum Pending {
     UserAdd {
@@ -33,19 +32,13 @@ pub(super) enum Pending {
     Users {
         limit: usize,
     },
-    Messages {
-        more: bool,
-    },
-    Purge {
-        user: Username,
-        purged: Purged,
-    },
+    Purge,
     Status,
     /// The answer is the result.
     Plain,
 }
 
-impl Engine {
+impl<M: Mailboxes> Engine<M> {
     /// Handles a request; its result comes from [`Engine::next_result`].
     pub fn admin(&mut self, request: RequestId, what: Request, now: Millis) {
         match what {
@@ -59,7 +52,10 @@ impl Engine {
             }
             Request::UserLock { name } => self.core.set_locked(request, name, true),
             Request::UserUnlock { name } => self.core.set_locked(request, name, false),
-            Request::UserRemove { name } => self.core.remove_user(request, name),
+            Request::UserRemove { name } => {
+                self.core.pending.insert(request, Pending::UserRemove { name });
+                self.core.mailboxes.remove_user(request, name);
+            }
             Request::UserList { after, limit } => {
                 let op = AdminOp::Users { after, limit: limit.saturating_add(1) };
                 self.core.ask_store(request, Pending::Users { limit: limit as usize }, op);
@@ -68,13 +64,15 @@ impl Engine {
                 self.core.ask_store(request, Pending::Users { limit: 1 }, AdminOp::User { name });
             }
             Request::QueueList { after, limit } => {
-                let (rows, more) = self.core.queues.list(after, limit as usize);
-                self.core.finish_request(request, AdminResult::Queues { rows, more });
+                self.core.mailboxes.list_queues(request, after, limit as usize);
             }
             Request::QueueShow { user, after, limit, body } => {
-                self.core.show_queue(request, user, MessageId(after), limit as usize, body);
+                self.core.mailboxes.show_queue(request, user, MessageId(after), limit as usize, body);
             }
-            Request::QueuePurge { user, which } => self.purge(request, user, which, now),
+            Request::QueuePurge { user, which } => {
+                self.core.pending.insert(request, Pending::Purge);
+                self.core.mailboxes.purge(request, user, which, self.core.wall_seconds);
+            }
             Request::StoreBackup => self.core.ask_store(request, Pending::Plain, AdminOp::BackupBegin),
             Request::StoreBackupRead { backup, offset } => {
                 let length = BACKUP_CHUNK_BYTES;
@@ -111,7 +109,7 @@ impl Engine {
             Request::Ping => self.core.finish_request(request, AdminResult::Done),
             Request::Status { .. } => self.core.ask_store(request, Pending::Status, AdminOp::Size),
         }
-        self.grant_queues(now);
+        self.handle_mailbox_events(now);
     }
 
     /// Answers, with this result, a request that does not reach [`Engine::admin`].
@@ -124,32 +122,8 @@ impl Engine {
         let Some(pending) = self.core.pending.remove(&request) else {
             return;
         };
-        let mut sessions = 0;
-        if matches!(answer, AdminAnswer::Done) {
-            sessions = self.apply_change(&pending);
-        } else if let Pending::UserRemove { name } = &pending {
-            self.core.queues.cancel_removal(*name);
-        }
+        let sessions = if matches!(answer, AdminAnswer::Done) { self.apply_change(&pending) } else { 0 };
         let result = match (pending, answer) {
-            (Pending::UserRemove { name }, AdminAnswer::Done) => {
-                let messages = self.core.queues.queued(name);
-                self.core.counters.messages_removed += messages;
-                self.core.queues.remove_user(name);
-                AdminResult::Removed { messages, sessions }
-            }
-            (Pending::Purge { purged, .. }, AdminAnswer::Done) => {
-                self.core.counters.messages_purged += purged.count();
-                AdminResult::Removed { messages: purged.count(), sessions: 0 }
-            }
-            (Pending::Purge { user, purged }, answer) => {
-                if self.core.queues.put_back(user, purged) {
-                    self.core.grant_candidates.push_back(user);
-                }
-                match answer {
-                    AdminAnswer::Failed(cause) => AdminResult::Failed(cause),
-                    _ => AdminResult::Failed("the store answered something else".to_string()),
-                }
-            }
             (Pending::UserPasswd { .. } | Pending::UserLock { locked: true, .. }, AdminAnswer::Done) => {
                 AdminResult::SessionsEnded { sessions }
             }
@@ -159,7 +133,6 @@ impl Engine {
                 users.truncate(limit);
                 AdminResult::Users { rows: users.into_iter().map(|row| self.core.user_state(row, now)).collect(), more }
             }
-            (Pending::Messages { more }, AdminAnswer::Messages(rows)) => AdminResult::Messages { rows, more },
             (_, AdminAnswer::Done) => AdminResult::Done,
             (_, AdminAnswer::Exists) => AdminResult::UserExists,
             (Pending::Plain, AdminAnswer::Missing) => AdminResult::NoSuchBackup,
@@ -177,11 +150,26 @@ impl Engine {
         self.core.finish_request(request, result);
     }
 
+    /// Handles the mailboxes' result of a request about users or queues.
+    pub(super) fn admin_result(&mut self, request: RequestId, result: AdminResult) {
+        let result = match (self.core.pending.remove(&request), result) {
+            (Some(pending @ Pending::UserRemove { .. }), AdminResult::Removed { messages, .. }) => {
+                self.core.counters.messages_removed += messages;
+                AdminResult::Removed { messages, sessions: self.apply_change(&pending) }
+            }
+            (Some(Pending::Purge), AdminResult::Removed { messages, sessions }) => {
+                self.core.counters.messages_purged += messages;
+                AdminResult::Removed { messages, sessions }
+            }
+            (_, result) => result,
+        };
+        self.core.finish_request(request, result);
+    }
+
     /// Applies a change that is on stable storage to sessions and logins. Returns the number of sessions that it ended.
     fn apply_change(&mut self, pending: &Pending) -> u64 {
         match pending {
             Pending::UserAdd { name } => {
-                self.core.queues.add_user(*name);
                 self.core.logins.clear_name_history(*name, false);
             }
             Pending::UserPasswd { name, keep_sessions } => {
@@ -202,8 +190,7 @@ impl Engine {
             }
             Pending::UserLock { locked: false, .. }
             | Pending::Users { .. }
-            | Pending::Messages { .. }
-            | Pending::Purge { .. }
+            | Pending::Purge
             | Pending::Status
             | Pending::Plain => {}
         }
@@ -212,27 +199,6 @@ impl Engine {
 
     fn disconnect_user(&mut self, name: Username) -> u64 {
         self.disconnect(|slot| slot.session().is_some_and(|s| s.state().user() == Some(name))) as u64
-    }
-
-    fn purge(&mut self, request: RequestId, user: Username, which: PurgeFilter, now: Millis) {
-        if !self.core.queues.exists(user) {
-            return self.core.finish_request(request, AdminResult::NoSuchUser);
-        }
-        if which.id.is_some_and(|id| self.core.queues.select(user, |m| m.id.0 == id).is_empty()) {
-            return self.core.finish_request(request, AdminResult::NoSuchMessage);
-        }
-        let before = which.older_than_seconds.map(|age| self.core.wall_seconds.saturating_sub(age));
-        let ids = self.core.queues.select(user, |m| {
-            which.id.is_none_or(|id| m.id.0 == id)
-                && which.from.is_none_or(|from| m.sender == from)
-                && before.is_none_or(|before| m.at < before)
-        });
-        let purged = self.core.queues.remove_all(user, &ids);
-        if let Some(session) = self.core.queues.leaseholder(user) {
-            self.with_session(session, now, |s, cx| s.purged(|id| ids.binary_search(&id).is_ok(), cx));
-        }
-        let ids = ids.iter().map(|id| id.0).collect();
-        self.core.ask_store(request, Pending::Purge { user, purged }, AdminOp::Purge { ids });
     }
 
     fn list_sessions(&mut self, request: RequestId, after: u64, limit: usize, now: Millis) {
@@ -260,7 +226,7 @@ impl Engine {
             let name = session.state().name();
             states.iter_mut().filter(|(known, _)| *known == name).for_each(|(_, count)| *count += 1);
         }
-        let (queued_messages, queued_bytes) = self.core.queues.totals();
+        let (queued_messages, queued_bytes) = self.core.mailboxes.totals();
         Status {
             connections: self.connections(),
             states,
@@ -272,49 +238,22 @@ impl Engine {
     }
 }
 
-impl Core {
+impl<M: Mailboxes> Core<M> {
     pub(super) fn finish_request(&mut self, request: RequestId, result: AdminResult) {
         self.results.push_back((request, result));
     }
 
     fn user_state(&mut self, row: UserRow, now: Millis) -> UserState {
         let throttled = self.logins.throttle().name_throttle(row.name, &self.limits, now).map(|one| one.until);
-        UserState { queued: self.queues.queued(row.name), throttled, row }
+        UserState { queued: self.mailboxes.queued(row.name), throttled, row }
     }
 
     fn ask_store(&mut self, request: RequestId, pending: Pending, op: AdminOp) {
         self.pending.insert(request, pending);
-        self.batcher.write(Op::Admin { request, op: Box::new(op) });
+        self.mailboxes.ask(request, op);
     }
 
     fn set_locked(&mut self, request: RequestId, name: Username, locked: bool) {
         self.ask_store(request, Pending::UserLock { name, locked }, AdminOp::UserLock { name, locked });
-    }
-
-    fn remove_user(&mut self, request: RequestId, name: Username) {
-        if !self.queues.exists(name) {
-            return self.finish_request(request, AdminResult::NoSuchUser);
-        }
-        let ids = self.queues.begin_removal(name);
-        self.ask_store(request, Pending::UserRemove { name }, AdminOp::UserRemove { name, ids });
-    }
-
-    fn show_queue(&mut self, request: RequestId, user: Username, after: MessageId, limit: usize, bodies: bool) {
-        if !self.queues.exists(user) {
-            return self.finish_request(request, AdminResult::NoSuchUser);
-        }
-        let (rows, more) = self.queues.show(user, after, limit);
-        if bodies {
-            let ids = rows.iter().map(|row| row.id.0).collect();
-            return self.ask_store(request, Pending::Messages { more }, AdminOp::Messages { ids, bodies });
-        }
-        let describe = |m: super::queues::QueuedMessage| MessageRow {
-            id: m.id,
-            sender: m.sender,
-            queued_at: m.at,
-            bytes: u32::try_from(m.bytes).unwrap_or(u32::MAX),
-            body: None,
-        };
-        self.finish_request(request, AdminResult::Messages { rows: rows.into_iter().map(describe).collect(), more });
     }
 }

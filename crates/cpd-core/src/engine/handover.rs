@@ -9,6 +9,7 @@ use super::slot::Slot;
 use super::trusted_clock::TrustedClock;
 use crate::dfa::Dialect;
 use crate::download::MessageId;
+use crate::mailboxes::Mailboxes;
 use crate::record::{RecordFormat, RecordReader, RecordWriter};
 use crate::session::Session;
 use crate::time::Millis;
@@ -22,12 +23,12 @@ const COMMON_RECORD_VERSION: u16 = 3;
 /// The version of the common record that 0.1.0 and 0.2.0 wrote.
 const OLD_COMMON_RECORD_VERSION: u16 = 2;
 
-impl Engine {
+impl<M: Mailboxes> Engine<M> {
     /// Every open session, in the order in which the successor must read their records: first those that wait for
     /// messages, in the order in which they wait; then those that download, so that an RMSG in the unread input of
     /// another session cannot take their queue.
     pub fn handover_order(&self) -> Vec<SessionId> {
-        let mut order = self.core.queues.waiters();
+        let mut order = self.core.mailboxes.waiters();
         let known: HashSet<SessionId> = order.iter().copied().collect();
         let others = self.open_slots().filter(|slot| !known.contains(&slot.id()));
         let downloads = |slot: &&Slot| slot.session().is_some_and(|session| session.unfinished_download().is_some());
@@ -58,7 +59,7 @@ impl Engine {
         let mut record = RecordWriter::default();
         record.u16(RECORD_VERSION);
         record.u64(now.saturating_sub(slot.opened));
-        let end = session.unfinished_download().and_then(|(user, ..)| self.core.queues.lease_end(user, id));
+        let end = session.unfinished_download().and_then(|(user, ..)| self.core.mailboxes.lease_end(id, user));
         record.u64(end.map_or(0, |id| id.0));
         session.freeze(now, &mut record)?;
         Some(record.into_bytes())
@@ -77,7 +78,7 @@ impl Engine {
         let end = MessageId(reader.u64()?);
         let session = Session::thaw(&mut reader, form, now)?;
         reader.expect_end()?;
-        if session.state().user().is_some_and(|user| !self.core.queues.exists(user)) {
+        if session.state().user().is_some_and(|user| !self.core.mailboxes.may_exist(user)) {
             return None;
         }
         let download = session.unfinished_download();
@@ -86,24 +87,21 @@ impl Engine {
         }
         let id = self.insert_session(session, from.into(), now.saturating_sub(age));
         match download {
-            Some((user, true, _)) => self.core.queues.add_waiter(user, id),
-            Some((user, false, sent)) if !self.core.queues.restore_lease(user, id, sent, end) => {
+            Some((user, true, _)) => self.core.mailboxes.resume_wait(id, user),
+            Some((user, false, sent)) if !self.core.mailboxes.resume_download(id, user, sent, end) => {
                 self.close(id, now);
                 return None;
             }
             Some(_) | None => {}
         }
         self.with_session(id, now, |s, cx| s.resume_after_handover(cx));
-        if let Some((user, ..)) = download {
-            self.core.grant_candidates.push_back(user);
-        }
         Some(id)
     }
 
     /// Ends the hand-over, after all records: queues that no session leases any longer are granted to those that wait
     /// for them.
     pub fn finish_handover(&mut self, now: Millis) {
-        self.grant_queues(now);
+        self.handle_mailbox_events(now);
     }
 
     /// The common record: the trusted clock and the failed logins that are counted.

@@ -1,11 +1,9 @@
-//! Everything between the sockets and the store, as a pure computation: the sessions by id, what they ask of the store
-//! and of the verifiers, the queues, the leases and the throttle. There is no clock, thread or socket here: the caller
+//! Everything between the sockets and the store, as a pure computation: the sessions by id, what they ask of the
+//! mailboxes and of the verifiers, and the throttle. There is no clock, thread or socket here: the caller
 //! passes the time in and carries requests and answers back and forth, so that the whole engine can be simulated.
 
 mod address;
 mod admin;
-mod answers;
-mod batcher;
 mod core;
 pub mod counters;
 mod counts;
@@ -14,9 +12,8 @@ mod guests;
 mod handover;
 pub mod login_queue;
 mod logins;
-mod names;
+mod mailbox_events;
 pub mod port;
-pub mod queues;
 pub mod requests;
 mod sabotage;
 pub mod settings;
@@ -29,27 +26,28 @@ use std::collections::VecDeque;
 
 use cp_proto::values::Username;
 
-pub use self::batcher::BATCHES_UNDER_WAY_MAX;
 use self::core::{Core, SessionServices};
 use self::counts::Counts;
 use self::events::{Limit, LogEvent};
 use self::guests::Guests;
 pub use self::handover::RECORD_VERSION;
 pub use self::logins::Verification;
-use self::port::{AddressKey, Batch, FromStore, Op, Origin, RequestId, SessionId};
+use self::port::{AddressKey, Origin, RequestId, SessionId};
 use self::requests::AdminResult;
 use self::settings::Settings;
 use self::slot::Slot;
 use crate::dfa::Dialect;
 use crate::download::MessageId;
+use crate::mailboxes::Mailboxes;
+use crate::mailboxes::local::LocalMailboxes;
 use crate::services::SessionContext;
 use crate::session::{Closing, Session};
 use crate::time::{Millis, NEVER};
 use crate::timer::Wheel;
 
-/// All sessions, and everything that they share.
+/// All sessions, and everything that they share. `M` is the kind of the mailboxes.
 #[derive(Debug)]
-pub struct Engine {
+pub struct Engine<M = LocalMailboxes> {
     settings: Settings,
     slots: Vec<Slot>,
     free_slots: Vec<u32>,
@@ -58,7 +56,7 @@ pub struct Engine {
     guests: Guests,
     wheel: Wheel<u32>,
     dirty: VecDeque<u32>,
-    core: Core,
+    core: Core<M>,
     /// When the next scan for expired messages is due, and the index of the user at which it begins.
     expiry_scan: (Millis, usize),
     trusted_clock: trusted_clock::TrustedClock,
@@ -70,7 +68,8 @@ pub struct Engine {
 impl Engine {
     /// An engine without users or messages; `next_message` is the first message id that it may assign.
     pub fn new(settings: Settings, next_message: u64, now: Millis) -> Engine {
-        let core = Core { limits: settings.limits, next_message, ..Core::default() };
+        let mailboxes = LocalMailboxes::new(next_message);
+        let core = Core { limits: settings.limits, mailboxes, ..Core::default() };
         Engine {
             settings,
             slots: Vec::new(),
@@ -90,25 +89,26 @@ impl Engine {
 
     /// Adds a user that the store holds.
     pub fn load_user(&mut self, name: Username) {
-        self.core.queues.add_user(name);
-    }
-
-    /// Adds a known address. Addresses must come in the order of their last logins.
-    pub fn load_known_address(&mut self, address: AddressKey) {
-        self.core.logins.add_known_address(address);
+        self.core.mailboxes.load_user(name);
     }
 
     /// Adds a message that the store holds. Messages must come in the order of their ids.
     pub fn load_message(&mut self, message: &port::StoredMessage) {
-        let port::StoredMessage { id, recipient, sender, queued_at, bytes } = *message;
         self.core.counters.messages_at_start += 1;
-        self.core.queues.load(id, recipient, sender, queued_at, usize::from(bytes));
+        self.core.mailboxes.load_message(message);
     }
 
     /// Sets the first message id that may be assigned. Messages with lower ids count as found at the start.
     pub fn set_next_message(&mut self, id: u64) {
-        self.core.next_message = id;
+        self.core.mailboxes.set_next_message(id);
         self.first_new_id = MessageId(id);
+    }
+}
+
+impl<M: Mailboxes> Engine<M> {
+    /// Adds a known address. Addresses must come in the order of their last logins.
+    pub fn load_known_address(&mut self, address: AddressKey) {
+        self.core.logins.add_known_address(address);
     }
 
     /// Sets the earliest time, in seconds since 1970, that the wall clock can rightly show: cpd did not exist before.
@@ -202,28 +202,27 @@ impl Engine {
             self.wheel.cancel(key);
         }
         if let Some(user) = session.state().user() {
-            self.core.inject_forgotten_lease(user, id, now);
             self.core.per_user.decrement(user);
-            self.core.release(user, id);
+            self.core.mailboxes.connection_ended(id, user, now);
         }
         self.guests.remove(from, id);
         self.core.logins.abandon(id);
         self.core.former_keys.remove(&id);
         self.per_address.decrement(from);
         self.free_slots.push(id.slot);
-        self.grant_queues(now);
+        self.handle_mailbox_events(now);
     }
 
     /// Processes bytes from the client.
     pub fn receive(&mut self, id: SessionId, bytes: &[u8], now: Millis) {
         self.with_session(id, now, |s, cx| s.receive(bytes, cx));
-        self.grant_queues(now);
+        self.handle_mailbox_events(now);
     }
 
     /// The client shut down its sending side.
     pub fn end_of_input(&mut self, id: SessionId, now: Millis) {
         self.with_session(id, now, |s, cx| s.end_of_input(cx));
-        self.grant_queues(now);
+        self.handle_mailbox_events(now);
     }
 
     /// The bytes to send to the client.
@@ -237,7 +236,7 @@ impl Engine {
         if let Some((session, mut services, settings)) = self.session_and_services(id) {
             session.output_sent(count, &mut SessionContext { now, settings, services: &mut services });
         }
-        self.grant_queues(now);
+        self.handle_mailbox_events(now);
     }
 
     /// Whether more should be read from the client.
@@ -286,7 +285,11 @@ impl Engine {
     /// The latest time at which [`Engine::expire`] must be called, followed by [`Engine::next_batch`].
     pub fn next_deadline(&self) -> Millis {
         let expiry_scan = if self.settings.limits.message_age > 0 { self.expiry_scan.0 } else { NEVER };
-        self.wheel.next_expiry().unwrap_or(NEVER).min(expiry_scan).min(self.core.batcher.due().unwrap_or(NEVER))
+        self.wheel
+            .next_expiry()
+            .unwrap_or(NEVER)
+            .min(expiry_scan)
+            .min(self.core.mailboxes.next_deadline().unwrap_or(NEVER))
     }
 
     /// Runs the session timers and the scan for expired messages that are due.
@@ -307,32 +310,24 @@ impl Engine {
         if self.settings.limits.message_age > 0 && self.expiry_scan.0 <= now {
             self.expire_messages(now);
         }
-        self.grant_queues(now);
+        self.handle_mailbox_events(now);
     }
 
     /// The next batch for the store. `None`: there is none, or too many are under way.
-    pub fn next_batch(&mut self, now: Millis) -> Option<Batch> {
+    pub fn next_batch(&mut self, now: Millis) -> Option<M::Batch> {
         if self.stopping {
-            self.core.batcher.flush_lazy();
+            self.core.mailboxes.flush();
         }
-        let batch = self.core.batcher.next_batch(now);
-        self.inject_early_reply(batch.as_ref(), now);
+        let batch = self.core.mailboxes.next_batch(now);
+        self.handle_mailbox_events(now);
         batch
     }
 
-    /// Handles a result from the store. [`FromStore::Broken`] and [`FromStore::Changed`] are ignored: the caller
-    /// handles them.
-    pub fn from_store(&mut self, what: FromStore, now: Millis) {
-        match what {
-            FromStore::Answers(answers) => {
-                for answer in answers {
-                    self.store_answer(answer, now);
-                }
-            }
-            FromStore::Done(batch, outcome) => self.done(batch, outcome, now),
-            FromStore::Broken(_) | FromStore::Changed { .. } => {}
-        }
-        self.grant_queues(now);
+    /// Handles a result from the store. That the store is broken, or that somebody has changed its files, is ignored: the
+    /// caller handles it.
+    pub fn from_store(&mut self, what: M::Answer, now: Millis) {
+        self.core.mailboxes.answered(what, &mut self.core.counters);
+        self.handle_mailbox_events(now);
     }
 
     /// The next password to verify. `None`: no login waits, or none of those that wait can be judged yet.
@@ -366,7 +361,7 @@ impl Engine {
             self.complete_login(id, login, rehash, now);
         }
         self.inject_leaky_reply(id, login.name, now);
-        self.grant_queues(now);
+        self.handle_mailbox_events(now);
     }
 
     /// Completes a login whose password was right.
@@ -380,9 +375,9 @@ impl Engine {
         self.guests.remove(login.from, id);
         self.core.counters.logins += 1;
         self.core.events.push_back(LogEvent::LoggedIn { session: id, user: login.name });
-        let at = self.core.wall_seconds;
-        let op = Op::LoggedIn { name: login.name, from: login.from, at, rehash };
-        self.core.batcher.write_lazily(op, now);
+        self.core.now = now;
+        let (mailboxes, cx) = self.core.mailboxes();
+        mailboxes.record_login(login.name, login.from, rehash, &cx);
         self.with_session(id, now, |s, cx| s.verified(true, cx));
     }
 
@@ -412,7 +407,7 @@ impl Engine {
 
     /// Whether nothing waits for the store or is under way in it.
     pub fn is_idle(&self) -> bool {
-        self.core.batcher.is_idle()
+        self.core.mailboxes.is_idle()
     }
 
     /// The number of open sessions.
@@ -422,7 +417,7 @@ impl Engine {
 
     /// The number of queued messages, including those on their way to the store.
     pub fn queued_messages(&self) -> u64 {
-        self.core.queues.totals().0
+        self.core.mailboxes.totals().0
     }
 
     fn open_slots(&self) -> impl Iterator<Item = &Slot> {
@@ -440,7 +435,7 @@ impl Engine {
     fn session_and_services(
         &mut self,
         id: SessionId,
-    ) -> Option<(&mut Session, SessionServices<'_>, &crate::session::settings::SessionSettings)> {
+    ) -> Option<(&mut Session, SessionServices<'_, M>, &crate::session::settings::SessionSettings)> {
         let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.serial == id.serial)?;
         let services = SessionServices { core: &mut self.core, session: id, from: slot.from };
         Some((slot.session.as_mut()?, services, &self.settings.session))
@@ -451,7 +446,7 @@ impl Engine {
         &mut self,
         id: SessionId,
         now: Millis,
-        call: impl FnOnce(&mut Session, &mut SessionContext<'_, SessionServices<'_>>),
+        call: impl FnOnce(&mut Session, &mut SessionContext<'_, SessionServices<'_, M>>),
     ) {
         self.core.now = now;
         let Some((session, mut services, settings)) = self.session_and_services(id) else {
@@ -482,15 +477,6 @@ impl Engine {
             }
         }
         disconnected
-    }
-
-    /// Grants queues to sessions that wait for them.
-    fn grant_queues(&mut self, now: Millis) {
-        while let Some(user) = self.core.grant_candidates.pop_front() {
-            if let Some(session) = self.core.queues.grant(user) {
-                self.with_session(session, now, |s, cx| s.granted(cx));
-            }
-        }
     }
 }
 

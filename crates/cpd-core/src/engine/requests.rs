@@ -6,7 +6,6 @@ use cp_proto::values::Username;
 
 use super::counters::Counters;
 use super::port::{MessageRow, SessionId, UserRow};
-use super::queues::QueueSummary;
 use super::throttle::Throttled;
 use crate::dfa::StateName;
 use crate::time::Millis;
@@ -219,6 +218,16 @@ pub enum AdminResult {
     Status(Box<Status>),
 }
 
+/// A summary of the messages in one queue that are on stable storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueSummary {
+    pub user: Username,
+    pub messages: u64,
+    pub bytes: u64,
+    /// When the oldest message was queued, in seconds since 1970.
+    pub oldest: u64,
+}
+
 /// A user's row in the store, and what only the engine knows about the user.
 #[derive(Debug, Clone)]
 pub struct UserState {
@@ -251,4 +260,15 @@ pub struct Status {
     pub queued_bytes: u64,
     pub store_bytes: u64,
     pub counters: Counters,
+}
+
+/// Keeps the `limit` rows with the lowest keys, in order, without sorting the others. Returns whether there were more.
+pub(crate) fn keep_first_by_key<T, K: Ord>(rows: &mut Vec<T>, limit: usize, key: impl Fn(&T) -> K) -> bool {
+    let more = rows.len() > limit;
+    if more {
+        rows.select_nth_unstable_by_key(limit, &key);
+        rows.truncate(limit);
+    }
+    rows.sort_unstable_by_key(key);
+    more
 }

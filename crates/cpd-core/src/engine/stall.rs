@@ -1,9 +1,10 @@
 //! A store that does not respond: senders get an error reply, all other sessions continue.
 
 use super::Engine;
+use crate::mailboxes::Mailboxes;
 use crate::time::Millis;
 
-impl Engine {
+impl<M: Mailboxes> Engine<M> {
     /// Notes that the store has stopped responding (`stalled`), or responds again. Clients that wait for a 240 then get
     /// a 540 that calls the outcome unknown; a message that turns out to be stored is delivered all the same. Until the
     /// store responds, further messages are refused with a 540.
@@ -14,10 +15,8 @@ impl Engine {
             for session in senders {
                 self.with_session(session, now, |s, cx| s.give_up_storing(cx));
             }
-            for session in std::mem::take(&mut self.core.waiting_for_room) {
-                self.with_session(session, now, |s, cx| s.resume(cx));
-            }
+            self.core.mailboxes.retry_stores();
         }
-        self.grant_queues(now);
+        self.handle_mailbox_events(now);
     }
 }

@@ -1,11 +1,10 @@
-//! The time by which messages expire: the wall clock's, except that a jump forward is trusted only after a day. A
-//! message
+//! The time by which messages expire: the wall clock's, except that a jump forward is trusted only after a day. A message
 //! that was answered with 240 must not be deleted because a clock was wrong for a while.
 
 use super::events::LogEvent;
-use super::port::Op;
 use super::{Engine, Millis, NEVER};
 use crate::download::MessageId;
+use crate::mailboxes::Mailboxes;
 use crate::record::{RecordReader, RecordWriter};
 
 /// By how many seconds the wall clock may be ahead of the time that the monotonic clock predicts before it is
@@ -135,23 +134,15 @@ impl TrustedClock {
     }
 }
 
-impl Engine {
+impl<M: Mailboxes> Engine<M> {
     /// Removes messages that are older than `message_age`, except from queues that are being downloaded.
     pub(super) fn expire_messages(&mut self, now: Millis) {
         let age = self.settings.limits.message_age;
-        let (old, next) = match self.trusted_clock.expiry_cutoff(self.core.wall_seconds, now, age, self.first_new_id) {
-            Some(by) => self.core.queues.find_expired(
-                |id, stamp| by.has_expired(id, stamp),
-                self.expiry_scan.1,
-                EXPIRED_PER_SCAN_MAX,
-            ),
-            None => (Vec::new(), None),
-        };
-        let messages = old.len() as u64;
-        for (user, id) in old {
-            self.core.queues.remove(user, id);
-            self.core.batcher.write_lazily(Op::DeleteExpired { id }, now);
-        }
+        let cutoff = self.trusted_clock.expiry_cutoff(self.core.wall_seconds, now, age, self.first_new_id);
+        let (messages, next) = cutoff.map_or((0, None), |cutoff| {
+            let has_expired = |id, stamp| cutoff.has_expired(id, stamp);
+            self.core.mailboxes.expire(has_expired, self.expiry_scan.1, EXPIRED_PER_SCAN_MAX, now)
+        });
         if messages > 0 {
             self.core.counters.messages_expired += messages;
             self.core.events.push_back(LogEvent::Expired { messages });

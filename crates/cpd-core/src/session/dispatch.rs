@@ -140,11 +140,13 @@ impl Session {
             (Action::OpenDownload, Some(user)) => match cx.services.open_download(user, false) {
                 LeaseAnswer::Granted => self.read_queue(cx),
                 LeaseAnswer::Nothing | LeaseAnswer::Waiting => self.apply(Event::Nothing, cx),
+                LeaseAnswer::Asked => self.await_lease(),
             },
             (Action::AwaitMessage { seconds }, Some(user)) => match cx.services.open_download(user, true) {
                 LeaseAnswer::Granted => self.apply(Event::Granted, cx),
                 LeaseAnswer::Nothing => self.apply(Event::Nothing, cx),
-                LeaseAnswer::Waiting => {
+                // Whoever waits for a message may as well wait for the answer.
+                LeaseAnswer::Waiting | LeaseAnswer::Asked => {
                     self.deadlines.state = cx.now.saturating_add(u64::from(seconds) * 1000);
                     self.deadlines.idle = NEVER;
                 }
@@ -184,13 +186,15 @@ impl Session {
     /// Requests the next page of the download.
     fn read_queue<S: Services>(&mut self, cx: &mut SessionContext<'_, S>) {
         if let State::ReceivingMessage { user, download } = &mut self.state {
-            match cx.services.read_queue(*user, download.serial) {
-                Some(more) => {
-                    download.page_requested = true;
-                    download.more_queued = more;
-                }
-                None => download.more_queued = false,
-            }
+            download.page_requested = cx.services.read_queue(*user, download.serial);
+            download.more_queued = false;
+        }
+    }
+
+    /// Notes that it is not known yet whether the download has the lease. Until then nothing of it is read.
+    fn await_lease(&mut self) {
+        if let State::ReceivingMessage { download, .. } = &mut self.state {
+            download.page_requested = true;
         }
     }
 

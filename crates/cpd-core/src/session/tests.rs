@@ -57,9 +57,9 @@ impl Services for World {
         self.opening
     }
 
-    fn read_queue(&mut self, _: Username, serial: u32) -> Option<bool> {
+    fn read_queue(&mut self, _: Username, serial: u32) -> bool {
         self.asked.push(ServiceCall::Read(serial));
-        Some(false)
+        true
     }
 
     fn delete(&mut self, _: Username, id: MessageId) -> bool {
@@ -162,7 +162,7 @@ fn messages(ids: std::ops::RangeInclusive<u64>, bytes: usize) -> Page {
     let sender = Username::parse(b"bob").expect("a name");
     let body = 0..u32::try_from(bytes).expect("a length");
     let messages = ids.map(|id| PageMessage { id: MessageId(id), sender, body: body.clone() }).collect();
-    Page { messages, bytes: vec![b'x'; bytes] }
+    Page { messages, bytes: vec![b'x'; bytes], more: false }
 }
 
 #[test]

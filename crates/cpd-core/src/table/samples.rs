@@ -307,7 +307,7 @@ fn sample_name() -> Username {
 
 fn sample_page(messages: u64) -> Page {
     let message = |id| PageMessage { id: MessageId(id), sender: sample_name(), body: 0..2 };
-    Page { messages: (1..=messages).map(message).collect(), bytes: b"hi".to_vec() }
+    Page { messages: (1..=messages).map(message).collect(), bytes: b"hi".to_vec(), more: false }
 }
 
 /// A download with this many messages, the first of which has been sent.

@@ -1,6 +1,5 @@
 //! The queues: an index of the messages in the store, with quotas, leases and waiting sessions. It takes some tens of
-//! bytes
-//! a message; bodies stay in the store.
+//! bytes a message; bodies stay in the store.
 
 mod handover;
 mod purge;
@@ -9,15 +8,16 @@ mod quota;
 use std::collections::VecDeque;
 
 pub use purge::Purged;
-pub use quota::AdmitError;
 
 use cp_proto::values::Username;
 
 use super::names::NameMap;
-use super::port::SessionId;
-use super::settings::Limits;
 use crate::download::MessageId;
+use crate::engine::port::SessionId;
+use crate::engine::requests::{QueueSummary, keep_first_by_key};
+use crate::engine::settings::Limits;
 use crate::limits::{PAGE_MAX_BYTES, PAGE_MAX_MESSAGES};
+use crate::mailboxes::QuotaError;
 use crate::time::Millis;
 
 /// The number of a name in this run. Messages keep their sender's number when that user is removed.
@@ -86,16 +86,6 @@ struct User {
     /// message moves it on by its share of a minute.
     rate_free_at_us: u64,
     mailbox: Option<Box<Mailbox>>,
-}
-
-/// A summary of the messages in one queue that are on stable storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueSummary {
-    pub user: Username,
-    pub messages: u64,
-    pub bytes: u64,
-    /// When the oldest message was queued, in seconds since 1970.
-    pub oldest: u64,
 }
 
 /// One queued message, without its body.
@@ -185,7 +175,7 @@ impl Queues {
     /// Queues a message that goes to the store next.
     ///
     /// # Errors
-    /// The quota that it would exceed, or [`AdmitError::NoSuchUser`]; nothing has changed then.
+    /// The quota that it would exceed, or [`QuotaError::NoSuchUser`]; nothing has changed then.
     pub fn admit(
         &mut self,
         id: MessageId,
@@ -194,11 +184,11 @@ impl Queues {
         at: u64,
         bytes: usize,
         (limits, now): (&Limits, Millis),
-    ) -> Result<(), AdmitError> {
-        let index = self.names.get(&recipient).copied().ok_or(AdmitError::NoSuchUser)?;
+    ) -> Result<(), QuotaError> {
+        let index = self.names.get(&recipient).copied().ok_or(QuotaError::NoSuchUser)?;
         let sender = self.intern(sender);
         let Some(user) = self.users.get(index as usize).filter(|user| user.exists) else {
-            return Err(AdmitError::NoSuchUser);
+            return Err(QuotaError::NoSuchUser);
         };
         if let Some(mailbox) = &user.mailbox {
             mailbox.check_quota(sender, limits)?;
@@ -206,7 +196,7 @@ impl Queues {
         let rate_free_at_us =
             self.users.get(sender as usize).map_or(Ok(0), |from| from.check_sender_quota(limits, now))?;
         if limits.store_bytes > 0 && self.bytes + bytes as u64 > limits.store_bytes {
-            return Err(AdmitError::StoreFull);
+            return Err(QuotaError::StoreFull);
         }
         self.messages += 1;
         self.bytes += bytes as u64;
@@ -429,17 +419,6 @@ impl Queues {
             user.mailbox = None;
         }
     }
-}
-
-/// Keeps the `limit` rows with the lowest keys, in order, without sorting the others. Returns whether there were more.
-pub(super) fn keep_first_by_key<T, K: Ord>(rows: &mut Vec<T>, limit: usize, key: impl Fn(&T) -> K) -> bool {
-    let more = rows.len() > limit;
-    if more {
-        rows.select_nth_unstable_by_key(limit, &key);
-        rows.truncate(limit);
-    }
-    rows.sort_unstable_by_key(key);
-    more
 }
 
 fn summary(user: &User) -> Option<QueueSummary> {

@@ -2,25 +2,11 @@
 
 use super::{Mailbox, Millis, NameId, Queues, User};
 use crate::engine::settings::Limits;
+use crate::mailboxes::QuotaError;
 
 /// A sender with fewer messages than this in a queue may use the last fifth of it.
 const LAST_FIFTH_SENDER_MAX: u32 = 10;
 const MINUTE_US: u64 = 60_000_000;
-
-/// Why a message is not queued.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdmitError {
-    NoSuchUser,
-    QueueFull,
-    SenderFull,
-    /// The queue is nearly full, and its last fifth is for senders with few messages in it.
-    LastFifth,
-    /// The sender has too many messages in all queues together.
-    SenderTotal,
-    /// The sender has sent too many messages in a minute.
-    SenderRate,
-    StoreFull,
-}
 
 impl Queues {
     /// Counts one more queued message of this sender.
@@ -41,32 +27,32 @@ impl Queues {
 impl User {
     /// Checks the quotas of the sender. If it may send one more message, returns the value that `rate_free_at_us`
     /// takes then.
-    pub(super) fn check_sender_quota(&self, limits: &Limits, now: Millis) -> Result<u64, AdmitError> {
+    pub(super) fn check_sender_quota(&self, limits: &Limits, now: Millis) -> Result<u64, QuotaError> {
         if self.queued_as_sender >= limits.messages_per_sender {
-            return Err(AdmitError::SenderTotal);
+            return Err(QuotaError::SenderTotal);
         }
         let now = now.saturating_mul(1000);
         let cost = (MINUTE_US / u64::from(limits.messages_per_sender_minute.max(1))).max(1);
         let rate_free_at_us = self.rate_free_at_us.max(now).saturating_add(cost);
-        if rate_free_at_us.saturating_sub(now) > MINUTE_US { Err(AdmitError::SenderRate) } else { Ok(rate_free_at_us) }
+        if rate_free_at_us.saturating_sub(now) > MINUTE_US { Err(QuotaError::SenderRate) } else { Ok(rate_free_at_us) }
     }
 }
 
 impl Mailbox {
-    pub(super) fn check_quota(&self, sender: NameId, limits: &Limits) -> Result<(), AdmitError> {
+    pub(super) fn check_quota(&self, sender: NameId, limits: &Limits) -> Result<(), QuotaError> {
         if self.being_removed {
-            return Err(AdmitError::NoSuchUser);
+            return Err(QuotaError::NoSuchUser);
         }
         if self.entries.len() as u64 >= u64::from(limits.queue_messages) {
-            return Err(AdmitError::QueueFull);
+            return Err(QuotaError::QueueFull);
         }
         let queued = self.by_sender.get(&sender).copied().unwrap_or(0);
         let last_fifth = self.entries.len() as u64 >= u64::from(limits.queue_messages - limits.queue_messages / 5);
         if queued >= limits.queue_messages_per_sender {
-            return Err(AdmitError::SenderFull);
+            return Err(QuotaError::SenderFull);
         }
         if last_fifth && queued >= LAST_FIFTH_SENDER_MAX {
-            return Err(AdmitError::LastFifth);
+            return Err(QuotaError::LastFifth);
         }
         Ok(())
     }

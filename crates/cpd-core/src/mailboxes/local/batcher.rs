@@ -1,10 +1,9 @@
-//! Batches on their way to the store: the one being filled, those ready to be submitted, and how much may be under way
-//! at
+//! Batches on their way to the store: the one being filled, those ready to be submitted, and how much may be under way at
 //! once.
 
 use std::collections::VecDeque;
 
-use super::port::{Batch, Op, Outcome};
+use crate::engine::port::{Batch, Op, Outcome};
 use crate::time::Millis;
 
 /// Batches submitted and not yet handed back, at most.

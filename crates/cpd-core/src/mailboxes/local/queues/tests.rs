@@ -114,25 +114,25 @@ impl Model {
         self.queue(user).filter(|m| m.committed)
     }
 
-    fn admit(&mut self, message: Message) -> Result<(), AdmitError> {
+    fn admit(&mut self, message: Message) -> Result<(), QuotaError> {
         let (to, limits) = (message.recipient, limits());
         if !self.users[to] || self.being_removed[to] {
-            return Err(AdmitError::NoSuchUser);
+            return Err(QuotaError::NoSuchUser);
         }
         if self.queue(to).count() >= limits.queue_messages as usize {
-            return Err(AdmitError::QueueFull);
+            return Err(QuotaError::QueueFull);
         }
         let same = self.queue(to).filter(|m| m.sender == message.sender).count();
         if same >= limits.queue_messages_per_sender as usize {
-            return Err(AdmitError::SenderFull);
+            return Err(QuotaError::SenderFull);
         }
         // One sender may have six messages in a queue here, so none is kept out of the last fifth.
         let all = self.messages.iter().filter(|m| m.sender == message.sender).count();
         if all >= limits.messages_per_sender as usize {
-            return Err(AdmitError::SenderTotal);
+            return Err(QuotaError::SenderTotal);
         }
         if self.messages.iter().map(|m| m.bytes).sum::<u64>() + message.bytes > limits.store_bytes {
-            return Err(AdmitError::StoreFull);
+            return Err(QuotaError::StoreFull);
         }
         self.messages.push(message);
         Ok(())
@@ -443,12 +443,12 @@ fn the_last_fifth_of_a_queue_is_for_those_with_few_in_it() {
         queues.admit(MessageId(id), name(0), name(sender), 0, 1, (limits, 0))
     };
     assert!((0..30).all(|_| send(1, &limits).is_ok()));
-    assert_eq!(send(1, &limits), Err(AdmitError::SenderFull));
+    assert_eq!(send(1, &limits), Err(QuotaError::SenderFull));
     // With these there are forty: a sender with ten messages in the queue may not send more.
     assert!((0..10).all(|_| send(2, &limits).is_ok()));
-    assert_eq!(send(2, &limits), Err(AdmitError::LastFifth));
+    assert_eq!(send(2, &limits), Err(QuotaError::LastFifth));
     assert!((0..10).all(|_| send(0, &limits).is_ok()), "who has none there finds room");
-    assert_eq!(send(0, &limits), Err(AdmitError::QueueFull));
+    assert_eq!(send(0, &limits), Err(QuotaError::QueueFull));
     // One sender may fill a queue of ten on its own.
     let limits = Limits { queue_messages: 10, ..limits };
     let mut queues = Queues::default();
@@ -468,8 +468,8 @@ fn a_sender_has_a_rate_limit() {
         queues.admit(MessageId(id), name(id as usize % 2), name(sender), 0, 1, (&limits, now))
     };
     assert_eq!((0..100).filter(|_| send(0, 5000).is_ok()).count(), 60);
-    assert_eq!(send(0, 5999), Err(AdmitError::SenderRate));
+    assert_eq!(send(0, 5999), Err(QuotaError::SenderRate));
     assert_eq!(send(1, 5999), Ok(()), "others go on");
-    assert_eq!((send(0, 6000), send(0, 6000)), (Ok(()), Err(AdmitError::SenderRate)));
+    assert_eq!((send(0, 6000), send(0, 6000)), (Ok(()), Err(QuotaError::SenderRate)));
     assert_eq!((0..100).filter(|_| send(0, 100_000).is_ok()).count(), 60);
 }

@@ -1,0 +1,137 @@
+//! What comes back from the store, and the leases that become free, as events for the sessions. Each is made only when it
+//! is asked for, so that a session that reacts to one of them finds the queues as they were at that moment.
+
+use super::LocalMailboxes;
+use super::queues::Queues;
+use super::sabotage;
+use crate::dfa::Refusal;
+use crate::download::Page;
+use crate::engine::counters::Counters;
+use crate::engine::port::{Answer, Batch, FromStore, Op, Outcome};
+use crate::mailboxes::MailboxEvent;
+use crate::time::Millis;
+
+/// A batch that came back from the store.
+#[derive(Debug)]
+pub(super) struct ReturnedBatch {
+    batch: Batch,
+    /// Whether its inserts are stored, or why not.
+    inserts: Result<(), Refusal>,
+    /// Whether its deletes are on stable storage.
+    deletes: bool,
+    /// The index of the next operation.
+    next: usize,
+}
+
+impl LocalMailboxes {
+    /// Takes what the store has handed back.
+    pub(super) fn take_answer(&mut self, answer: FromStore, counters: &mut Counters) {
+        match answer {
+            FromStore::Answers(answers) => self.answers = answers.into_iter(),
+            FromStore::Done(batch, outcome) => {
+                self.batcher.done(&batch, outcome);
+                counters.store_batches += 1;
+                if !outcome.inserts || !outcome.deletes {
+                    counters.store_failures += 1;
+                }
+                let inserts = match outcome {
+                    Outcome { inserts: true, .. } => Ok(()),
+                    Outcome { no_room: true, .. } => Err(Refusal::NoRoom),
+                    _ => Err(Refusal::OutcomeUnknown),
+                };
+                self.returned = Some(ReturnedBatch { batch, inserts, deletes: outcome.deletes, next: 0 });
+            }
+            FromStore::Broken(_) | FromStore::Changed { .. } => {}
+        }
+    }
+
+    /// The next event.
+    pub(super) fn find_event(&mut self, counters: &mut Counters, now: Millis) -> Option<MailboxEvent> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        while let Some(answer) = self.answers.next() {
+            if let Some(event) = self.event_of(answer, now) {
+                return Some(event);
+            }
+        }
+        if let Some(event) = self.event_of_returned_batch(counters) {
+            return Some(event);
+        }
+        if let Some(session) = self.may_retry.pop_front() {
+            return Some(MailboxEvent::Room { session });
+        }
+        while let Some(user) = self.grant_candidates.pop_front() {
+            if let Some(session) = self.queues.grant(user) {
+                return Some(MailboxEvent::Granted { session });
+            }
+        }
+        None
+    }
+
+    /// The event of one answer. `None`: nobody waits for it any more.
+    fn event_of(&mut self, answer: Answer, now: Millis) -> Option<MailboxEvent> {
+        match answer {
+            Answer::Page { session, download, page } => {
+                let read = self.reads.remove(&(session, download))?;
+                self.inject_early_delete(page.as_ref(), now);
+                let page = page.map(|page| still_queued(&self.queues, page, &read));
+                Some(MailboxEvent::Page { session, download, page })
+            }
+            Answer::Login { session, record } => {
+                // A record that could not be read is treated like an unknown user: the login fails.
+                Some(MailboxEvent::Login { session, record: record.ok().flatten() })
+            }
+            Answer::Admin { request, answer } => Some(self.event_of_admin_answer(request, answer)),
+        }
+    }
+
+    /// The event of the next operation of the batch that came back. At the end of the batch, sessions may try again for
+    /// which there was no room.
+    fn event_of_returned_batch(&mut self, counters: &mut Counters) -> Option<MailboxEvent> {
+        let LocalMailboxes { returned, queues, grant_candidates, .. } = self;
+        let ReturnedBatch { batch, inserts, deletes, next } = returned.as_mut()?;
+        while let Some(op) = batch.ops.get(*next) {
+            *next += 1;
+            match op {
+                Op::Insert { .. } if sabotage::early_reply_is_ordered() => {}
+                Op::Insert { session, id, recipient, .. } => {
+                    let result = *inserts;
+                    match result {
+                        Err(_) => {
+                            queues.remove(*recipient, *id);
+                        }
+                        Ok(()) => {
+                            counters.messages_accepted += 1;
+                            match queues.commit(*recipient, *id) {
+                                Some(true) => grant_candidates.push_back(*recipient),
+                                Some(false) => {}
+                                // The recipient was removed in the meantime, and the message with it.
+                                None => counters.messages_removed += 1,
+                            }
+                        }
+                    }
+                    return Some(MailboxEvent::Stored { session: *session, result });
+                }
+                Op::Delete { session, .. } => return Some(MailboxEvent::Deleted { session: *session, ok: *deletes }),
+                Op::DeleteExpired { .. }
+                | Op::Fetch { .. }
+                | Op::Lookup { .. }
+                | Op::LoggedIn { .. }
+                | Op::Admin { .. } => {}
+            }
+        }
+        if let Some(ReturnedBatch { batch, .. }) = self.returned.take() {
+            self.batcher.recycle(batch);
+            self.may_retry.append(&mut self.waiting_for_room);
+        }
+        None
+    }
+}
+
+/// The page without the messages that left the queue while it was being read.
+fn still_queued(queues: &Queues, mut page: Page, read: &super::PendingRead) -> Page {
+    page.messages.retain(|message| queues.contains(read.user, message.id));
+    page.more = read.more;
+    page
+}
