@@ -6,3 +6,4 @@
 pub mod auth;
 pub mod ctl;
 pub mod daemon;
+pub mod duration;

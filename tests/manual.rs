@@ -5,8 +5,9 @@ use std::process::Command;
 
 use cp_proto::limits as wire;
 use cp_proto::reply;
-use cpd::daemon::config::{self, Config, KEYS, SOCKET_PATH_MAX_BYTES, ValueKind, show_duration};
+use cpd::daemon::config::{self, Config, KEYS, SOCKET_PATH_MAX_BYTES, ValueKind};
 use cpd::daemon::exit::ExitCode;
+use cpd::duration;
 use cpd_core::limits;
 use cpd_core::session::settings::Timeouts;
 
@@ -134,7 +135,7 @@ fn described_keys() -> Vec<(String, String, String, String)> {
 /// The range of a key as the page words it, or what says it for the whole section.
 fn range_in_words(kind: &ValueKind) -> Vec<String> {
     let spaced = |millis: u64| {
-        let text = show_duration(millis);
+        let text = duration::show(millis);
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         format!("{} {}", &text[..digits], &text[digits..])
     };

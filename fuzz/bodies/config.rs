@@ -86,7 +86,7 @@ fn says_what_it_means(text: &str, shown: &str) -> Result<(), String> {
 }
 
 fn is_duration(value: &toml::Value) -> bool {
-    value.as_str().is_some_and(|text| cpd::daemon::config::parse_duration(text).is_some())
+    value.as_str().is_some_and(|text| cpd::duration::parse(text).is_some())
 }
 
 fn refused(text: &str, fatal: &Fatal) -> Result<(), String> {

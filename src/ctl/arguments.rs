@@ -10,7 +10,8 @@ use cpd_control::fields::parse_address;
 
 use super::table::{COMMANDS, Command, GROUPS, ValueKind};
 use super::target::parse_timeout;
-use super::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT, time_span};
+use super::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT};
+use crate::duration;
 
 /// The position of the global options in the help of each command: after its own options.
 const GLOBAL_OPTIONS_ORDER: usize = 100;
@@ -113,7 +114,7 @@ fn with_value_parser(arg: Arg, kind: ValueKind) -> Arg {
         ValueKind::Name => arg.value_parser(|text: &str| Username::parse(text.as_bytes()).ok_or(NAME_RULE)),
         ValueKind::MessageId => arg.value_parser(value_parser!(u64).range(1..)),
         ValueKind::SessionId => arg.value_parser(value_parser!(u64)),
-        ValueKind::TimeSpan => arg.value_parser(time_span::parse),
+        ValueKind::Age => arg.value_parser(duration::parse_age),
         ValueKind::Address => arg.value_parser(|text: &str| {
             parse_address(text).ok_or("an IP address is needed, as 192.0.2.1 or 2001:db8::1")
         }),

@@ -12,7 +12,8 @@ use serde::Serialize;
 use super::client::Client;
 use super::exit::{ExitStatus, Failure};
 use super::render::{Table, format_count, format_pairs, to_json_line};
-use super::{Context, Output, generate, prompt, time_span};
+use super::{Context, Output, generate, prompt};
+use crate::duration;
 
 type CommandResult = Result<Output, Failure>;
 
@@ -199,7 +200,7 @@ pub(super) fn queue_purge(context: &Context, arguments: &ArgMatches) -> CommandR
             those += &format!(" from {from}");
         }
         if let Some(seconds) = which.older_than_seconds {
-            those += &format!(" older than {}", time_span::format(seconds));
+            those += &format!(" older than {}", duration::show_roughly(seconds));
         }
         let all = format_count(queued, "message");
         if those.is_empty() {
@@ -258,7 +259,7 @@ pub(super) fn session_list(context: &Context, _: &ArgMatches) -> CommandResult {
                 session.listener.clone(),
                 session.state.clone(),
                 session.since.clone(),
-                time_span::format(session.idle_seconds),
+                duration::show_roughly(session.idle_seconds),
             ]);
         }
         table.text()

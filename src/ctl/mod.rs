@@ -20,7 +20,6 @@ mod status;
 pub mod table;
 mod target;
 mod throttle;
-pub mod time_span;
 
 use std::ffi::OsString;
 use std::io::Write;

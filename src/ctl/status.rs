@@ -9,7 +9,8 @@ use super::commands::json_or_text;
 use super::exit::Failure;
 use super::render::format_pairs;
 use super::target::{SocketOrigin, Target};
-use super::{Context, Output, time_span};
+use super::{Context, Output};
+use crate::duration;
 
 pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<Output, Failure> {
     let status = fetch_status(context)?;
@@ -24,7 +25,7 @@ pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<Output, Failur
             ])
             .chain(status.counters.iter().map(|(name, count)| (words(name), count)))
             .map(|(name, number)| (name, number.to_string()));
-        let first = [("version", status.version.clone()), ("uptime", time_span::format(status.uptime_seconds))];
+        let first = [("version", status.version.clone()), ("uptime", duration::show_roughly(status.uptime_seconds))];
         let texts = first.into_iter().chain(listener_lines(&status, &context.target));
         let texts = texts.chain(status.configuration.iter().flat_map(configuration_lines));
         format_pairs(&texts.map(|(name, text)| (name.to_owned(), text)).chain(numbers).collect::<Vec<_>>())

@@ -16,8 +16,8 @@ pub enum ValueKind {
     MessageId,
     /// A session id.
     SessionId,
-    /// A span of time such as `7d`.
-    TimeSpan,
+    /// An age such as `7d`.
+    Age,
     /// A path.
     File,
     /// An IP address.
@@ -208,7 +208,7 @@ pub const COMMANDS: &[Command] = &[
             Flag { long: "from", value: Some(("SENDER", ValueKind::Name)), help: "Only this sender's", conflicts: &[] },
             Flag {
                 long: "older-than",
-                value: Some(("AGE", ValueKind::TimeSpan)),
+                value: Some(("AGE", ValueKind::Age)),
                 help: "Only those queued longer ago: a number and s, m, h, d or w",
                 conflicts: &[],
             },

@@ -4,7 +4,6 @@
 pub mod addresses;
 mod arguments;
 pub mod check;
-mod duration;
 mod keys;
 mod read;
 
@@ -18,7 +17,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 pub use arguments::{Arguments, Invocation, StoreTool, command, parse as parse_arguments};
-pub use duration::{parse as parse_duration, show as show_duration};
 pub use keys::{ConfigKey, KEYS, ValueKind};
 
 use cpd_core::engine::settings::Settings;

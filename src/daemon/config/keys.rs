@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-use super::{Config, check_socket_path, duration};
+use super::{Config, check_socket_path};
 use crate::auth;
 use crate::daemon::logging::{Level, LogTarget};
+use crate::duration;
 
 /// The number of addresses that one key of `[listen]` may have.
 pub const LISTEN_MAX_ADDRESSES: usize = 64;
