@@ -88,7 +88,9 @@ pub trait Mailboxes {
     /// What the store hands back.
     type Answer;
 
-    /// Queues a message. [`MailboxEvent::Stored`] will tell the outcome.
+    /// Queues a message. [`MailboxEvent::Stored`] will tell the outcome. A message that is refused only then takes with it
+    /// what the same session has stored behind it: none of that is queued, and each has its own event with an error. (In
+    /// the state table of docs/protocol.md, section 5, an SMSG in Error Processing is not stored.)
     ///
     /// # Errors
     /// The message is not queued, and no event will come for it, except [`MailboxEvent::Room`].
@@ -115,7 +117,8 @@ pub trait Mailboxes {
     /// Sends delayed writes to the store now, because somebody waits for them.
     fn flush(&mut self);
 
-    /// Gives back the lease of `user`'s queue, or ends the session's wait for it. Messages that were not deleted stay.
+    /// Gives back the lease of `user`'s queue, or ends the session's wait for it. Messages that were not deleted stay. No
+    /// [`MailboxEvent::Granted`] and no [`MailboxEvent::Nothing`] may come for it any more.
     fn close_download(&mut self, session: SessionId, user: Username);
 
     /// Does what [`Mailboxes::close_download`] does, because the connection of a session of `user` has ended.

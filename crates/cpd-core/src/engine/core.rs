@@ -20,7 +20,7 @@ use crate::services::{Admission, LeaseAnswer, Services};
 use crate::time::Millis;
 
 /// The mailboxes, the logins, and the events and results that wait to be fetched.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Core<M> {
     pub mailboxes: M,
     pub logins: Logins,
@@ -42,6 +42,23 @@ pub(super) struct Core<M> {
 }
 
 impl<M: Mailboxes> Core<M> {
+    pub fn new(mailboxes: M, limits: Limits) -> Core<M> {
+        Core {
+            mailboxes,
+            logins: Logins::default(),
+            per_user: Counts::default(),
+            limits,
+            counters: Counters::default(),
+            events: VecDeque::new(),
+            now: 0,
+            wall_seconds: 0,
+            stalled: false,
+            former_keys: HashMap::new(),
+            pending: HashMap::new(),
+            results: VecDeque::new(),
+        }
+    }
+
     /// The mailboxes, and the context of a call for them.
     pub fn mailboxes(&mut self) -> (&mut M, MailboxContext<'_>) {
         let Core { mailboxes, limits, now, wall_seconds, .. } = self;

@@ -68,23 +68,7 @@ pub struct Engine<M = LocalMailboxes> {
 impl Engine {
     /// An engine without users or messages; `next_message` is the first message id that it may assign.
     pub fn new(settings: Settings, next_message: u64, now: Millis) -> Engine {
-        let mailboxes = LocalMailboxes::new(next_message);
-        let core = Core { limits: settings.limits, mailboxes, ..Core::default() };
-        Engine {
-            settings,
-            slots: Vec::new(),
-            free_slots: Vec::new(),
-            last_serial: 0,
-            per_address: Counts::default(),
-            guests: Guests::default(),
-            wheel: Wheel::new(now),
-            dirty: VecDeque::new(),
-            core,
-            expiry_scan: (now, 0),
-            trusted_clock: trusted_clock::TrustedClock::default(),
-            first_new_id: MessageId(next_message),
-            stopping: false,
-        }
+        Engine::with_mailboxes(settings, LocalMailboxes::new(next_message), MessageId(next_message), now)
     }
 
     /// Adds a user that the store holds.
@@ -106,6 +90,26 @@ impl Engine {
 }
 
 impl<M: Mailboxes> Engine<M> {
+    /// An engine without sessions. Messages with ids below `first_new_id` count as found at the start.
+    pub fn with_mailboxes(settings: Settings, mailboxes: M, first_new_id: MessageId, now: Millis) -> Engine<M> {
+        let core = Core::new(mailboxes, settings.limits);
+        Engine {
+            settings,
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            last_serial: 0,
+            per_address: Counts::default(),
+            guests: Guests::default(),
+            wheel: Wheel::new(now),
+            dirty: VecDeque::new(),
+            core,
+            expiry_scan: (now, 0),
+            trusted_clock: trusted_clock::TrustedClock::default(),
+            first_new_id,
+            stopping: false,
+        }
+    }
+
     /// Adds a known address. Addresses must come in the order of their last logins.
     pub fn load_known_address(&mut self, address: AddressKey) {
         self.core.logins.add_known_address(address);

@@ -307,6 +307,31 @@ fn a_pdu_that_is_late_while_wmsg_waits_ends_the_wait_first() {
 }
 
 #[test]
+fn a_lease_that_is_asked_for_is_awaited_before_anything_is_read_or_answered() {
+    let asks = |command: &[u8]| {
+        let mut scene = Scene::logged_in();
+        scene.world.opening = LeaseAnswer::Asked;
+        scene.receive(command);
+        assert_eq!((scene.take_codes().as_str(), scene.world.asked.len()), ("", 0));
+        scene
+    };
+    let mut granted = asks(b"RMSG\r\nNOOP\r\n");
+    call!(granted, granted);
+    assert_eq!(granted.world.asked.pop(), Some(ServiceCall::Read(1)));
+    call!(granted, page, 1, Some(messages(1..=1, 1)));
+    assert_eq!(granted.take_codes(), "RMSGbob:x 500", "the PDU behind it had to wait");
+
+    let mut nothing = asks(b"RMSG\r\nNOOP\r\n");
+    call!(nothing, nothing);
+    assert_eq!((nothing.take_codes().as_str(), nothing.world.asked.pop()), ("256 500", Some(ServiceCall::Close)));
+
+    // A wait ends without an answer, too, when its time is over.
+    let mut waits = asks(b"WMSG2\r\n");
+    waits.wait(2000);
+    assert_eq!((waits.take_codes().as_str(), waits.world.asked.pop()), ("256", Some(ServiceCall::Close)));
+}
+
+#[test]
 fn a_client_whose_pdu_waits_for_the_store_is_not_idle() {
     let mut scene = Scene::logged_in();
     scene.world.admission = Admission::Full;
