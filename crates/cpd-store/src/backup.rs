@@ -12,10 +12,11 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::compact::{self, TableCopy};
-use super::files::{self, BACKUP_SUFFIX, StoreFiles};
-use super::history;
+use super::files::StoreFiles;
+use super::paths::{BACKUP_SUFFIX, remove_if_exists};
 use super::round::WriterState;
 use super::writer::{Inbox, ServeExit, serve};
+use super::{disk_space, history, sqlite};
 
 /// Pages copied before waiting batches are served again.
 const STEP_PAGES: i32 = 128;
@@ -66,12 +67,12 @@ pub fn copy_step(copy: &CopyInProgress<'_>) -> CopyStep {
             Ok(StepResult::Done) => CopyStep::Complete,
             Ok(StepResult::More) => CopyStep::More,
             Ok(_) => CopyStep::Failed("the store is locked".to_owned()),
-            Err(e) => CopyStep::Failed(super::sqlite::error_text(&e)),
+            Err(e) => CopyStep::Failed(sqlite::error_text(&e)),
         },
         CopyInProgress::Rows(table) => match table.step() {
             Ok(true) => CopyStep::Complete,
             Ok(false) => CopyStep::More,
-            Err(e) => CopyStep::Failed(super::sqlite::error_text(&e)),
+            Err(e) => CopyStep::Failed(sqlite::error_text(&e)),
         },
     }
 }
@@ -88,7 +89,7 @@ pub fn copy_while_serving(
         Ok(mut target) => {
             let exit = match Backup::new(connection, &mut target.connection) {
                 Ok(copy) => serve(core, connection, inbox, Some(&CopyInProgress::Pages(copy))),
-                Err(e) => ServeExit::CopyEnded(Err(super::sqlite::error_text(&e))),
+                Err(e) => ServeExit::CopyEnded(Err(sqlite::error_text(&e))),
             };
             match exit {
                 ServeExit::CopyEnded(Ok(())) => compact_copy(core, connection, inbox, target),
@@ -97,7 +98,7 @@ pub fn copy_while_serving(
         }
     };
     // A complete copy is open and needs no name; an incomplete one is not needed at all.
-    let _ = files::remove_if_exists(&core.files.sibling(BACKUP_SUFFIX));
+    let _ = remove_if_exists(&core.files.sibling(BACKUP_SUFFIX));
     core.backup_active = false;
     let (answer, exit) = match exit {
         ServeExit::CopyEnded(Ok(())) => match &core.held_backup {
@@ -117,11 +118,11 @@ pub fn copy_while_serving(
 fn compact_copy(core: &mut WriterState, connection: &Connection, inbox: &mut Inbox, copy: CopyTarget) -> ServeExit {
     let CopyTarget { connection: writing, file } = copy;
     if let Err((_, e)) = writing.close() {
-        return ServeExit::CopyEnded(Err(super::sqlite::error_text(&e)));
+        return ServeExit::CopyEnded(Err(sqlite::error_text(&e)));
     }
     // The copy is opened without a log. Once open, it needs no name, and the second copy can take that name.
     let path = core.files.sibling(BACKUP_SUFFIX);
-    let reading = super::sqlite::open_immutable(&path);
+    let reading = sqlite::open_immutable(&path);
     let compacted = match reading.map(|reading| compact::run(core, connection, inbox, &reading)) {
         Ok(Ok(compacted)) => compacted,
         Ok(Err(exit)) => return exit,
@@ -147,7 +148,7 @@ impl CopyTarget {
     /// The cause as text: the disk has no room for `bytes` bytes, or the file cannot be created.
     pub fn create(place: &StoreFiles, bytes: u64) -> Result<CopyTarget, String> {
         let free = place.available().map_err(|e| e.to_string())?;
-        let needed = bytes.saturating_add(super::disk_space::DISK_RESERVE_BYTES);
+        let needed = bytes.saturating_add(disk_space::DISK_RESERVE_BYTES);
         if free < needed {
             return Err(format!("the disk has {free} bytes left, the copy needs {needed}"));
         }
@@ -168,9 +169,7 @@ impl CopyTarget {
             )?;
             Ok(connection)
         };
-        open()
-            .map(|connection| CopyTarget { connection, file })
-            .map_err(|e: rusqlite::Error| super::sqlite::error_text(&e))
+        open().map(|connection| CopyTarget { connection, file }).map_err(|e: rusqlite::Error| sqlite::error_text(&e))
     }
 }
 

@@ -6,8 +6,9 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Rows, Statement, ToSql};
 
 use super::backup::{CopyInProgress, CopyTarget};
+use super::format::PAGE_BYTES;
 use super::round::WriterState;
-use super::schema::{self, APPLICATION_ID, PAGE_BYTES};
+use super::schema::{self, APPLICATION_ID};
 use super::writer::{Inbox, ServeExit, serve};
 
 /// Rows that are copied before waiting batches are looked at again.

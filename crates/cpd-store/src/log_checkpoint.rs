@@ -10,10 +10,11 @@ use std::path::Path;
 use rusqlite::{Connection, ffi};
 
 use super::files::{LOG_RESERVED_BYTES, StoreFiles};
+use super::format::PAGE_BYTES;
+use super::paths::is_read_only;
 use super::round::WriterState;
-use super::schema::PAGE_BYTES;
+use super::sqlite;
 use super::watch::Watch;
-use super::{files, sqlite};
 
 /// Blocks of the store's file are reserved for this many bytes more than the estimated need.
 const FILE_SLACK_BYTES: u64 = 64 * 1024;
@@ -71,7 +72,7 @@ fn is_space_scarce(place: &StoreFiles) -> bool {
 /// Adds the cause to the error of a write. SQLite reports a full disk as such, but a used-up quota and a read-only file
 /// system like any other failure.
 pub fn explain_write_error(place: &StoreFiles, error: rusqlite::Error) -> rusqlite::Error {
-    let error = sqlite::name_read_only(error, || files::is_read_only(place.file()));
+    let error = sqlite::name_read_only(error, || is_read_only(place.file()));
     if !sqlite::is_failed_write(&error) {
         return error;
     }

@@ -3,9 +3,10 @@
 use cpd_core::engine::port::{AdminAnswer, AdminOp, Answer, Batch, MessageId, Op, Page, PageMessage, RequestId};
 use rusqlite::{Connection, ffi};
 
+use super::event::StoreEvent;
 use super::round::{WriterState, slice};
 use super::row::{self, RowError};
-use super::{StoreEvent, admin_ops, sqlite, users};
+use super::{admin_ops, sqlite, users};
 
 /// The answer to an operation; `None` if it is a write, or if it is a backup or a shrink, which is answered later.
 pub fn answer_read(core: &mut WriterState, connection: &Connection, batch: &Batch, op: &Op) -> Option<Answer> {

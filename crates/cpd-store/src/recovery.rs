@@ -8,10 +8,12 @@ use std::time::Duration;
 use cpd_core::engine::port::Op;
 use rusqlite::Connection;
 
+use super::event::StoreEvent;
+use super::hot_statements::HotStatements;
 use super::round::{self, CommitError, Round, WriteAnswers, WriterState};
-use super::sqlite::{self, FaultPoint, HotStatements};
+use super::sqlite::{self, FaultPoint};
 use super::watch::FileChange;
-use super::{StoreEvent, admin_ops, log_checkpoint, row, users, writer};
+use super::{admin_ops, log_checkpoint, row, users, writer};
 
 /// Attempts before the store gives up; the daemon then ends, and the next start reads what is there.
 pub const ATTEMPTS_MAX: u32 = 4;

@@ -9,13 +9,15 @@ use cpd_core::engine::port::{AdminAnswer, AdminOp, Answer, Batch, FromStore, Op,
 use rusqlite::{Connection, ffi};
 
 use super::backup::HeldBackup;
+use super::event::StoreEvent;
 use super::files::StoreFiles;
+use super::hot_statements::{HotStatements, NewMessage};
 use super::reads::answer_read;
 use super::row::{ID_BLOCK_SIZE, RowError};
-use super::sqlite::{self, FaultPoint, Faults, HotStatements, NewMessage};
+use super::sqlite::{self, FaultPoint, Faults};
 use super::watch::{FileChange, Watch};
 use super::writer::{self, Progress};
-use super::{StoreEvent, admin_ops, disk_space, log_checkpoint, pending_deletes, users};
+use super::{admin_ops, disk_space, log_checkpoint, pending_deletes, users};
 
 /// Deletes that may be pending because they could not be written; the store is broken when there are more.
 pub const PENDING_DELETES_MAX: usize = 65_536;

@@ -6,9 +6,9 @@ use cpd_core::engine::port::{AdminAnswer, RequestId};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, Error};
 
-use super::disk_space::{DISK_RESERVE_BYTES, FRAME_BYTES};
+use super::disk_space::DISK_RESERVE_BYTES;
+use super::format::{FRAME_BYTES, PAGE_BYTES};
 use super::round::WriterState;
-use super::schema::PAGE_BYTES;
 use super::sqlite::{self, FaultPoint};
 use super::writer::{self, ServeExit};
 

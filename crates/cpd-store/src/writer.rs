@@ -11,11 +11,13 @@ use cpd_core::engine::port::{Batch, FromStore};
 use rusqlite::Connection;
 
 use super::backup::{self, CopyInProgress, CopyStep};
-use super::disk_space::FRAME_BYTES;
+use super::event::StoreEvent;
+use super::format::FRAME_BYTES;
 use super::guard::FilesChanged;
 use super::round::{Round, RoundOutcome, WriterState};
 use super::sqlite::FaultPoint;
-use super::{Store, StoreEvent, log_checkpoint, recovery, shrink, sqlite};
+use super::store::Store;
+use super::{log_checkpoint, recovery, shrink, sqlite};
 
 /// Batches that may be in flight: submitted and not yet handed back.
 pub const BATCHES_MAX: usize = 64;
