@@ -88,7 +88,7 @@ fn perform(connection: &Connection, hot: &mut HotStatements<'_>, op: &AdminOp) -
     }
 }
 
-/// Executes a write once more that had this answer in a transaction whose outcome is unknown.
+/// Executes a write once more, after it had this answer in a transaction whose outcome is unknown.
 pub fn write_again(
     connection: &Connection,
     hot: &mut HotStatements<'_>,

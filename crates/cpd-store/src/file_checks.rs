@@ -170,8 +170,8 @@ pub fn check_store_file(path: &Path, owner: Option<u32>, newest: usize) -> Resul
     check_file_header(path, file, found.len(), newest)
 }
 
-/// Refuses anything but a regular file of `owner`, as [`check_store_file`] does, but does not check the content. Accepts a file
-/// that is missing.
+/// Refuses anything but a regular file of `owner`, as [`check_store_file`] does, but does not check the content.
+/// Accepts a file that is missing.
 pub fn check_if_present(path: &Path, owner: Option<u32>) -> Result<(), OpenError> {
     fs::symlink_metadata(path).map_or(Ok(()), |found| check_type_and_owner(path, &found, owner))
 }

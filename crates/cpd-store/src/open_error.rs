@@ -43,11 +43,12 @@ pub struct OpenError {
 }
 
 impl OpenError {
+    /// An error of this kind; `message` names the path and the cause.
     pub(super) fn new(kind: OpenErrorKind, message: impl Into<String>) -> OpenError {
         OpenError { kind, message: message.into() }
     }
 
-    /// Makes an error of opening from one of SQLite; `doing` is what was attempted.
+    /// The error for the store at `path` when SQLite has failed; `doing` says what was attempted.
     pub(super) fn from_sqlite(path: &Path, doing: &str, error: &rusqlite::Error) -> OpenError {
         // SQLite reports damage also when the disk fails to read, so read the files directly to tell the two apart.
         if open_error_kind(error) == OpenErrorKind::Damaged
@@ -63,6 +64,7 @@ impl OpenError {
         OpenError::new(open_error_kind(error), format!("{}: {doing}: {}", path.display(), sqlite::error_text(error)))
     }
 
+    /// The error for the store at `path` when a row of it could not be read.
     pub(super) fn from_row(path: &Path, error: &RowError) -> OpenError {
         match error {
             RowError::Damaged(what) => OpenError::new(

@@ -16,8 +16,8 @@ use super::paths::{NEW_SUFFIX, careful_options, remove_if_exists, with_suffix};
 use super::schema::{self, Migration};
 use super::{carve, file_checks, files, lock, row, sqlite, verify};
 
-/// The file to restore, and its log if it has one, as a store that an earlier restore has kept may. It is opened apart
-/// from the restore itself because cpd, if root runs it, becomes the owner of the store in between, who might not be
+/// The file to restore, and its log if it has one, as a store that an earlier restore has kept may. Opening it is a
+/// step of its own because a cpd that root runs then continues as the owner of the store, and that user might not be
 /// able to read the file.
 #[derive(Debug)]
 pub struct RestoreSource {
@@ -39,7 +39,8 @@ impl RestoreSource {
     /// Opens the file `name`, which may be a symbolic link to one, and its log.
     ///
     /// # Errors
-    /// [`OpenErrorKind::NoInput`]: there is no such file. [`OpenErrorKind::ForeignLog`]: the log belongs to another file.
+    /// [`OpenErrorKind::NoInput`]: there is no such file. [`OpenErrorKind::ForeignLog`]: the log belongs to another
+    /// file.
     pub fn open(name: &Path) -> Result<RestoreSource, OpenError> {
         // Follows symbolic links. Without this flag, opening a pipe would wait for its other end.
         let read =

@@ -29,8 +29,8 @@ pub struct Salvaged {
     pub foreign_log: Option<PathBuf>,
 }
 
-/// A damaged store that no cpd serves, open for reading, and locked until this value is dropped. It is opened apart
-/// from [`DamagedStore::salvage`] because cpd, if root runs it, becomes the owner of the new store's folder in between, who
+/// A damaged store that no cpd serves, open for reading, and locked until this value is dropped. Opening it is a step
+/// of its own because a cpd that root runs then continues as the user who owns the new store's folder, and that user
 /// might not be able to read the old store.
 pub struct DamagedStore {
     pages: Pages,
@@ -85,8 +85,8 @@ impl DamagedStore {
     }
 }
 
-/// Creates a store in the file `partial_path` and copies the sound rows of `pages` into it. Ids below `reserved` may have been
-/// used. Returns what was saved, and the file.
+/// Creates a store in the file `partial_path` and copies the sound rows of `pages` into it. Ids below `reserved` may
+/// have been used. Returns what was saved, and the file.
 fn fill_store(pages: &Pages, reserved: u64, partial_path: &Path) -> Result<(Salvaged, File), OpenError> {
     for tail in ["", "-wal", "-journal"] {
         let left = with_suffix(partial_path, tail);
