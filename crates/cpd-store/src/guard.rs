@@ -9,9 +9,9 @@ use cpd_core::engine::port::FromStore;
 use rusqlite::Connection;
 
 use super::event::StoreEvent;
-use super::round::WriterState;
 use super::row;
 use super::sqlite::{self, FaultPoint};
+use super::state::WriterState;
 use super::watch::{FileChange, FileCheck};
 
 /// The store's files were changed by others; `WriterState::change` says how.

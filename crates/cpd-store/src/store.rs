@@ -14,7 +14,7 @@ use super::row::{self, RowError};
 use super::schema::{self, Migration};
 use super::sqlite::{self, FaultPoint, Faults};
 use super::watch::Watch;
-use super::{StoreEvent, Writer, file_checks, history, log_checkpoint, migration_copy, restore, users, writer};
+use super::{file_checks, history, log_checkpoint, migration_copy, restore, users};
 
 /// What [`Store::load`] returns in addition to the rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,7 +43,7 @@ pub struct Store {
     created: bool,
     /// Message ids below this may have been used; recorded in the file.
     pub(super) reserved: u64,
-    loaded: bool,
+    pub(super) loaded: bool,
     warnings: Vec<String>,
     pub(super) faults: Faults,
 }
@@ -213,23 +213,6 @@ impl Store {
             .map_err(|e| OpenError::from_sqlite(file, "cannot sync the store", &e))?;
         self.warnings.extend(kept.map(|why| format!("{}: {why}", file.display())));
         self.files.sync_folder()
-    }
-
-    /// Starts the thread that owns the store, after loading the store if that was not done. `wake` is called when
-    /// results are ready for [`Writer::try_recv`], `on_event` with each event for the log. Both are called on that
-    /// thread, `on_event` also on the caller's thread before it starts.
-    ///
-    /// # Errors
-    /// The store could not be loaded, its files could not be inspected, or the thread could not be started.
-    pub fn spawn(
-        mut self,
-        wake: impl Fn() + Send + 'static,
-        on_event: impl Fn(StoreEvent) + Send + 'static,
-    ) -> io::Result<Writer> {
-        if !self.loaded {
-            self.load(|_| (), |_| ()).map_err(io::Error::other)?;
-        }
-        writer::spawn(self, Box::new(wake), Box::new(on_event))
     }
 }
 
