@@ -1,7 +1,9 @@
 //! What neither the walls of the crates nor the lints of `[workspace.lints]` hold: how long files get, who in this package
-//! may name whom, that no crate goes without the lints, and that each dependency has its reason. CONTRIBUTING.md says why.
+//! may name whom, in which crates files may not use one another in a circle, that no crate goes without the lints, and
+//! that each dependency has its reason. CONTRIBUTING.md says why.
 //! Each rule has a sample below that breaks it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -17,6 +19,9 @@ const STRANGERS: &[(&str, &[&str])] =
 const PURE: &[(&str, &[&str])] = &[("crates/cp-proto", &[]), ("crates/cpd-core", &["cp-proto"])];
 /// The crates of the workspace, by their manifests and roots.
 const CRATES: &[&str] = &["", "crates/cp-proto/", "crates/cpd-control/", "crates/cpd-core/", "crates/cpd-store/"];
+/// The crates in which no file uses another one that, directly or by way of others, uses it. A file that uses what its
+/// module's parent defines counts as well; what is only in tests does not.
+const WITHOUT_CIRCLES: &[&str] = &["crates/cpd-store/src/"];
 const UNSAFE_FILE: &str = "src/daemon/fd.rs";
 const ROOT_LINTS: &str = "#![deny(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]";
 
@@ -80,6 +85,100 @@ fn source(path: &str, text: &str) -> Vec<String> {
         complaints.push(format!("{path}: `unsafe` belongs to {UNSAFE_FILE}"));
     }
     complaints
+}
+
+#[test]
+fn files_use_one_another_in_no_circle() {
+    for folder in WITHOUT_CIRCLES {
+        let mut files = Vec::new();
+        collect(Path::new(folder), &mut files);
+        files.retain(|(path, _)| !path.ends_with("/tests.rs") && !path.contains("/tests/"));
+        let module =
+            |path: &str| path.trim_start_matches(folder).trim_end_matches(".rs").trim_end_matches("/mod").to_owned();
+        let found = circles(&files.into_iter().map(|(path, text)| (module(&path), text)).collect());
+        assert!(found.is_empty(), "a circle in {folder}:\n{}\n", found.join("\n"));
+    }
+}
+
+/// The uses that are left when those of a file that nobody uses, and those of a file that uses nothing, are taken away
+/// again and again: they lie on a circle, or between two. `modules` has the sources by the paths of their modules, with
+/// `lib` for the root.
+fn circles(modules: &BTreeMap<String, String>) -> Vec<String> {
+    let used = |(from, text): (&String, &String)| {
+        let to = paths(text).into_iter().filter_map(|path| module_of(from, &path, modules));
+        to.map(|to| (from.clone(), to)).collect::<Vec<_>>()
+    };
+    let mut uses: BTreeSet<(String, String)> = modules.iter().flat_map(used).collect();
+    loop {
+        let on_a_way = |(from, to): &&(String, String)| {
+            uses.iter().any(|(_, used)| used == from) && uses.iter().any(|(user, _)| user == to)
+        };
+        let left: BTreeSet<_> = uses.iter().filter(on_a_way).cloned().collect();
+        if left.len() == uses.len() {
+            return left.iter().map(|(from, to)| format!("{from} uses {to}")).collect();
+        }
+        uses = left;
+    }
+}
+
+/// The paths that a source names outside of its comments and its tests; `super::{a, b::C}` is `super::a` and
+/// `super::b::C`.
+fn paths(text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let code = code.lines().flat_map(|line| line.split("//").next().unwrap_or_default().chars().chain(['\n']));
+    let (mut paths, mut groups, mut word) = (Vec::new(), Vec::<String>::new(), String::new());
+    for c in code {
+        if c.is_alphanumeric() || c == '_' || c == ':' {
+            word.push(c);
+            continue;
+        }
+        let path = groups.last().cloned().unwrap_or_default() + &word;
+        match c {
+            '{' => groups.push(if word.ends_with("::") { path } else { String::new() }),
+            _ if word.is_empty() => {}
+            _ => paths.push(path),
+        }
+        if c == '}' {
+            groups.pop();
+        }
+        word.clear();
+    }
+    paths
+}
+
+/// The module that `path` leads to from the module `from`; `None` if that is the same, or is not in this crate.
+fn module_of(from: &str, path: &str, modules: &BTreeMap<String, String>) -> Option<String> {
+    path.split_once("::")?;
+    let mut at = from.to_owned();
+    for (place, part) in path.split("::").enumerate() {
+        let below = if at == "lib" { part.to_owned() } else { format!("{at}/{part}") };
+        match part {
+            "crate" => at = "lib".to_owned(),
+            "self" => {}
+            "super" => at = at.rsplit_once('/').map_or("lib", |(parent, _)| parent).to_owned(),
+            _ if modules.contains_key(&below) => at = below,
+            // The name of a crate, or of something that a `use` has brought in.
+            _ if place == 0 => return None,
+            _ => break,
+        }
+    }
+    (at != from).then_some(at)
+}
+
+#[test]
+fn a_circle_is_noticed() {
+    let found = |text: &str| {
+        let b = "mod deep;\n/// As [`super::a`].\nfn f() { crate::b::deep::g(\"{\") }\n";
+        let sources =
+            [("lib", "mod a;\npub use a::A;\n"), ("a", "use super::{b::{self, B}, c};\n"), ("b", b), ("c", "")];
+        let sources = sources.into_iter().chain([("b/deep", text)]);
+        circles(&sources.map(|(module, text)| (module.to_owned(), text.to_owned())).collect())
+    };
+    assert_eq!(found("use std::fmt;\n#[cfg(test)]\nmod tests {\n    use super::super::*;\n}\n"), [""; 0]);
+    assert_eq!(found("use crate::a::{self, A};\n"), ["a uses b", "b uses b/deep", "b/deep uses a"]);
+    assert_eq!(found("use super::*;\n"), ["b uses b/deep", "b/deep uses b"]);
+    let root = ["a uses b", "b uses b/deep", "b/deep uses lib", "lib uses a"];
+    assert_eq!(found("fn g(_: &str) -> crate::A {}\n"), root);
 }
 
 /// What is wrong with the root of a crate.

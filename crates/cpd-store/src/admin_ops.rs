@@ -7,8 +7,10 @@ use cpd_core::engine::port::{AdminAnswer, AdminOp, MessageId, MessageRow, UserRo
 use rusqlite::Connection;
 
 use super::files::StoreFiles;
+use super::hot_statements::HotStatements;
+use super::open_error::{OpenErrorKind, open_error_kind};
 use super::row::{self, MESSAGE_COLUMNS, RowError};
-use super::sqlite::{self, HotStatements};
+use super::sqlite;
 use super::users::{self, User};
 
 /// Maximum number of users in one answer.
@@ -86,7 +88,7 @@ fn perform(connection: &Connection, hot: &mut HotStatements<'_>, op: &AdminOp) -
     }
 }
 
-/// Executes a write once more that had this answer in a transaction whose outcome is unknown.
+/// Executes a write once more, after it had this answer in a transaction whose outcome is unknown.
 pub fn write_again(
     connection: &Connection,
     hot: &mut HotStatements<'_>,
@@ -171,7 +173,7 @@ fn check(connection: &Connection, after: u64, limit: u32) -> Result<AdminAnswer,
     let next = match check_rows(connection, after, limit.max(1), &mut rows, &mut name) {
         Ok(next) => next,
         // A damaged B-tree cannot be read any further. That is a finding of the check, not a failure.
-        Err(error) if sqlite::open_error_kind(&error) == super::OpenErrorKind::Damaged => {
+        Err(error) if open_error_kind(&error) == OpenErrorKind::Damaged => {
             name(format!("the file's structure after message {after}: {}", sqlite::error_text(&error)));
             None
         }

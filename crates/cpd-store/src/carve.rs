@@ -7,8 +7,8 @@ use std::path::Path;
 
 use cp_proto::values::Username;
 
-use super::files::with_suffix;
 use super::pages::{PAGE_SIZE, Pages, read_u16, read_u32};
+use super::paths::with_suffix;
 use super::row::{self, message_sum};
 use super::users::{self, User};
 

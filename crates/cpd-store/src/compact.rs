@@ -1,39 +1,66 @@
 //! Copies a finished copy of the store once more, row by row between batches, to get rid of its free pages.
 
-use std::cell::RefCell;
+use std::collections::VecDeque;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Rows, Statement, ToSql};
 
-use super::backup::{CopyInProgress, CopyTarget};
-use super::round::WriterState;
-use super::schema::{self, APPLICATION_ID, PAGE_BYTES};
-use super::writer::{Inbox, ServeExit, serve};
+use super::copy_target::CopyTarget;
+use super::files::StoreFiles;
+use super::format::PAGE_BYTES;
+use super::schema::{self, APPLICATION_ID};
 
 /// Rows that are copied before waiting batches are looked at again.
 const STEP_ROWS: usize = 500;
-/// As many free pages as this are not worth a second copy.
+/// For this many free pages or fewer no second copy is made.
 const FREE_PAGES_IGNORED_MAX: u32 = 64;
-/// Nor are free pages that are fewer than one in this many of all pages.
+/// Nor is one made if fewer than one page in this many is free.
 const FREE_PAGES_MIN_DIVISOR: u32 = 8;
 
+/// The copying of the rows of all tables, one table after another.
+pub struct RowCopy<'a> {
+    /// The tables that are not complete yet.
+    tables: VecDeque<TableCopy<'a>>,
+}
+
+impl<'a> RowCopy<'a> {
+    /// Takes the statements that [`prepare_statements`] returns.
+    pub fn new(selects: &'a mut [Statement<'_>], inserts: Vec<Statement<'a>>) -> RowCopy<'a> {
+        let table = |(select, insert): (&'a mut Statement<'_>, Statement<'a>)| {
+            let columns = select.column_count();
+            TableCopy { rows: select.raw_query(), insert, columns }
+        };
+        RowCopy { tables: selects.iter_mut().zip(inserts).map(table).collect() }
+    }
+
+    /// Copies some rows, and returns whether all tables are complete.
+    pub fn step(&mut self) -> rusqlite::Result<bool> {
+        while let Some(table) = self.tables.front_mut() {
+            if !table.step()? {
+                return Ok(false);
+            }
+            self.tables.pop_front();
+        }
+        Ok(true)
+    }
+}
+
 /// The copying of one table.
-pub struct TableCopy<'a> {
-    rows: RefCell<Rows<'a>>,
-    insert: RefCell<Statement<'a>>,
+struct TableCopy<'a> {
+    rows: Rows<'a>,
+    insert: Statement<'a>,
     columns: usize,
 }
 
 impl TableCopy<'_> {
     /// Copies some rows, and returns whether the table is complete.
-    pub fn step(&self) -> rusqlite::Result<bool> {
-        let (mut rows, mut insert) = (self.rows.borrow_mut(), self.insert.borrow_mut());
+    fn step(&mut self) -> rusqlite::Result<bool> {
         for _ in 0..STEP_ROWS {
-            let Some(row) = rows.next()? else { return Ok(true) };
+            let Some(row) = self.rows.next()? else { return Ok(true) };
             for column in 0..self.columns {
-                insert.raw_bind_parameter(column + 1, AsIs(row.get_ref(column)?))?;
+                self.insert.raw_bind_parameter(column + 1, AsIs(row.get_ref(column)?))?;
             }
-            insert.raw_execute()?;
+            self.insert.raw_execute()?;
         }
         Ok(false)
     }
@@ -48,33 +75,22 @@ impl ToSql for AsIs<'_> {
     }
 }
 
-/// Serves batches and makes a copy of `source` between them. Returns `None` if a second copy is not worthwhile or
-/// cannot be made; then `source` itself is to be used.
-///
-/// # Errors
-/// Serving has ended, for the reason returned.
-pub fn run(
-    core: &mut WriterState,
-    connection: &Connection,
-    inbox: &mut Inbox,
-    source: &Connection,
-) -> Result<Option<CopyTarget>, ServeExit> {
-    let Ok(Some(live_bytes)) = live_bytes_if_worthwhile(source) else { return Ok(None) };
-    let Ok(target) = CopyTarget::create(&core.files, live_bytes) else { return Ok(None) };
-    let Ok(tables) = create_tables(source, &target.connection) else { return Ok(None) };
-    for table in tables {
-        let Ok((mut select, insert)) = prepare_statements(source, &target.connection, &table) else {
-            return Ok(None);
-        };
-        let columns = select.column_count();
-        let copy = TableCopy { rows: RefCell::new(select.raw_query()), insert: RefCell::new(insert), columns };
-        match serve(core, connection, inbox, Some(&CopyInProgress::Rows(copy))) {
-            ServeExit::CopyEnded(Ok(())) => {}
-            ServeExit::CopyEnded(Err(_)) => return Ok(None),
-            other => return Err(other),
-        }
-    }
-    Ok(target.connection.execute_batch("COMMIT").is_ok().then_some(target))
+/// Begins a copy of `source` without its free pages: returns where to copy to, in an open transaction, and the names of
+/// the tables to be copied. `None` if a second copy is not worthwhile or cannot be made.
+pub fn begin(place: &StoreFiles, source: &Connection) -> Option<(CopyTarget, Vec<String>)> {
+    let live_bytes = live_bytes_if_worthwhile(source).ok()??;
+    let target = CopyTarget::create(place, live_bytes).ok()?;
+    let tables = create_tables(source, &target.connection).ok()?;
+    Some((target, tables))
+}
+
+/// Prepares what [`RowCopy::new`] takes: for each table, a statement that reads its rows and one that writes them.
+pub fn prepare_statements<'a>(
+    source: &'a Connection,
+    target: &'a Connection,
+    tables: &[String],
+) -> rusqlite::Result<(Vec<Statement<'a>>, Vec<Statement<'a>>)> {
+    tables.iter().map(|table| prepare_table(source, target, table)).collect()
 }
 
 /// Bytes of the pages in use. `None`: there are too few free pages to make a copy worthwhile.
@@ -96,7 +112,7 @@ fn create_tables(source: &Connection, target: &Connection) -> rusqlite::Result<V
     Ok(tables)
 }
 
-fn prepare_statements<'a>(
+fn prepare_table<'a>(
     source: &'a Connection,
     target: &'a Connection,
     table: &str,

@@ -4,7 +4,7 @@
 use rusqlite::Connection;
 
 use super::files::StoreFiles;
-use super::schema::PAGE_BYTES;
+use super::format::{FRAME_BYTES, PAGE_BYTES};
 use super::sqlite;
 
 /// Disk space in bytes that inserts leave for deletes, in addition to what moving the log into the store's file still
@@ -15,10 +15,6 @@ const RESERVE_MIN_BYTES: u64 = 256 * 1024;
 /// Additional free space in bytes that is required before inserts resume after the disk was full. Without it, the disk
 /// would be full again at once.
 pub const RESUME_MARGIN_BYTES: u64 = 1024 * 1024;
-/// Bytes of the log's header, which comes before the first frame.
-pub const LOG_HEADER_BYTES: u64 = 32;
-/// Bytes of a frame of the log: a page and its header.
-pub const FRAME_BYTES: u64 = PAGE_BYTES as u64 + 24;
 
 /// How the store's files use their space.
 #[derive(Clone, Copy, Debug)]

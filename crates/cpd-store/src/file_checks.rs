@@ -2,33 +2,24 @@
 //! descriptor, which stays with the same file whatever happens to its name. The only symbolic links that are followed
 //! are those of an administrator or of the daemon's own user, in folders where nobody else can create one.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Uid, User, getegid, geteuid};
 
-use super::files::{BACKUP_SUFFIX, read_history, system_error, with_suffix};
-use super::history::History;
+use super::history::{History, read_history};
+use super::open_error::{OpenError, OpenErrorKind, system_error};
+use super::paths::{BACKUP_SUFFIX, careful_options, with_suffix};
 use super::schema::{self, APPLICATION_ID};
-use super::{OpenError, OpenErrorKind};
 
 /// Bytes of a SQLite file's header.
 const HEADER_BYTES: usize = 100;
 /// Most paths that are tried while following symbolic links from the store's path to its file.
 const LINKS_MAX: usize = 8;
-
-/// Options to open a path where there may be anything: a symbolic link is not followed, and opening a pipe does not
-/// wait for its other end.
-pub fn careful_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
-    options
-}
 
 /// The store's path with all symbolic links resolved, so that two names of one file lead to the same lock.
 pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
@@ -179,8 +170,8 @@ pub fn check_store_file(path: &Path, owner: Option<u32>, newest: usize) -> Resul
     check_file_header(path, file, found.len(), newest)
 }
 
-/// Refuses anything but a regular file of `owner`, as [`check_store_file`] does, but does not check the content. Accepts a file
-/// that is missing.
+/// Refuses anything but a regular file of `owner`, as [`check_store_file`] does, but does not check the content.
+/// Accepts a file that is missing.
 pub fn check_if_present(path: &Path, owner: Option<u32>) -> Result<(), OpenError> {
     fs::symlink_metadata(path).map_or(Ok(()), |found| check_type_and_owner(path, &found, owner))
 }

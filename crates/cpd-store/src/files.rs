@@ -2,27 +2,24 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use cpd_core::sabotage;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
-use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::sys::statvfs::statvfs;
 use rusqlite::{Connection, ffi};
 
-use super::history::{self, History};
+use super::history::{self, History, read_history};
+use super::open_error::{OpenError, OpenErrorKind, system_error};
+use super::paths::{BACKUP_SUFFIX, NEW_SUFFIX, careful_options, remove_if_exists, with_suffix};
 use super::watch::Watch;
-use super::{OpenError, OpenErrorKind, file_checks, lock, row, sqlite};
+use super::{file_checks, lock, row, sqlite};
 
 /// Bytes of disk space that are allocated to the log before anything is written to it.
 pub const LOG_RESERVED_BYTES: i64 = 1024 * 1024;
-/// Suffix, after the store's name, of a copy that is being made or served. A start deletes leftovers with this suffix
-/// or the next: nobody gives a file of their own such a name.
-pub const BACKUP_SUFFIX: &str = ".incomplete-backup";
-/// Suffix of a store that is being created.
-pub const NEW_SUFFIX: &str = ".incomplete-new";
 
 /// The paths of a store and the lock on it. The lock is released when this value is dropped or the process ends. This
 /// value must outlive every connection to the store.
@@ -81,7 +78,7 @@ impl StoreFiles {
     pub fn restrict_mode(&self, watch: &Watch) -> Result<Vec<String>, OpenError> {
         let mut said = Vec::from_iter(file_checks::restrict_mode(&self.file, watch.file())?);
         let log = self.sibling("-wal");
-        match file_checks::careful_options().read(true).open(&log) {
+        match careful_options().read(true).open(&log) {
             // A log that SQLite has just created has got its mode from the store, which is reported already.
             Ok(file) => said.extend(file_checks::restrict_mode(&log, &file)?.filter(|_| self.had_log)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -115,7 +112,7 @@ impl StoreFiles {
     /// others fill the disk. The length of the log does not change. Call this again whenever the log was truncated to
     /// nothing. Does nothing on a file system that cannot allocate blocks in advance.
     pub fn reserve_log(&self) -> io::Result<()> {
-        let log = file_checks::careful_options().write(true).open(self.sibling("-wal"))?;
+        let log = careful_options().write(true).open(self.sibling("-wal"))?;
         match fallocate(&log, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, LOG_RESERVED_BYTES) {
             Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
             Err(error) => Err(error.into()),
@@ -199,16 +196,6 @@ impl StoreFiles {
     }
 }
 
-/// Whether the file system of the store at `file` is read-only, be it mounted so or because of a fault.
-pub fn is_read_only(file: &Path) -> bool {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let marked = |path: &Path| statvfs(path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
-    // The lock's file shows what the mount's flags do not: closing a descriptor of the store itself would drop SQLite's
-    // lock on it.
-    let lock = file_checks::careful_options().write(true).open(with_suffix(file, "-lock"));
-    marked(file) || marked(folder) || lock.is_err_and(|e| e.kind() == io::ErrorKind::ReadOnlyFilesystem)
-}
-
 /// Makes changes to the folder's entries durable.
 pub fn sync_folder(folder: &Path) -> Result<(), OpenError> {
     match File::open(folder).and_then(|f| f.sync_all()) {
@@ -230,28 +217,6 @@ pub fn delete_leftovers(file: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Reads every byte of the store at `path` and of its log by the same call as SQLite does, to find out whether the disk
-/// can deliver them.
-pub fn read_through(path: &Path) -> io::Result<()> {
-    let mut bytes = vec![0; 64 * 1024];
-    for suffix in ["", "-wal"] {
-        match File::open(with_suffix(path, suffix)) {
-            Ok(file) => {
-                let mut at = 0;
-                loop {
-                    match file.read_at(&mut bytes, at)? {
-                        0 => break,
-                        count => at += count as u64,
-                    }
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
 /// See [`StoreFiles::examine`].
 pub fn examine(path: &Path, newest: usize) -> Result<bool, OpenError> {
     let log = with_suffix(path, "-wal");
@@ -261,7 +226,7 @@ pub fn examine(path: &Path, newest: usize) -> Result<bool, OpenError> {
         let said = "is the unfinished change of another program; the store was left as it was";
         return Err(damaged_error(&journal, said));
     }
-    let file = match file_checks::careful_options().read(true).open(path) {
+    let file = match careful_options().read(true).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound && wal == 0 => return Ok(false),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -294,11 +259,6 @@ pub fn origin(path: &Path, history: &History) -> Result<FileOrigin, OpenError> {
     Err(OpenError::new(OpenErrorKind::ForeignLog, said))
 }
 
-/// Reads the history in the store's folder.
-pub fn read_history(store: &Path) -> Result<History, OpenError> {
-    History::read(store).map_err(|e| system_error(&history::path(store), "cannot read", &e))
-}
-
 impl Drop for StoreFiles {
     /// Removes the empty log that SQLite creates when it opens a file and, as it is set up here, does not delete on
     /// closing: a store that is refused is left as it was found.
@@ -311,31 +271,6 @@ impl Drop for StoreFiles {
     }
 }
 
-/// Deletes the file `path`; it is no error if there is none.
-pub fn remove_if_exists(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-/// The error for a store that cannot be opened because a system call failed while `doing` something to `path`.
-pub fn system_error(path: &Path, doing: &str, error: &io::Error) -> OpenError {
-    let kind = match error.kind() {
-        io::ErrorKind::PermissionDenied => OpenErrorKind::Permission,
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => OpenErrorKind::CannotCreate,
-        _ => OpenErrorKind::System,
-    };
-    OpenError::new(kind, format!("{}: {doing}: {error}", path.display()))
-}
-
 fn damaged_error(path: &Path, said: &str) -> OpenError {
     OpenError::new(OpenErrorKind::Damaged, format!("{} {said}", path.display()))
-}
-
-/// `path` with `suffix` appended to its name.
-pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_os_string();
-    name.push(suffix);
-    PathBuf::from(name)
 }

@@ -8,10 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use cpd_core::engine::port::FromStore;
 use rusqlite::Connection;
 
-use super::round::WriterState;
+use super::event::StoreEvent;
+use super::row;
 use super::sqlite::{self, FaultPoint};
+use super::state::WriterState;
 use super::watch::{FileChange, FileCheck};
-use super::{StoreEvent, row};
 
 /// The store's files were changed by others; `WriterState::change` says how.
 #[derive(Debug)]

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use cpd_core::sabotage;
 
-use super::file_checks;
+use super::open_error::{OpenError, system_error};
+use super::paths::careful_options;
 
 /// Offset of a field in the header of a SQLite file that nothing uses any more (`default_cache_size`); it holds the
 /// store's number.
@@ -72,7 +73,7 @@ impl History {
     pub fn read(store: &Path) -> io::Result<History> {
         let path = path(store);
         let (mut record, mut sequence) = (None, 0);
-        let file = match file_checks::careful_options().read(true).open(&path) {
+        let file = match careful_options().read(true).open(&path) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
@@ -110,13 +111,9 @@ impl History {
         let offset = if sequence.is_multiple_of(2) { even } else { odd };
         let file = match self.open.take() {
             Some(file) => file,
-            None => file_checks::careful_options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&self.path)?,
+            None => {
+                careful_options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?
+            }
         };
         file.write_all_at(&format_record(sequence, &record), offset)?;
         file.sync_data()?;
@@ -138,6 +135,11 @@ impl History {
             _ => Ok(()),
         }
     }
+}
+
+/// Reads the history in the store's folder.
+pub fn read_history(store: &Path) -> Result<History, OpenError> {
+    History::read(store).map_err(|e| system_error(&path(store), "cannot read", &e))
 }
 
 /// The path of the history of `store`.
@@ -228,7 +230,7 @@ fn parse_record(bytes: &[u8]) -> Option<(u64, HistoryRecord)> {
 
 /// The number of the store at `path`; `None` when there is no such file, or one too short for a header.
 pub fn read_number_at(path: &Path) -> io::Result<Option<u32>> {
-    match file_checks::careful_options().read(true).open(path) {
+    match careful_options().read(true).open(path) {
         Ok(file) => read_number(&file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),

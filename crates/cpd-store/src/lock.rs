@@ -15,8 +15,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use super::files::system_error;
-use super::{OpenError, OpenErrorKind, file_checks};
+use super::open_error::{OpenError, OpenErrorKind, system_error};
+use super::paths::careful_options;
 
 /// How long a starting cpd waits for a tool at most.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -91,7 +91,7 @@ pub fn for_tool(path: &Path, folder: &Path, store: &Path, changes: bool) -> Resu
 /// Whether SQLite in another process holds a lock on the file, as it does while the store is open. `false` if the file
 /// cannot be examined: whoever opens it next will report that.
 fn is_open_elsewhere(store: &Path) -> bool {
-    let Ok(file) = file_checks::careful_options().read(true).open(store) else { return false };
+    let Ok(file) = careful_options().read(true).open(store) else { return false };
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -104,7 +104,7 @@ fn is_open_elsewhere(store: &Path) -> bool {
 }
 
 fn open(path: &Path, changes: bool) -> Result<File, OpenError> {
-    let mut options = file_checks::careful_options();
+    let mut options = careful_options();
     match changes {
         true => options.write(true).create(true).truncate(false).mode(0o600),
         false => options.read(true),

@@ -1,4 +1,4 @@
-//! Moves the log into the store's file at a start and at a stop, even when the disk is full: then no space is given
+//! Moves the log into the store's file, at a start and at a stop even when the disk is full: then no space is given
 //! back to the file system, because others would take it at once, and a log that does not fit into the file stays where
 //! it is.
 
@@ -9,11 +9,13 @@ use std::path::Path;
 
 use rusqlite::{Connection, ffi};
 
+use super::event::StoreEvent;
 use super::files::{LOG_RESERVED_BYTES, StoreFiles};
-use super::round::WriterState;
-use super::schema::PAGE_BYTES;
+use super::format::{FRAME_BYTES, PAGE_BYTES};
+use super::paths::is_read_only;
+use super::sqlite::{self, FaultPoint};
+use super::state::WriterState;
 use super::watch::Watch;
-use super::{files, sqlite};
 
 /// Blocks of the store's file are reserved for this many bytes more than the estimated need.
 const FILE_SLACK_BYTES: u64 = 64 * 1024;
@@ -62,6 +64,39 @@ pub fn at_stop(connection: &Connection, place: &mut StoreFiles) -> rusqlite::Res
     Ok(())
 }
 
+/// Moves the log into the store's file. A failure loses nothing: the log keeps everything, and grows.
+pub fn checkpoint(core: &mut WriterState, connection: &Connection) {
+    // Nothing may be moved into a file that others have changed or replaced.
+    if core.check_files(connection).is_err() {
+        return;
+    }
+    core.progress.note_step();
+    match core.faults.check(FaultPoint::Checkpoint).and_then(|()| sqlite::checkpoint(connection)) {
+        Ok(frames) => {
+            core.unmoved_log_bytes = frames * FRAME_BYTES;
+            core.checkpoint_fails = false;
+            core.note_checkpoint(connection, frames == 0);
+        }
+        Err(e) if !core.checkpoint_fails => {
+            core.checkpoint_fails = true;
+            core.event(StoreEvent::CheckpointFailed(sqlite::error_text(&e)));
+        }
+        Err(_) => {}
+    }
+    if core.checkpoint_fails {
+        core.note_checkpoint(connection, false);
+    }
+    core.progress.note_step();
+}
+
+/// Reserves disk space in the log, so that deletes can be written on a full disk. Call this after each truncation of
+/// the log.
+pub fn reserve_log(core: &WriterState) {
+    if let Err(error) = core.files.reserve_log() {
+        core.event(StoreEvent::LogReserveFailed(error.to_string()));
+    }
+}
+
 /// Whether so little disk space is free that others are likely to take any that is given back before it is needed
 /// again.
 fn is_space_scarce(place: &StoreFiles) -> bool {
@@ -71,7 +106,7 @@ fn is_space_scarce(place: &StoreFiles) -> bool {
 /// Adds the cause to the error of a write. SQLite reports a full disk as such, but a used-up quota and a read-only file
 /// system like any other failure.
 pub fn explain_write_error(place: &StoreFiles, error: rusqlite::Error) -> rusqlite::Error {
-    let error = sqlite::name_read_only(error, || files::is_read_only(place.file()));
+    let error = sqlite::name_read_only(error, || is_read_only(place.file()));
     if !sqlite::is_failed_write(&error) {
         return error;
     }

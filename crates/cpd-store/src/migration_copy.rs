@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::files::{self, BACKUP_SUFFIX, StoreFiles, with_suffix};
+use super::files::StoreFiles;
+use super::open_error::{OpenError, OpenErrorKind, open_error_kind, system_error};
+use super::paths::{BACKUP_SUFFIX, careful_options, remove_if_exists, with_suffix};
 use super::sqlite::{FaultPoint, Faults};
 use super::watch::Watch;
-use super::{OpenError, OpenErrorKind, file_checks, history, log_checkpoint, sqlite};
+use super::{history, log_checkpoint, sqlite};
 
 /// Bytes that are copied or compared at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -37,11 +39,11 @@ pub fn keep_copy(
     };
     let sql = |e: rusqlite::Error| match sqlite::is_full(&e) {
         true => refused(OpenErrorKind::CannotCreate, &sqlite::error_text(&e)),
-        false => refused(sqlite::open_error_kind(&e), &sqlite::error_text(&e)),
+        false => refused(open_error_kind(&e), &sqlite::error_text(&e)),
     };
     let system = |e: io::Error| match e.kind() {
         ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => refused(OpenErrorKind::CannotCreate, &e.to_string()),
-        _ => refused(files::system_error(place.file(), "", &e).kind, &e.to_string()),
+        _ => refused(system_error(place.file(), "", &e).kind, &e.to_string()),
     };
     // Once the log has been moved into it, the file alone is the whole store.
     sqlite::require_wal_mode(connection)
@@ -128,14 +130,14 @@ fn make_copy(place: &StoreFiles, store: &File, name: &Path, faults: &mut Faults)
     let filled = fill();
     if filled.is_err() {
         // If this fails, the next start deletes the partial copy.
-        let _ = files::remove_if_exists(&path);
+        let _ = remove_if_exists(&path);
     }
     filled
 }
 
 /// Whether the file `name` is a complete copy of `store`, apart from the number in its header (see [`history`]).
 fn is_copy_of_store(store: &File, name: &Path) -> io::Result<bool> {
-    let copy = file_checks::careful_options().read(true).open(name)?;
+    let copy = careful_options().read(true).open(name)?;
     if copy.metadata()?.len() != store.metadata()?.len() || history::read_number(&copy)? != Some(history::COPY_NUMBER) {
         return Ok(false);
     }

@@ -7,8 +7,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::file_checks;
-use super::schema::PAGE_BYTES;
+use super::format::PAGE_BYTES;
+use super::paths::careful_options;
 
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = PAGE_BYTES as usize;
@@ -35,10 +35,10 @@ impl Pages {
     /// # Errors
     /// One of them cannot be opened or read.
     pub fn open(path: &Path, log: Option<&Path>) -> io::Result<Pages> {
-        let file = file_checks::careful_options().read(true).open(path)?;
+        let file = careful_options().read(true).open(path)?;
         let count = u32::try_from(file.metadata()?.len() / u64::from(PAGE_BYTES)).unwrap_or(u32::MAX);
         let mut pages = Pages { file, count, log: None, log_offsets: BTreeMap::new(), damaged_frames: 0 };
-        match log.map(|log| file_checks::careful_options().read(true).open(log)) {
+        match log.map(|log| careful_options().read(true).open(log)) {
             Some(Ok(log)) => {
                 pages.read_log(&log)?;
                 pages.log = Some(log);

@@ -3,8 +3,10 @@
 
 use rusqlite::Connection;
 
-use super::round::{self, CommitError, WriterState};
-use super::{sqlite, writer};
+use super::log_checkpoint::checkpoint;
+use super::sqlite;
+use super::state::WriterState;
+use super::transaction::{CommitError, run_transaction};
 
 /// Deletes in one transaction. Even if each is on a page of its own, they fit into the space that is reserved in the
 /// log.
@@ -24,7 +26,7 @@ pub fn write_in_pieces(core: &mut WriterState, connection: &Connection) -> Resul
         if ids.is_empty() {
             return Ok(());
         }
-        match round::run_transaction(core, connection, |_, hot| hot.delete_ascending(&ids)) {
+        match run_transaction(core, connection, |_, hot| hot.delete_ascending(&ids)) {
             Ok(()) => {}
             Err(CommitError::RolledBack(_)) => return Ok(()),
             Err(CommitError::Unknown(cause)) => return Err(sqlite::error_text(&cause)),
@@ -33,6 +35,6 @@ pub fn write_in_pieces(core: &mut WriterState, connection: &Connection) -> Resul
             core.pending_deletes.remove(id);
         }
         core.progress.note_step();
-        writer::checkpoint(core, connection);
+        checkpoint(core, connection);
     }
 }

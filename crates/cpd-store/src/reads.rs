@@ -3,9 +3,10 @@
 use cpd_core::engine::port::{AdminAnswer, AdminOp, Answer, Batch, MessageId, Op, Page, PageMessage, RequestId};
 use rusqlite::{Connection, ffi};
 
-use super::round::{WriterState, slice};
+use super::event::StoreEvent;
 use super::row::{self, RowError};
-use super::{StoreEvent, admin_ops, sqlite, users};
+use super::state::WriterState;
+use super::{admin_ops, sqlite, users};
 
 /// The answer to an operation; `None` if it is a write, or if it is a backup or a shrink, which is answered later.
 pub fn answer_read(core: &mut WriterState, connection: &Connection, batch: &Batch, op: &Op) -> Option<Answer> {
@@ -102,4 +103,9 @@ fn read_page(connection: &Connection, batch: &Batch, start: u32, end: u32) -> Re
         }
     }
     Ok(page)
+}
+
+/// The part of a batch's `bytes` or `ids` that a range of one of its operations names; `None` if it lies outside.
+pub fn slice<T>(all: &[T], start: u32, end: u32) -> Option<&[T]> {
+    all.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
 }

@@ -8,10 +8,14 @@ use std::time::Duration;
 use cpd_core::engine::port::Op;
 use rusqlite::Connection;
 
-use super::round::{self, CommitError, Round, WriteAnswers, WriterState};
-use super::sqlite::{self, FaultPoint, HotStatements};
+use super::event::StoreEvent;
+use super::hot_statements::HotStatements;
+use super::round::{self, Round, WriteAnswers};
+use super::sqlite::{self, FaultPoint};
+use super::state::WriterState;
+use super::transaction::{CommitError, run_transaction};
 use super::watch::FileChange;
-use super::{StoreEvent, admin_ops, log_checkpoint, row, users, writer};
+use super::{admin_ops, log_checkpoint, row, users};
 
 /// Attempts before the store gives up; the daemon then ends, and the next start reads what is there.
 pub const ATTEMPTS_MAX: u32 = 4;
@@ -65,10 +69,10 @@ fn reopen(core: &mut WriterState, round: &Round) -> Result<(Connection, WriteAns
     sqlite::truncate_log(&connection).map_err(|e| text(core, e))?;
     core.file_reserved_to = 0;
     core.watch.start(&connection).map_err(|e| e.to_string())?;
-    writer::reserve_log(core);
+    log_checkpoint::reserve_log(core);
     core.unmoved_log_bytes = 0;
     core.reserved = row::reserved(&connection).map_err(|e| e.text())?;
-    let late_answers = round::run_transaction(core, &connection, |core, hot| redo(core, &connection, hot, round))
+    let late_answers = run_transaction(core, &connection, |core, hot| redo(core, &connection, hot, round))
         .map_err(|(CommitError::RolledBack(e) | CommitError::Unknown(e))| text(core, e))?;
     Ok((connection, late_answers))
 }

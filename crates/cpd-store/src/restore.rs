@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::files::{self, NEW_SUFFIX, system_error, with_suffix};
-use super::history::{self, History, HistoryRecord};
+use super::history::{self, History, HistoryRecord, read_history};
+use super::open_error::{OpenError, OpenErrorKind, system_error};
+use super::paths::{NEW_SUFFIX, careful_options, remove_if_exists, with_suffix};
 use super::schema::{self, Migration};
-use super::{OpenError, OpenErrorKind, carve, file_checks, lock, row, sqlite, verify};
+use super::{carve, file_checks, files, lock, row, sqlite, verify};
 
-/// The file to restore, and its log if it has one, as a store that an earlier restore has kept may. It is opened apart
-/// from the restore itself because cpd, if root runs it, becomes the owner of the store in between, who might not be
+/// The file to restore, and its log if it has one, as a store that an earlier restore has kept may. Opening it is a
+/// step of its own because a cpd that root runs then continues as the owner of the store, and that user might not be
 /// able to read the file.
 #[derive(Debug)]
 pub struct RestoreSource {
@@ -38,7 +39,8 @@ impl RestoreSource {
     /// Opens the file `name`, which may be a symbolic link to one, and its log.
     ///
     /// # Errors
-    /// [`OpenErrorKind::NoInput`]: there is no such file. [`OpenErrorKind::ForeignLog`]: the log belongs to another file.
+    /// [`OpenErrorKind::NoInput`]: there is no such file. [`OpenErrorKind::ForeignLog`]: the log belongs to another
+    /// file.
     pub fn open(name: &Path) -> Result<RestoreSource, OpenError> {
         // Follows symbolic links. Without this flag, opening a pipe would wait for its other end.
         let read =
@@ -64,7 +66,7 @@ impl RestoreSource {
             _ => None,
         };
         if log.is_some() {
-            let known = files::read_history(name)?;
+            let known = read_history(name)?;
             files::origin(name, &known)?;
         }
         Ok(RestoreSource { name: name.to_owned(), file, log })
@@ -95,7 +97,7 @@ pub fn restore_with_migrations(
     file_checks::check_if_present(&file, None)?;
     let _lock = lock::for_tool(&with_suffix(&file, "-lock"), &folder, &file, true)?;
     refuse_own_file(&file, source)?;
-    let mut history = files::read_history(&file)?;
+    let mut history = read_history(&file)?;
     finish_restore(&file, &mut history)?;
     files::delete_leftovers(&file)?;
     let made = prepare_copy(&file, &folder, source, &history, steps);
@@ -209,9 +211,7 @@ fn keep_old_file(file: &Path, kept_file: &Path) -> io::Result<()> {
     match fs::hard_link(file, kept_file) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         // The file system has no hard links.
-        Err(e) if e.kind() != io::ErrorKind::StorageFull => {
-            copy(&file_checks::careful_options().read(true).open(file)?, kept_file)
-        }
+        Err(e) if e.kind() != io::ErrorKind::StorageFull => copy(&careful_options().read(true).open(file)?, kept_file),
         other => other,
     }
 }
@@ -237,7 +237,7 @@ pub fn finish_restore(file: &Path, history: &mut History) -> Result<Option<Strin
     let number = history::read_number_at(file).map_err(|e| system_error(file, "cannot read", &e))?;
     if number != Some(record.restore_number) {
         // It is this restore's own file: nothing had this name when the restore began.
-        files::remove_if_exists(&kept_file).map_err(|e| system_error(&kept_file, "cannot delete", &e))?;
+        remove_if_exists(&kept_file).map_err(|e| system_error(&kept_file, "cannot delete", &e))?;
         let record = HistoryRecord { restore_number: 0, restore_time: 0, ..record };
         history.write(record).map_err(|e| system_error(history.path(), "cannot write", &e))?;
         return Ok(None);
@@ -250,7 +250,7 @@ pub fn finish_restore(file: &Path, history: &mut History) -> Result<Option<Strin
             let kept = with_suffix(&kept_file, if own { "-wal" } else { ".log" });
             fs::rename(&log, &kept).map_err(|e| system_error(&log, "cannot keep the old log", &e))?;
         }
-        Ok(_) => files::remove_if_exists(&log).map_err(|e| system_error(&log, "cannot delete", &e))?,
+        Ok(_) => remove_if_exists(&log).map_err(|e| system_error(&log, "cannot delete", &e))?,
         Err(_) => {}
     }
     files::sync_folder(file.parent().unwrap_or(Path::new(".")))?;

@@ -1,97 +1,25 @@
 //! One round of the writer: the reads that need not wait, then all writes of its batches in one transaction, then the
 //! remaining answers.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
-
 use cpd_core::engine::port::{AdminAnswer, AdminOp, Answer, Batch, FromStore, Op, Outcome, RequestId};
 use rusqlite::{Connection, ffi};
 
-use super::backup::HeldBackup;
-use super::files::StoreFiles;
-use super::reads::answer_read;
+use super::event::StoreEvent;
+use super::hot_statements::{HotStatements, NewMessage};
+use super::reads::{answer_read, slice};
 use super::row::{ID_BLOCK_SIZE, RowError};
-use super::sqlite::{self, FaultPoint, Faults, HotStatements, NewMessage};
-use super::watch::{FileChange, Watch};
-use super::writer::{self, Progress};
-use super::{StoreEvent, admin_ops, disk_space, log_checkpoint, pending_deletes, users};
+use super::sqlite::{self, FaultPoint};
+use super::state::WriterState;
+use super::transaction::{CommitError, run_transaction};
+use super::{admin_ops, disk_space, log_checkpoint, pending_deletes, users};
 
 /// Deletes that may be pending because they could not be written; the store is broken when there are more.
 pub const PENDING_DELETES_MAX: usize = 65_536;
 /// Bytes that a message takes in its page and in the log, in addition to its body.
 const ROW_OVERHEAD_BYTES: u64 = 96;
 
-/// The state of the writer's thread, apart from the connection. It outlives each round and each reopening.
-pub struct WriterState {
-    pub files: StoreFiles,
-    pub watch: Watch,
-    /// What others did to the store's files; `None` as long as nothing was noticed.
-    pub change: Option<FileChange>,
-    /// The files could not be inspected the last time, and that was reported.
-    pub file_check_failing: bool,
-    /// Message ids below this are recorded as used.
-    pub reserved: u64,
-    /// Failed commits so far. Batches made before the latest failure have their inserts refused.
-    pub epoch: u32,
-    /// Ids of messages whose delete has failed and is to be tried again.
-    pub pending_deletes: BTreeSet<u64>,
-    /// Inserts are refused for lack of disk space.
-    pub disk_low: bool,
-    /// Up to this byte, disk blocks are reserved for the store's file.
-    pub file_reserved_to: u64,
-    /// Upper bound of the length of the store's file, in bytes, once the log is moved into it.
-    pub file_filled_to: u64,
-    /// A write failed for lack of space although the disk has some: a quota, for instance, is used up.
-    pub quota_is_used_up: bool,
-    /// Bytes of the log that are not in the store's file yet.
-    pub unmoved_log_bytes: u64,
-    /// The last checkpoint failed, and that was reported.
-    pub checkpoint_fails: bool,
-    /// The finished copy that an administrator may read.
-    pub held_backup: Option<HeldBackup>,
-    /// Copies finished so far, which is the number of the latest.
-    pub last_backup: u64,
-    /// A copy was requested or is being made.
-    pub backup_active: bool,
-    /// The request for a copy that is not begun yet.
-    pub backup_requested: Option<RequestId>,
-    /// The request for a shrink that is not begun yet.
-    pub shrink_requested: Option<RequestId>,
-    pub results: Sender<FromStore>,
-    pub progress: Arc<Progress>,
-    pub wake: Box<dyn Fn() + Send>,
-    pub on_event: Box<dyn Fn(StoreEvent) + Send>,
-    pub faults: Faults,
-}
-
-impl WriterState {
-    pub fn event(&self, event: StoreEvent) {
-        (self.on_event)(event);
-    }
-
-    /// Answers one administrator's request at once, apart from any round.
-    pub fn answer(&self, request: RequestId, answer: AdminAnswer) {
-        self.send(FromStore::Answers(vec![Answer::Admin { request, answer }]));
-        (self.wake)();
-    }
-
-    /// Sends a result. Failure is ignored: nobody receives results any more while the daemon shuts down.
-    pub fn send(&self, result: FromStore) {
-        let _ = self.results.send(result);
-    }
-}
-
 /// Answers to administrators' writes, in the order of the writes.
 pub type WriteAnswers = Vec<(RequestId, AdminAnswer)>;
-
-/// Why a transaction did not succeed.
-pub enum CommitError {
-    /// It was rolled back: nothing of it is stored.
-    RolledBack(rusqlite::Error),
-    /// It may or may not be stored.
-    Unknown(rusqlite::Error),
-}
 
 /// How the writes of a round ended.
 pub enum RoundOutcome {
@@ -213,7 +141,7 @@ impl Round {
         }
         if sqlite::is_full(&cause) {
             // A log that is moved completely restarts at its beginning and has room inside for deletes.
-            writer::checkpoint(core, connection);
+            log_checkpoint::checkpoint(core, connection);
         }
         match self.try_transaction(core, connection) {
             Ok(()) => RoundOutcome::Decided,
@@ -376,42 +304,6 @@ pub fn admin_write(op: &Op) -> Option<(RequestId, &AdminOp)> {
     }
 }
 
-/// Runs `work` as one transaction.
-///
-/// # Errors
-/// Says whether it is certain that nothing of the transaction is stored.
-pub fn run_transaction<T>(
-    core: &mut WriterState,
-    connection: &Connection,
-    work: impl FnOnce(&mut WriterState, &mut HotStatements<'_>) -> rusqlite::Result<T>,
-) -> Result<T, CommitError> {
-    let simple = |sql: &str| connection.prepare_cached(sql)?.raw_execute();
-    let undo = |core: &mut WriterState, error| {
-        let rollback =
-            |core: &mut WriterState| core.faults.check(FaultPoint::Rollback).and_then(|()| simple("ROLLBACK"));
-        match connection.is_autocommit() || rollback(core).is_ok() {
-            true => CommitError::RolledBack(error),
-            false => CommitError::Unknown(error),
-        }
-    };
-    simple("BEGIN IMMEDIATE").map_err(|error| undo(core, error))?;
-    let worked = HotStatements::prepare(connection).and_then(|mut hot| {
-        core.faults.check(FaultPoint::Writes)?;
-        work(core, &mut hot)
-    });
-    let found = worked.map_err(|error| undo(core, log_checkpoint::explain_write_error(&core.files, error)))?;
-    core.progress.note_step();
-    let committed = core.faults.check(FaultPoint::Commit).and_then(|()| simple("COMMIT"));
-    let committed = committed.and_then(|_| core.faults.check(FaultPoint::Committed));
-    match committed.map_err(|error| log_checkpoint::explain_write_error(&core.files, error)) {
-        Ok(()) => Ok(found),
-        // A frame could not be written for lack of room. The last frame makes the commit, so this one is not in the
-        // log.
-        Err(error) if sqlite::is_full(&error) => Err(undo(core, error)),
-        Err(error) => Err(CommitError::Unknown(error)),
-    }
-}
-
 /// Executes the writes of one batch. Consecutive deletes are gathered and executed together.
 /// Answers go to `write_answers`, and `highest` becomes the highest id inserted.
 fn execute_batch_writes(
@@ -475,9 +367,4 @@ pub fn ignore_damage(result: Result<(), RowError>) -> rusqlite::Result<()> {
         Ok(()) | Err(RowError::Damaged(_)) => Ok(()),
         Err(RowError::Sql(error)) => Err(error),
     }
-}
-
-/// The part of a batch's `bytes` or `ids` that a range of one of its operations names; `None` if it lies outside.
-pub fn slice<T>(all: &[T], start: u32, end: u32) -> Option<&[T]> {
-    all.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
 }

@@ -7,7 +7,7 @@ use crc32fast::Hasher;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::sqlite::TrustedText;
+use super::sqlite::{self, TrustedText};
 
 /// Message ids are reserved in blocks of this size, so that the reservation is rarely written.
 pub const ID_BLOCK_SIZE: u64 = 65_536;
@@ -40,7 +40,7 @@ impl RowError {
     pub fn text(&self) -> String {
         match self {
             RowError::Damaged(what) => what.clone(),
-            RowError::Sql(error) => super::sqlite::error_text(error),
+            RowError::Sql(error) => sqlite::error_text(error),
         }
     }
 }
@@ -178,7 +178,7 @@ pub fn set_reserved(connection: &Connection, value: u64) -> rusqlite::Result<()>
 fn set_meta(connection: &Connection, key: &str, value: u64) -> rusqlite::Result<()> {
     connection.prepare_cached("INSERT OR REPLACE INTO meta(key, value, sum) VALUES(?1, ?2, ?3)")?.execute((
         TrustedText(key.as_bytes()),
-        super::sqlite::sqlite_integer(value)?,
+        sqlite::sqlite_integer(value)?,
         meta_sum(key, value),
     ))?;
     Ok(())

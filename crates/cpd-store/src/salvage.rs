@@ -9,11 +9,12 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use super::carve::{self, CarvedRow, Losses};
-use super::files::{self, NEW_SUFFIX, system_error, with_suffix};
-use super::history::ID_GAP;
+use super::history::{ID_GAP, read_history};
+use super::hot_statements::{HotStatements, NewMessage};
+use super::open_error::{OpenError, OpenErrorKind, system_error};
 use super::pages::Pages;
-use super::sqlite::{self, HotStatements, NewMessage};
-use super::{OpenError, OpenErrorKind, file_checks, lock, row, schema, users};
+use super::paths::{NEW_SUFFIX, remove_if_exists, with_suffix};
+use super::{file_checks, files, lock, row, schema, sqlite, users};
 
 /// Rows that are written per transaction.
 const ROWS_PER_TRANSACTION: u64 = 20_000;
@@ -28,8 +29,8 @@ pub struct Salvaged {
     pub foreign_log: Option<PathBuf>,
 }
 
-/// A damaged store that no cpd serves, open for reading, and locked until this value is dropped. It is opened apart
-/// from [`DamagedStore::salvage`] because cpd, if root runs it, becomes the owner of the new store's folder in between, who
+/// A damaged store that no cpd serves, open for reading, and locked until this value is dropped. Opening it is a step
+/// of its own because a cpd that root runs then continues as the user who owns the new store's folder, and that user
 /// might not be able to read the old store.
 pub struct DamagedStore {
     pages: Pages,
@@ -46,7 +47,7 @@ impl DamagedStore {
         let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
         let lock = lock::for_tool(&with_suffix(&file, "-lock"), &folder, &file, false)?;
         let log = with_suffix(&file, "-wal");
-        let history = files::read_history(&file)?;
+        let history = read_history(&file)?;
         let foreign = matches!(files::origin(&file, &history), Err(error) if error.kind == OpenErrorKind::ForeignLog);
         let pages = Pages::open(&file, (!foreign).then_some(log.as_path())).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
@@ -77,19 +78,19 @@ impl DamagedStore {
         if salvaged.is_err() {
             for tail in ["", "-wal", "-journal"] {
                 // If this fails, the next run deletes the file.
-                let _ = files::remove_if_exists(&with_suffix(&partial_path, tail));
+                let _ = remove_if_exists(&with_suffix(&partial_path, tail));
             }
         }
         salvaged
     }
 }
 
-/// Creates a store in the file `partial_path` and copies the sound rows of `pages` into it. Ids below `reserved` may have been
-/// used. Returns what was saved, and the file.
+/// Creates a store in the file `partial_path` and copies the sound rows of `pages` into it. Ids below `reserved` may
+/// have been used. Returns what was saved, and the file.
 fn fill_store(pages: &Pages, reserved: u64, partial_path: &Path) -> Result<(Salvaged, File), OpenError> {
     for tail in ["", "-wal", "-journal"] {
         let left = with_suffix(partial_path, tail);
-        files::remove_if_exists(&left).map_err(|e| system_error(&left, "cannot delete", &e))?;
+        remove_if_exists(&left).map_err(|e| system_error(&left, "cannot delete", &e))?;
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial_path).map_err(|e| {
         OpenError { kind: OpenErrorKind::CannotCreate, ..system_error(partial_path, "cannot create", &e) }

@@ -1,19 +1,17 @@
 //! The tables, and how an older store is migrated to the current version.
 
-use std::fs;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::files::{self, NEW_SUFFIX, StoreFiles};
-use super::{OpenError, OpenErrorKind};
+use super::format::PAGE_BYTES;
+use super::open_error::{OpenError, OpenErrorKind};
+use super::{row, sqlite};
 
 /// "CPd1" in the file's header, which distinguishes a store from any other SQLite file.
 pub const APPLICATION_ID: u32 = 0x4350_6431;
 /// The version of the tables that this code reads and writes.
 pub const VERSION: u32 = 1;
-/// Bytes of a page, which is the smallest unit that is written to the log.
-pub const PAGE_BYTES: u32 = 4096;
 
 /// Migrates a store from the version that is the function's index in [`MIGRATIONS`] to the next one.
 pub type Migration = fn(&Connection) -> rusqlite::Result<()>;
@@ -55,27 +53,7 @@ fn create_version_1(connection: &Connection) -> rusqlite::Result<()> {
             sum INTEGER NOT NULL
         ) STRICT, WITHOUT ROWID;",
     )?;
-    super::row::set_reserved(connection, 0)
-}
-
-/// Creates an empty store. The file gets its name only when it is complete, so that a crash leaves no store or a sound
-/// one.
-pub fn create(place: &StoreFiles) -> Result<(), OpenError> {
-    let cannot = |e: &std::io::Error| {
-        let kind = match files::system_error(place.file(), "", e).kind {
-            OpenErrorKind::Permission => OpenErrorKind::Permission,
-            _ => OpenErrorKind::CannotCreate,
-        };
-        OpenError::new(kind, format!("{}: cannot create the store: {e}", place.file().display()))
-    };
-    let (path, file) = place.create_file(NEW_SUFFIX).map_err(|e| cannot(&e))?;
-    create_schema(&path).map_err(|e| {
-        let message = format!("{}: cannot create the store: {}", place.file().display(), super::sqlite::error_text(&e));
-        OpenError::new(OpenErrorKind::CannotCreate, message)
-    })?;
-    file.sync_all().map_err(|e| cannot(&e))?;
-    fs::rename(&path, place.file()).map_err(|e| cannot(&e))?;
-    place.sync_folder()
+    row::set_reserved(connection, 0)
 }
 
 /// Creates the tables in the empty file at `path` and leaves its log empty.
@@ -90,7 +68,7 @@ pub fn create_schema(path: &Path) -> rusqlite::Result<()> {
     let _: String = connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
     apply_migrations(&connection, 0, MIGRATIONS)?;
     // Closing would do this too, but would not report a failure: the file would get its name without its tables.
-    super::sqlite::truncate_log(&connection)?;
+    sqlite::truncate_log(&connection)?;
     connection.close().map_err(|(_, e)| e)
 }
 

@@ -6,27 +6,28 @@ use cpd_core::engine::port::{AdminAnswer, RequestId};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, Error};
 
-use super::disk_space::{DISK_RESERVE_BYTES, FRAME_BYTES};
-use super::round::WriterState;
-use super::schema::PAGE_BYTES;
+use super::disk_space::DISK_RESERVE_BYTES;
+use super::format::{FRAME_BYTES, PAGE_BYTES};
+use super::log_checkpoint::{checkpoint, reserve_log};
 use super::sqlite::{self, FaultPoint};
-use super::writer::{self, ServeExit};
+use super::state::WriterState;
 
 /// Most bytes of live content that are rewritten: senders wait for it, for a fraction of a second.
 pub const LIVE_MAX_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Shrinks the store if that is possible, and answers `request`.
-pub fn run(core: &mut WriterState, connection: &Connection, request: RequestId) -> ServeExit {
+///
+/// # Errors
+/// It is not known whether the change was stored; the cause as text.
+pub fn run(core: &mut WriterState, connection: &Connection, request: RequestId) -> Result<(), String> {
     let before = core.files.bytes();
-    let (answer, exit) = match shrink(core, connection) {
-        Ok(()) => (AdminAnswer::Shrunk { before, after: core.files.bytes() }, ServeExit::Continue),
-        Err(Refusal::Cannot(cause)) => (AdminAnswer::Failed(cause), ServeExit::Continue),
-        Err(Refusal::Unknown(cause)) => {
-            (AdminAnswer::Failed(format!("cannot shrink the store: {cause}")), ServeExit::Unknown(cause))
-        }
+    let (answer, known) = match shrink(core, connection) {
+        Ok(()) => (AdminAnswer::Shrunk { before, after: core.files.bytes() }, Ok(())),
+        Err(Refusal::Cannot(cause)) => (AdminAnswer::Failed(cause), Ok(())),
+        Err(Refusal::Unknown(cause)) => (AdminAnswer::Failed(format!("cannot shrink the store: {cause}")), Err(cause)),
     };
     core.answer(request, answer);
-    exit
+    known
 }
 
 enum Refusal {
@@ -56,7 +57,7 @@ fn shrink(core: &mut WriterState, connection: &Connection) -> Result<(), Refusal
         Err(e) => return cannot(format!("cannot tell the room on the disk: {e}")),
         Ok(_) => {}
     }
-    writer::checkpoint(core, connection);
+    checkpoint(core, connection);
     if core.ensure_unchanged().is_err() || core.checkpoint_fails {
         return cannot("the write-ahead log cannot be moved into the store's file".to_owned());
     }
@@ -75,12 +76,12 @@ fn shrink(core: &mut WriterState, connection: &Connection) -> Result<(), Refusal
     core.note_commit(frames);
     core.unmoved_log_bytes = left * FRAME_BYTES;
     // The store's file is truncated once the whole log is in it, and the log by `sqlite::truncate_log`.
-    writer::checkpoint(core, connection);
+    checkpoint(core, connection);
     if core.ensure_unchanged().is_ok() && core.unmoved_log_bytes == 0 && sqlite::truncate_log(connection).is_ok() {
         core.note_checkpoint(connection, true);
     }
     // Truncating the file has released the blocks that were reserved behind its end.
     core.file_reserved_to = 0;
-    writer::reserve_log(core);
+    reserve_log(core);
     Ok(())
 }

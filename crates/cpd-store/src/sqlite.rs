@@ -1,4 +1,4 @@
-//! The connection: how it is set up, what its errors mean, and the statements of the hot path.
+//! The connection: how it is set up, and what its errors mean.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -10,10 +10,7 @@ use rusqlite::ffi;
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::wal::CheckpointMode;
-use rusqlite::{CachedStatement, Connection, Error, ErrorCode, OpenFlags, ToSql};
-
-use super::OpenErrorKind;
-use super::row::message_sum;
+use rusqlite::{Connection, Error, ErrorCode, OpenFlags, ToSql};
 
 /// SQLite's page cache in KiB. The hot pages are the end of the message table and what is being deleted.
 const CACHE_KIB: i64 = 16 * 1024;
@@ -125,21 +122,6 @@ pub fn log_frames(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
 pub fn checkpoint(connection: &Connection) -> rusqlite::Result<u64> {
     let (all, moved) = connection.wal_checkpoint_v2(Some("main"), CheckpointMode::PASSIVE)?;
     Ok(u64::try_from(all.saturating_sub(moved)).unwrap_or(0))
-}
-
-/// The kind of an error for a store that is being opened.
-pub fn open_error_kind(error: &Error) -> OpenErrorKind {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TooBig | ErrorCode::TypeMismatch) => {
-            OpenErrorKind::Damaged
-        }
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenErrorKind::Busy,
-        Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => OpenErrorKind::Permission,
-        Some(ErrorCode::CannotOpen) => OpenErrorKind::CannotCreate,
-        Some(_) => OpenErrorKind::System,
-        // Not from SQLite itself: a value is of the wrong type or out of range.
-        None => OpenErrorKind::Damaged,
-    }
 }
 
 /// Whether the error means that the file is damaged; further writes would make that worse.
@@ -254,67 +236,4 @@ impl ToSql for TrustedText<'_> {
 /// The number exceeds the range of `i64`.
 pub fn sqlite_integer(id: u64) -> rusqlite::Result<i64> {
     i64::try_from(id).map_err(|_| new_error(ffi::SQLITE_MISUSE, "a number is out of range"))
-}
-
-/// The statements that a transaction executes by the thousand.
-pub struct HotStatements<'c> {
-    insert: CachedStatement<'c>,
-    delete: CachedStatement<'c>,
-    delete_run: CachedStatement<'c>,
-}
-
-/// A message to be stored.
-pub struct NewMessage<'a> {
-    pub id: u64,
-    pub recipient: &'a str,
-    pub sender: &'a str,
-    pub queued_at: u64,
-    pub body: &'a [u8],
-}
-
-impl<'c> HotStatements<'c> {
-    pub fn prepare(connection: &'c Connection) -> rusqlite::Result<HotStatements<'c>> {
-        Ok(HotStatements {
-            insert: connection.prepare_cached(
-                "INSERT INTO message(id, recipient, sender, queued_at, sum, body) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
-            )?,
-            delete: connection.prepare_cached("DELETE FROM message WHERE id = ?1")?,
-            delete_run: connection.prepare_cached("DELETE FROM message WHERE id BETWEEN ?1 AND ?2")?,
-        })
-    }
-
-    pub fn insert(&mut self, m: &NewMessage<'_>) -> rusqlite::Result<()> {
-        let sum = message_sum(m.id, m.recipient.as_bytes(), m.sender.as_bytes(), m.queued_at, m.body);
-        self.insert.raw_bind_parameter(1, sqlite_integer(m.id)?)?;
-        self.insert.raw_bind_parameter(2, TrustedText(m.recipient.as_bytes()))?;
-        self.insert.raw_bind_parameter(3, TrustedText(m.sender.as_bytes()))?;
-        self.insert.raw_bind_parameter(4, sqlite_integer(m.queued_at)?)?;
-        self.insert.raw_bind_parameter(5, i64::from(sum))?;
-        self.insert.raw_bind_parameter(6, TrustedText(m.body))?;
-        self.insert.raw_execute()?;
-        Ok(())
-    }
-
-    /// Deletes a message; a message that does not exist is no error.
-    pub fn delete(&mut self, id: u64) -> rusqlite::Result<()> {
-        self.delete.raw_bind_parameter(1, sqlite_integer(id)?)?;
-        self.delete.raw_execute()?;
-        Ok(())
-    }
-
-    /// Deletes messages by their ids, which must be in ascending order; consecutive ids share one statement.
-    pub fn delete_ascending(&mut self, ids: &[u64]) -> rusqlite::Result<()> {
-        for run in ids.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
-            match run {
-                [] => {}
-                [id] => self.delete(*id)?,
-                [first, .., last] => {
-                    self.delete_run.raw_bind_parameter(1, sqlite_integer(*first)?)?;
-                    self.delete_run.raw_bind_parameter(2, sqlite_integer(*last)?)?;
-                    self.delete_run.raw_execute()?;
-                }
-            }
-        }
-        Ok(())
-    }
 }

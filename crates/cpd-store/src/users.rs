@@ -85,7 +85,7 @@ fn find_beside_neighbours(connection: &Connection, name: Username) -> Result<Opt
         let mut rows = statement.query([name.as_str()])?;
         let Some(row) = rows.next()? else { continue };
         let own = read_text(row, 0)? == Some(name.as_str().as_bytes());
-        // What is wrong with a neighbour's row is nothing to this login.
+        // Damage in a neighbour's row does not concern this login.
         let user = black_box(read_user(row));
         return if own { user.map(Some) } else { Ok(None) };
     }

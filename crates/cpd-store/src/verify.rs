@@ -6,9 +6,11 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::files::{self, with_suffix};
+use super::history::read_history;
+use super::open_error::{OpenError, OpenErrorKind};
+use super::paths::with_suffix;
 use super::row::{self, MESSAGE_COLUMNS, RowError};
-use super::{OpenError, OpenErrorKind, file_checks, lock, schema, sqlite, users};
+use super::{file_checks, files, lock, schema, sqlite, users};
 
 /// Maximum number of lines of damage in a report.
 pub const LISTED_MAX: usize = 100;
@@ -87,7 +89,7 @@ pub fn check(path: &Path) -> Result<CheckReport, OpenError> {
         }
         Err(error) => return Err(error),
     }
-    let history = files::read_history(&file)?;
+    let history = read_history(&file)?;
     let own_log = match files::origin(&file, &history) {
         Ok(_) => true,
         Err(error) if error.kind == OpenErrorKind::ForeignLog => {

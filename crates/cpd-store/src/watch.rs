@@ -19,9 +19,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use rusqlite::Connection;
 
-use super::disk_space::{FRAME_BYTES, LOG_HEADER_BYTES};
+use super::format::{FRAME_BYTES, LOG_HEADER_BYTES, PAGE_BYTES};
 use super::history::read_up_to;
-use super::schema::PAGE_BYTES;
 use super::{history, row, sqlite, users};
 
 /// Bytes at the beginning of the file that are compared in each check.

@@ -1,21 +1,28 @@
 //! The thread that owns the connection, and the handle to it. All batches that are waiting share one transaction: a
 //! lone message pays for one sync, and a thousand that arrive together share one.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use cpd_core::engine::port::{Batch, FromStore};
+use cpd_core::engine::port::{Batch, FromStore, RequestId};
 use rusqlite::Connection;
 
 use super::backup::{self, CopyInProgress, CopyStep};
-use super::disk_space::FRAME_BYTES;
+use super::compact::{self, RowCopy};
+use super::copy_target::CopyTarget;
+use super::event::StoreEvent;
+use super::format::FRAME_BYTES;
 use super::guard::FilesChanged;
-use super::round::{Round, RoundOutcome, WriterState};
+use super::paths::BACKUP_SUFFIX;
+use super::progress::{MarkEndedOnDrop, Progress};
+use super::round::{Round, RoundOutcome};
 use super::sqlite::FaultPoint;
-use super::{Store, StoreEvent, log_checkpoint, recovery, shrink, sqlite};
+use super::state::WriterState;
+use super::store::Store;
+use super::{log_checkpoint, recovery, shrink, sqlite};
 
 /// Batches that may be in flight: submitted and not yet handed back.
 pub const BATCHES_MAX: usize = 64;
@@ -29,41 +36,6 @@ const CHECKPOINT_IDLE: Duration = Duration::from_millis(500);
 const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Time between attempts to write deletes that have failed.
 const DELETE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What a watchdog can see of the writer's thread.
-#[derive(Debug, Default)]
-pub struct Progress {
-    outstanding: AtomicU64,
-    steps: AtomicU64,
-    ended: AtomicBool,
-}
-
-impl Progress {
-    /// Batches that were submitted and whose outcome is not decided yet.
-    pub fn outstanding(&self) -> u64 {
-        self.outstanding.load(Ordering::Relaxed)
-    }
-
-    /// A counter that advances while the thread works. If it stands still while batches are outstanding, the thread is
-    /// stuck.
-    pub fn steps(&self) -> u64 {
-        self.steps.load(Ordering::Relaxed)
-    }
-
-    /// Whether the thread has ended.
-    pub fn ended(&self) -> bool {
-        self.ended.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn note_step(&self) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn note_batch_done(&self) {
-        self.outstanding.fetch_sub(1, Ordering::Relaxed);
-        self.note_step();
-    }
-}
 
 /// The handle to the store's thread.
 #[derive(Debug)]
@@ -84,14 +56,14 @@ impl Writer {
     /// Returns the batch if [`BATCHES_MAX`] batches are in flight already or the thread has ended.
     pub fn submit(&mut self, batch: Batch) -> Result<(), Batch> {
         let Some(batches) = self.batches.as_ref().filter(|_| self.in_flight < BATCHES_MAX) else { return Err(batch) };
-        self.progress.outstanding.fetch_add(1, Ordering::Relaxed);
+        self.progress.note_batch_submitted();
         match batches.try_send(batch) {
             Ok(()) => {
                 self.in_flight += 1;
                 Ok(())
             }
             Err(mpsc::TrySendError::Full(batch) | mpsc::TrySendError::Disconnected(batch)) => {
-                self.progress.outstanding.fetch_sub(1, Ordering::Relaxed);
+                self.progress.note_batch_not_sent();
                 Err(batch)
             }
         }
@@ -146,73 +118,78 @@ impl Drop for Writer {
     }
 }
 
-/// Starts the thread that owns the store.
-///
-/// # Errors
-/// The store's files could not be inspected, or the thread could not be started.
-pub fn spawn(
-    store: Store,
-    wake: Box<dyn Fn() + Send>,
-    on_event: Box<dyn Fn(StoreEvent) + Send>,
-) -> std::io::Result<Writer> {
-    let (batches, inbox) = mpsc::sync_channel(BATCHES_MAX);
-    // Not bounded here, but in effect: each batch in flight leads to a few results at most.
-    let (results, outbox) = mpsc::channel();
-    let progress = Arc::new(Progress::default());
-    let Store { files, mut watch, connection, reserved, faults, .. } = store;
-    watch.start(&connection)?;
-    let core = WriterState {
-        files,
-        watch,
-        change: None,
-        file_check_failing: false,
-        reserved,
-        epoch: 0,
-        pending_deletes: Default::default(),
-        disk_low: false,
-        file_reserved_to: 0,
-        file_filled_to: 0,
-        quota_is_used_up: false,
-        // Not 0 when the start found the disk full and left the log as it was.
-        unmoved_log_bytes: sqlite::log_frames(&connection).map_or(0, |(_, left)| left * FRAME_BYTES),
-        checkpoint_fails: false,
-        held_backup: None,
-        last_backup: 0,
-        backup_active: false,
-        backup_requested: None,
-        shrink_requested: None,
-        results,
-        progress: Arc::clone(&progress),
-        wake,
-        on_event,
-        faults,
-    };
-    reserve_log(&core);
-    let ended = MarkEndedOnDrop(Arc::clone(&progress));
-    let thread = thread::Builder::new().name("store".to_owned()).spawn(move || {
-        let _ended = ended;
-        run(core, connection, Inbox { batches: inbox, round: Round::default() });
-    })?;
-    Ok(Writer { batches: Some(batches), results: outbox, thread: Some(thread), progress, in_flight: 0, broken: false })
-}
-
-/// Marks the thread as ended when dropped, even by a panic.
-struct MarkEndedOnDrop(Arc<Progress>);
-
-impl Drop for MarkEndedOnDrop {
-    fn drop(&mut self) {
-        self.0.ended.store(true, Ordering::Relaxed);
+impl Store {
+    /// Starts the thread that owns the store, after loading the store if that was not done. `wake` is called when
+    /// results are ready for [`Writer::try_recv`], `on_event` with each event for the log. Both are called on that
+    /// thread, `on_event` also on the caller's thread before it starts.
+    ///
+    /// # Errors
+    /// The store could not be loaded, its files could not be inspected, or the thread could not be started.
+    pub fn spawn(
+        mut self,
+        wake: impl Fn() + Send + 'static,
+        on_event: impl Fn(StoreEvent) + Send + 'static,
+    ) -> io::Result<Writer> {
+        if !self.loaded {
+            self.load(|_| (), |_| ()).map_err(io::Error::other)?;
+        }
+        let (batches, inbox) = mpsc::sync_channel(BATCHES_MAX);
+        // Not bounded here, but in effect: each batch in flight leads to a few results at most.
+        let (results, outbox) = mpsc::channel();
+        let progress = Arc::new(Progress::default());
+        let Store { files, mut watch, connection, reserved, faults, .. } = self;
+        watch.start(&connection)?;
+        let core = WriterState {
+            files,
+            watch,
+            change: None,
+            file_check_failing: false,
+            reserved,
+            epoch: 0,
+            pending_deletes: Default::default(),
+            disk_low: false,
+            file_reserved_to: 0,
+            file_filled_to: 0,
+            quota_is_used_up: false,
+            // Not 0 when the start found the disk full and left the log as it was.
+            unmoved_log_bytes: sqlite::log_frames(&connection).map_or(0, |(_, left)| left * FRAME_BYTES),
+            checkpoint_fails: false,
+            held_backup: None,
+            last_backup: 0,
+            backup_active: false,
+            backup_requested: None,
+            shrink_requested: None,
+            results,
+            progress: Arc::clone(&progress),
+            wake: Box::new(wake),
+            on_event: Box::new(on_event),
+            faults,
+        };
+        log_checkpoint::reserve_log(&core);
+        let ended = MarkEndedOnDrop(Arc::clone(&progress));
+        let thread = thread::Builder::new().name("store".to_owned()).spawn(move || {
+            let _ended = ended;
+            run(core, connection, Inbox { batches: inbox, round: Round::default() });
+        })?;
+        Ok(Writer {
+            batches: Some(batches),
+            results: outbox,
+            thread: Some(thread),
+            progress,
+            in_flight: 0,
+            broken: false,
+        })
     }
 }
 
 /// The receiver of the batches, and the round that they are collected in.
-pub struct Inbox {
+struct Inbox {
     batches: Receiver<Batch>,
     round: Round,
 }
 
 /// Why [`serve`] returned.
-pub enum ServeExit {
+enum ServeExit {
     /// Keep serving, after the backup or the shrink that may have been requested.
     Continue,
     /// No more batches will come.
@@ -230,9 +207,11 @@ pub enum ServeExit {
 fn run(mut core: WriterState, mut connection: Connection, mut inbox: Inbox) {
     loop {
         let exit = match core.shrink_requested.take() {
-            Some(request) => shrink::run(&mut core, &connection, request),
+            Some(request) => {
+                shrink::run(&mut core, &connection, request).map_or_else(ServeExit::Unknown, |()| ServeExit::Continue)
+            }
             None => match core.backup_requested.take() {
-                Some(request) => backup::copy_while_serving(&mut core, &connection, request, &mut inbox),
+                Some(request) => serve_and_copy(&mut core, &connection, &mut inbox, request),
                 None => serve(&mut core, &connection, &mut inbox, None),
             },
         };
@@ -285,15 +264,72 @@ fn close(core: &mut WriterState, connection: Connection) {
     }
 }
 
-/// Takes batches and executes them until there is a reason to stop. Advances `copy`, if there is one, between batches.
-pub fn serve(
+/// Serves batches and makes a copy of the store between them. When the copy has ended, answers `request`.
+fn serve_and_copy(core: &mut WriterState, connection: &Connection, inbox: &mut Inbox, request: RequestId) -> ServeExit {
+    let (ended, exit) = match copy_between_batches(core, connection, inbox) {
+        Ok(()) => (Some(Ok(())), ServeExit::Continue),
+        Err(ServeExit::CopyEnded(ended)) => (Some(ended), ServeExit::Continue),
+        Err(other) => (None, other),
+    };
+    backup::answer(core, request, ended);
+    exit
+}
+
+/// Copies the pages of the store, then the rows of that copy once more if many of its pages are empty, and holds the
+/// better of the two copies.
+///
+/// # Errors
+/// The copy has failed, or serving has ended for another reason.
+fn copy_between_batches(core: &mut WriterState, connection: &Connection, inbox: &mut Inbox) -> Result<(), ServeExit> {
+    let failed = |cause| ServeExit::CopyEnded(Err(cause));
+    let mut target = CopyTarget::create(&core.files, core.files.bytes()).map_err(failed)?;
+    let mut pages = CopyInProgress::of_pages(connection, &mut target).map_err(failed)?;
+    match serve(core, connection, inbox, Some(&mut pages)) {
+        ServeExit::CopyEnded(Ok(())) => {}
+        other => return Err(other),
+    }
+    drop(pages);
+    let complete = target.close().map_err(failed)?;
+    let compacted = copy_rows_between_batches(core, connection, inbox)?;
+    let better = compacted.and_then(|compacted| compacted.close().ok()).unwrap_or(complete);
+    backup::hold_copy(core, better).map_err(failed)
+}
+
+/// Copies the rows of the complete copy once more. `None` if that is not worthwhile or not possible; then the complete
+/// copy itself is to be used.
+///
+/// # Errors
+/// Serving has ended, for the reason returned.
+fn copy_rows_between_batches(
     core: &mut WriterState,
     connection: &Connection,
     inbox: &mut Inbox,
-    copy: Option<&CopyInProgress<'_>>,
+) -> Result<Option<CopyTarget>, ServeExit> {
+    // The copy is opened without a log. Once open, it needs no name, and the second copy can take that name.
+    let Ok(source) = sqlite::open_immutable(&core.files.sibling(BACKUP_SUFFIX)) else { return Ok(None) };
+    let Some((target, tables)) = compact::begin(&core.files, &source) else { return Ok(None) };
+    {
+        let prepared = compact::prepare_statements(&source, &target.connection, &tables);
+        let Ok((mut selects, inserts)) = prepared else { return Ok(None) };
+        let mut rows = CopyInProgress::Rows(RowCopy::new(&mut selects, inserts));
+        match serve(core, connection, inbox, Some(&mut rows)) {
+            ServeExit::CopyEnded(Ok(())) => {}
+            ServeExit::CopyEnded(Err(_)) => return Ok(None),
+            other => return Err(other),
+        }
+    }
+    Ok(target.connection.execute_batch("COMMIT").is_ok().then_some(target))
+}
+
+/// Takes batches and executes them until there is a reason to stop. Advances `copy`, if there is one, between batches.
+fn serve(
+    core: &mut WriterState,
+    connection: &Connection,
+    inbox: &mut Inbox,
+    mut copy: Option<&mut CopyInProgress<'_>>,
 ) -> ServeExit {
     loop {
-        match next_work(core, connection, &inbox.batches, copy) {
+        match next_work(core, connection, &inbox.batches, copy.as_deref_mut()) {
             NextWork::Batch(batch) => fill_round(&mut inbox.round, &inbox.batches, batch),
             NextWork::Retry => {}
             NextWork::Idle => continue,
@@ -308,7 +344,7 @@ pub fn serve(
         // On a full disk, a log that restarts at its beginning has room inside for pending deletes and for messages.
         let scarce = left > 0 && (core.disk_low || !core.pending_deletes.is_empty());
         if left > LOG_MAX_FRAMES || scarce {
-            checkpoint(core, connection);
+            log_checkpoint::checkpoint(core, connection);
         }
         if let Err(changed) = core.ensure_unchanged() {
             return ServeExit::Changed(changed);
@@ -363,11 +399,11 @@ fn next_work(
     core: &mut WriterState,
     connection: &Connection,
     batches: &Receiver<Batch>,
-    copy: Option<&CopyInProgress<'_>>,
+    copy: Option<&mut CopyInProgress<'_>>,
 ) -> NextWork {
     if let Some(copy) = copy {
         core.progress.note_step();
-        match backup::copy_step(copy) {
+        match copy.step() {
             CopyStep::Complete => return NextWork::Stop(ServeExit::CopyEnded(Ok(()))),
             CopyStep::Failed(cause) => return NextWork::Stop(ServeExit::CopyEnded(Err(cause))),
             CopyStep::More => {}
@@ -389,43 +425,10 @@ fn next_work(
         Err(RecvTimeoutError::Timeout) if !core.pending_deletes.is_empty() => NextWork::Retry,
         Err(RecvTimeoutError::Timeout) => {
             if core.unmoved_log_bytes > 0 {
-                checkpoint(core, connection);
+                log_checkpoint::checkpoint(core, connection);
             }
             core.check_files(connection)
                 .map_or_else(|changed| NextWork::Stop(ServeExit::Changed(changed)), |()| NextWork::Idle)
         }
     }
-}
-
-/// Reserves disk space in the log, so that deletes can be written on a full disk. Call this after each truncation of
-/// the log.
-pub fn reserve_log(core: &WriterState) {
-    if let Err(error) = core.files.reserve_log() {
-        core.event(StoreEvent::LogReserveFailed(error.to_string()));
-    }
-}
-
-/// Moves the log into the store's file. A failure loses nothing: the log keeps everything, and grows.
-pub fn checkpoint(core: &mut WriterState, connection: &Connection) {
-    // Nothing may be moved into a file that others have changed or replaced.
-    if core.check_files(connection).is_err() {
-        return;
-    }
-    core.progress.note_step();
-    match core.faults.check(FaultPoint::Checkpoint).and_then(|()| sqlite::checkpoint(connection)) {
-        Ok(frames) => {
-            core.unmoved_log_bytes = frames * FRAME_BYTES;
-            core.checkpoint_fails = false;
-            core.note_checkpoint(connection, frames == 0);
-        }
-        Err(e) if !core.checkpoint_fails => {
-            core.checkpoint_fails = true;
-            core.event(StoreEvent::CheckpointFailed(sqlite::error_text(&e)));
-        }
-        Err(_) => {}
-    }
-    if core.checkpoint_fails {
-        core.note_checkpoint(connection, false);
-    }
-    core.progress.note_step();
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use rusqlite::ffi;
 
 use super::*;
-use crate::{OpenErrorKind, files, row, sqlite};
+use crate::{OpenErrorKind, open_error, paths, row, sqlite};
 
 #[test]
 fn every_event_has_its_text() {
@@ -39,7 +39,7 @@ fn a_failing_system_call_names_path_and_cause() {
         (io::ErrorKind::TimedOut, OpenErrorKind::System),
     ];
     for (cause, kind) in kinds {
-        let error = files::system_error(Path::new("/some/cpd.db"), "cannot open", &io::Error::new(cause, "no"));
+        let error = open_error::system_error(Path::new("/some/cpd.db"), "cannot open", &io::Error::new(cause, "no"));
         assert_eq!((error.kind, error.to_string().as_str()), (kind, "/some/cpd.db: cannot open: no"));
     }
 }
@@ -57,12 +57,12 @@ fn every_sqlite_error_has_a_kind() {
     ];
     for (code, kind) in kinds {
         let error = sqlite::new_error(code, "made here");
-        assert_eq!(sqlite::open_error_kind(&error), kind, "{code}");
+        assert_eq!(open_error::open_error_kind(&error), kind, "{code}");
         assert!(sqlite::error_text(&error).ends_with(&format!("(SQLite {code})")));
         assert_eq!(row::RowError::Sql(error).text(), format!("made here (SQLite {code})"));
     }
     // Not an error of SQLite itself.
-    assert_eq!(sqlite::open_error_kind(&rusqlite::Error::InvalidQuery), OpenErrorKind::Damaged);
+    assert_eq!(open_error::open_error_kind(&rusqlite::Error::InvalidQuery), OpenErrorKind::Damaged);
     assert_eq!(sqlite::error_text(&rusqlite::Error::InvalidQuery), rusqlite::Error::InvalidQuery.to_string());
 }
 
@@ -79,7 +79,7 @@ fn a_read_only_file_system_is_named_where_sqlite_does_not() {
         assert_eq!(sqlite::error_text(&error), format!("made here (SQLite {code})"));
     }
     let folder = tempfile::tempdir().expect("a folder");
-    assert!(!files::is_read_only(&folder.path().join("cpd.db")));
+    assert!(!paths::is_read_only(&folder.path().join("cpd.db")));
 }
 
 #[test]

@@ -360,7 +360,7 @@ fn an_administrator_cannot_change_a_damaged_user() {
     }
     let connection = rusqlite::Connection::open(copy.path().join("cpd.db")).expect("opens");
     connection.execute("UPDATE user SET locked = 1", []).expect("changes");
-    let mut hot = crate::sqlite::HotStatements::prepare(&connection).expect("prepares");
+    let mut hot = crate::hot_statements::HotStatements::prepare(&connection).expect("prepares");
     let unlock = AdminOp::UserLock { name: name("bob"), locked: false };
     let answer = admin_ops::write(&connection, &mut hot, &unlock).expect("the transaction can go on");
     assert!(matches!(&answer, AdminAnswer::Failed(cause) if cause.contains("user \"bob\"")), "{answer:?}");

@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::*;
-use crate::{OpenErrorKind, files, schema, sqlite};
+use crate::{OpenErrorKind, open_error, paths, schema, sqlite};
 
 /// A user and a group other than this process's.
 const NOBODY: u32 = 65_534;
@@ -157,7 +157,7 @@ fn a_file_that_the_disk_does_not_give_is_not_called_damaged() {
     let error = OpenError::from_sqlite(&path, "reading", &corrupt);
     assert_eq!(error.kind, OpenErrorKind::System);
     assert!(error.message.contains("cpd.db: reading: Is a directory"), "{error}");
-    files::read_through(&folder.path().join("none")).expect("nothing to read");
+    paths::read_through(&folder.path().join("none")).expect("nothing to read");
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn a_store_without_a_log_of_its_own_is_not_served() {
     writing.execute("DELETE FROM message", []).expect("deletes");
     writing.busy_timeout(Duration::ZERO).expect("sets");
     let error = sqlite::truncate_log(&writing).expect_err("is held");
-    assert_eq!(sqlite::open_error_kind(&error), OpenErrorKind::Busy);
+    assert_eq!(open_error::open_error_kind(&error), OpenErrorKind::Busy);
 }
 
 #[test]
