@@ -152,7 +152,7 @@ fn failures_that_0_1_0_counted_go_on_counting() {
 #[test]
 fn what_is_written_now_is_nothing_for_0_1_0() {
     let (common, records) = parse_records(LEFT).expect("it can be read");
-    let written = write_records(&common, records.iter().map(Vec::as_slice));
+    let written = write_records(&common, records.iter().map(|record| &**record));
     assert!(LEFT.starts_with(b"cpd succession 1\n") && written.starts_with(b"cpd succession 3\n"));
     assert_eq!(written[17..], LEFT[17..], "the rest has the same form");
 }

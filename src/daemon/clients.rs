@@ -408,7 +408,11 @@ impl Clients {
                 return self.drain_turns.push_back(number);
             }
             match lingering.stream.read(&mut self.scratch) {
-                Ok(count) if count > 0 => drained += count,
+                Ok(count) if count > 0 => {
+                    drained += count;
+                    // It may hold a password.
+                    wipe(self.scratch.get_mut(..count).unwrap_or_default());
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Ok(_) | Err(_) => break,

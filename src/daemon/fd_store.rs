@@ -10,6 +10,7 @@ use std::io::{self, IoSlice, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use cp_proto::secret::WipedBytes;
 use cpd_core::record::{RecordReader, RecordWriter};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -58,9 +59,9 @@ pub struct HandoverFds {
 /// The connections and records that a predecessor handed over.
 pub struct Handover {
     /// The engine's record of what belongs to no single connection.
-    pub common: Vec<u8>,
+    pub common: WipedBytes,
     /// Connections with their sessions' records, in the order in which they have to be resumed.
-    pub sessions: Vec<(OwnedFd, Vec<u8>)>,
+    pub sessions: Vec<(OwnedFd, WipedBytes)>,
     /// How many further connections there were than this process may have; they are closed.
     pub left_out: usize,
 }
@@ -68,8 +69,8 @@ pub struct Handover {
 /// The contents of the memory file.
 struct Records {
     nonce: [u8; NONCE_BYTES],
-    common: Vec<u8>,
-    sessions: Vec<Vec<u8>>,
+    common: WipedBytes,
+    sessions: Vec<WipedBytes>,
 }
 
 /// Takes a predecessor's two descriptors out of the inherited ones, and returns the others as well. The manager keeps
@@ -127,7 +128,7 @@ fn assemble(handover_fds: HandoverFds, max: usize) -> io::Result<Handover> {
 ///
 /// # Errors
 /// The descriptors could not be stored, or the manager did not confirm in time that they were; the error says which.
-pub fn store_handover(common: &[u8], sessions: &[(OwnedFd, Vec<u8>)]) -> io::Result<usize> {
+pub fn store_handover(common: &[u8], sessions: &[(OwnedFd, WipedBytes)]) -> io::Result<usize> {
     let (here, there) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
     let mut nonce = [0; NONCE_BYTES];
@@ -144,7 +145,7 @@ pub fn store_handover(common: &[u8], sessions: &[(OwnedFd, Vec<u8>)]) -> io::Res
             Err(error) => return Err(error.into()),
         }
     }
-    let records = write_records(common, sessions.iter().take(went).map(|(_, record)| record.as_slice()));
+    let records = write_records(common, sessions.iter().take(went).map(|(_, record)| &**record));
     let memory = sealed_memory(&[&nonce, &records])?;
     // The successor would refuse several descriptors of one name.
     remove_stored_fds();
@@ -232,8 +233,12 @@ fn read_records(records: OwnedFd) -> io::Result<Records> {
     // Checked before reading: what is sealed cannot change any more.
     let is_sealed = is_sealed(&file);
     file.rewind()?;
-    let mut bytes = Vec::new();
-    file.take(FILE_MAX_BYTES).read_to_end(&mut bytes)?;
+    let length = file.metadata()?.len().min(FILE_MAX_BYTES);
+    // They may hold passwords: all memory that has had them is overwritten, whatever becomes of the hand-over.
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    let read = file.read_exact(&mut bytes);
+    let bytes = WipedBytes::from(bytes);
+    read?;
     let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "they were left by another version");
     let (nonce, rest) = bytes.split_first_chunk().ok_or_else(unreadable)?;
     if rest.starts_with(MAGIC) && !is_sealed {
@@ -245,23 +250,23 @@ fn read_records(records: OwnedFd) -> io::Result<Records> {
 }
 
 /// The memory file's contents after the random number, for [`parse_records`].
-pub fn write_records<'a>(common: &[u8], records: impl ExactSizeIterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut file = RecordWriter::default();
+pub fn write_records<'a>(common: &[u8], records: impl ExactSizeIterator<Item = &'a [u8]>) -> WipedBytes {
+    let mut file = RecordWriter::starting_with(MAGIC);
     file.bytes(common);
     file.u32(u32::try_from(records.len()).unwrap_or(u32::MAX));
     records.for_each(|record| file.bytes(record));
-    [MAGIC, &file.into_bytes()].concat()
+    file.into_bytes()
 }
 
 /// Parses the memory file's contents after the random number: the engine's record of what belongs to no single
 /// connection, and the sessions' records. `None`: the format is not that of this version, 0.1.0 or 0.2.0.
-pub fn parse_records(bytes: &[u8]) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+pub fn parse_records(bytes: &[u8]) -> Option<(WipedBytes, Vec<WipedBytes>)> {
     let mut magics = std::iter::once(MAGIC).chain(OLD_MAGICS);
     let mut reader = RecordReader::new(magics.find_map(|magic| bytes.strip_prefix(magic))?);
-    let common = reader.bytes(FILE_MAX_BYTES as usize)?.to_vec();
+    let common = WipedBytes::concat(&[reader.bytes(FILE_MAX_BYTES as usize)?]);
     let count = reader.u32().filter(|count| *count <= RECORDS_MAX)?;
-    let records: Option<Vec<Vec<u8>>> =
-        (0..count).map(|_| reader.bytes(RECORD_MAX_BYTES).map(<[u8]>::to_vec)).collect();
+    let record = |_| reader.bytes(RECORD_MAX_BYTES).map(|bytes| WipedBytes::concat(&[bytes]));
+    let records: Option<Vec<WipedBytes>> = (0..count).map(record).collect();
     reader.expect_end()?;
     Some((common, records?))
 }
@@ -274,7 +279,7 @@ mod tests {
 
     fn records() -> Vec<u8> {
         let sessions = [&b"one"[..], b"two"];
-        [&[7; NONCE_BYTES], write_records(b"common", sessions.into_iter()).as_slice()].concat()
+        [&[7; NONCE_BYTES], &write_records(b"common", sessions.into_iter())].concat()
     }
 
     /// A memory file without seals, as 0.1.0 and 0.2.0 made it.
@@ -298,7 +303,7 @@ mod tests {
         assert_eq!(again.write_at(b"x", 0).unwrap_err().raw_os_error(), refused);
         assert_eq!(fcntl(&memory, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)), Err(Errno::EPERM));
         let read = read_records(memory.into()).unwrap();
-        assert_eq!((read.nonce, read.common.as_slice(), read.sessions.len()), ([7; NONCE_BYTES], &b"common"[..], 2));
+        assert_eq!((read.nonce, &*read.common, read.sessions.len()), ([7; NONCE_BYTES], &b"common"[..], 2));
     }
 
     #[test]

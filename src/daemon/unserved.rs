@@ -175,6 +175,8 @@ impl ClientSocket {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
+        // It may hold a password.
+        wipe(&mut scrap);
         true
     }
 }

@@ -1,5 +1,8 @@
 //! The encoding of the records that a process hands over to its successor. Integers are little-endian, a byte string
-//! follows its length, and the reader accepts no byte string that is longer than its caller allows.
+//! follows its length, and the reader accepts no byte string that is longer than its caller allows. A record may hold a
+//! password that a client has sent and that was not verified yet.
+
+use cp_proto::secret::WipedBytes;
 
 /// The format of a record. Each kind of record has a version number of its own; the reader of its first two bytes
 /// translates that number into this.
@@ -15,28 +18,33 @@ pub enum RecordFormat {
 /// Builds a record by appending values.
 #[derive(Debug, Default)]
 pub struct RecordWriter {
-    bytes: Vec<u8>,
+    bytes: WipedBytes,
 }
 
 impl RecordWriter {
+    /// Begins with `magic`, without a length before it.
+    pub fn starting_with(magic: &[u8]) -> RecordWriter {
+        RecordWriter { bytes: WipedBytes::concat(&[magic]) }
+    }
+
     /// Appends one byte.
     pub fn u8(&mut self, value: u8) {
-        self.bytes.push(value);
+        self.bytes.append(&[value]);
     }
 
     /// Appends two bytes.
     pub fn u16(&mut self, value: u16) {
-        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self.bytes.append(&value.to_le_bytes());
     }
 
     /// Appends four bytes.
     pub fn u32(&mut self, value: u32) {
-        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self.bytes.append(&value.to_le_bytes());
     }
 
     /// Appends eight bytes.
     pub fn u64(&mut self, value: u64) {
-        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self.bytes.append(&value.to_le_bytes());
     }
 
     /// Appends one byte, 0 or 1.
@@ -47,11 +55,11 @@ impl RecordWriter {
     /// Appends the length of `value` in 32 bits, then `value` itself.
     pub fn bytes(&mut self, value: &[u8]) {
         self.u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
-        self.bytes.extend_from_slice(value);
+        self.bytes.append(value);
     }
 
     /// The record.
-    pub fn into_bytes(self) -> Vec<u8> {
+    pub fn into_bytes(self) -> WipedBytes {
         self.bytes
     }
 }

@@ -32,7 +32,7 @@ fn written(mode: u8, verb: &[u8; 4], dropped_bytes: u32, held: &[u8], end: impl 
     record.bytes(held);
     record.u32(0);
     end(&mut record);
-    record.into_bytes()
+    record.into_bytes().to_vec()
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 
+use cp_proto::secret::WipedBytes;
+
 use super::Engine;
 use super::port::{Origin, SessionId};
 use super::slot::Slot;
@@ -51,7 +53,7 @@ impl<M: Mailboxes> Engine<M> {
 
     /// The session's record. A login under way goes back into the unread input. `None`: the session cannot be handed
     /// over.
-    pub fn freeze(&mut self, id: SessionId, now: Millis) -> Option<Vec<u8>> {
+    pub fn freeze(&mut self, id: SessionId, now: Millis) -> Option<WipedBytes> {
         let password = self.core.logins.undo(id);
         let slot = self.slots.get_mut(id.slot as usize).filter(|slot| slot.serial == id.serial)?;
         let session = slot.session.as_mut()?;
@@ -105,7 +107,7 @@ impl<M: Mailboxes> Engine<M> {
     }
 
     /// The common record: the trusted clock and the failed logins that are counted.
-    pub fn freeze_common(&self, now: Millis) -> Vec<u8> {
+    pub fn freeze_common(&self, now: Millis) -> WipedBytes {
         let mut record = RecordWriter::default();
         record.u16(COMMON_RECORD_VERSION);
         self.trusted_clock.freeze(now, &mut record);

@@ -8,7 +8,7 @@ use crate::record::{RecordFormat, RecordReader, RecordWriter};
 fn record(session: &Session, now: Millis) -> Option<Vec<u8>> {
     let mut record = RecordWriter::default();
     session.freeze(now, &mut record)?;
-    Some(record.into_bytes())
+    Some(record.into_bytes().to_vec())
 }
 
 fn thawed(record: &[u8], now: Millis) -> Option<Session> {
