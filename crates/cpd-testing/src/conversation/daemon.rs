@@ -19,6 +19,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::parser::{Listener, Script, Setting};
 use super::runner::{Got, Peer};
 use super::text::readable;
+use crate::programs;
 
 /// How long an answer may take on a busy machine.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -65,7 +66,7 @@ impl Daemon {
         let configuration = configuration(&script.settings, ip)?;
         std::fs::write(folder.path().join("cpd.toml"), configuration).map_err(|e| e.to_string())?;
         let log = File::create(folder.path().join("stderr")).map_err(|e| e.to_string())?;
-        let mut command = Command::new(binary("CPD", env!("CARGO_BIN_EXE_cpd")));
+        let mut command = Command::new(binary("CPD", programs::cpd()));
         command.arg("--data").arg(folder.path().join("data")).arg("--config").arg(folder.path().join("cpd.toml"));
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().map_err(|e| e.to_string())?;
@@ -96,7 +97,7 @@ impl Daemon {
     }
 
     fn cpctl(&self, arguments: &[String], stdin: Option<&str>) -> Result<String, String> {
-        let mut command = Command::new(binary("CPCTL", env!("CARGO_BIN_EXE_cpctl")));
+        let mut command = Command::new(binary("CPCTL", programs::cpctl()));
         command.arg("--socket").arg(self.control_socket()).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| e.to_string())?;
