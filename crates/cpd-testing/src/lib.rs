@@ -17,7 +17,6 @@ pub mod resets;
 pub mod rounds;
 pub mod running;
 pub mod sabotaged;
-pub mod sabotaged_program;
 pub mod secret;
 pub mod slow;
 pub mod stand_in;
