@@ -15,20 +15,8 @@ use cpd_core::dfa::Dialect;
 use cpd_core::engine::Engine;
 use cpd_core::engine::port::AddressKey;
 use cpd_core::engine::settings::Settings;
-
-#[path = "../tests/conversation"]
-mod conversation {
-    #[allow(dead_code, reason = "nothing is reported here")]
-    pub mod parser;
-    #[allow(dead_code, reason = "the half for reports is not needed here")]
-    pub mod text;
-}
-#[path = "../fuzz/bodies/program.rs"]
-#[allow(dead_code, reason = "programs are written here, and read by the targets")]
-mod program;
-
-use conversation::parser::{Action, Listener, Script, parse};
-use program::{ALLOW_COLON, CLASSIC, CLIENTS, COMMON, FILE, MARK, SESSION, SHORT, TIGHT, TIMES};
+use cpd_testing::conversation::parser::{Action, Listener, Script, parse};
+use cpd_testing::fuzzing::program::{ALLOW_COLON, CLASSIC, CLIENTS, COMMON, FILE, MARK, SESSION, SHORT, TIGHT, TIMES};
 
 fn main() -> ExitCode {
     let Some(folder) = std::env::args_os().nth(1).map(PathBuf::from) else {

@@ -70,12 +70,12 @@ fn a_stranger_is_refused_by_the_kernel_and_not_a_byte_is_read() {
     }
     let mut daemon = daemon();
     let socket = daemon.socket();
-    let (before, log) = (peak_kib(daemon.child.id()), daemon.log());
+    let (before, log) = (peak_kib(daemon.id()), daemon.log());
     for _ in 0..1000 {
         assert_eq!(as_stranger(&socket), Err(ErrorKind::PermissionDenied));
     }
     assert_eq!(daemon.log(), log, "cpd was not even asked");
-    assert!(peak_kib(daemon.child.id()) - before < GROWTH_OF_ONE_MAX_KIB);
+    assert!(peak_kib(daemon.id()) - before < GROWTH_OF_ONE_MAX_KIB);
     all_is_well(&mut daemon);
     // The check fails for a socket that everybody may use.
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("ours");
@@ -95,7 +95,7 @@ fn as_stranger(socket: &Path) -> Result<(), ErrorKind> {
 fn a_line_without_an_end_is_refused_and_costs_one_request() {
     let mut daemon = daemon();
     let bytes = number("FLOOD_MIB").unwrap_or(FLOOD_MIB) << 20;
-    let (socket, pid) = (daemon.socket(), daemon.child.id());
+    let (socket, pid) = (daemon.socket(), daemon.id());
     let flooded = hostile(0, || flood(&socket, bytes, pid));
     assert_eq!(faults_of_a_flood(&flooded, "too_long"), Vec::<String>::new(), "{flooded:?}");
     assert_eq!(flooded.sent, bytes);
@@ -111,7 +111,7 @@ fn a_line_without_an_end_is_refused_and_costs_one_request() {
 #[test]
 fn who_is_one_too_many_is_refused_unread() {
     let mut daemon = daemon();
-    let (socket, pid) = (daemon.socket(), daemon.child.id());
+    let (socket, pid) = (daemon.socket(), daemon.id());
     let open = descriptors(pid);
     let flooded = hostile(0, || {
         let held: Vec<UnixStream> = (0..PER_UID).map(|_| UnixStream::connect(&socket).expect("permitted")).collect();
@@ -198,7 +198,7 @@ fn every_kind_of_bad_request_is_refused_by_name_and_the_next_one_is_served() {
         (String::new(), &["bad_json"]),
         (r#"{"v":1,"cmd":"user.add","name":"eve","password":"\u0007"}"#.to_owned(), &["bad_password"]),
     ];
-    let (socket, pid) = (daemon.socket(), daemon.child.id());
+    let (socket, pid) = (daemon.socket(), daemon.id());
     let before = peak_kib(pid);
     hostile(0, || {
         let mut operator = Operator::connect(&socket);
@@ -241,7 +241,7 @@ fn garbage_in_pieces_and_half_requests_harm_nobody() {
     let seed = number("SEED").unwrap_or_else(random::entropy);
     println!("SEED={seed}");
     let socket = daemon.socket();
-    let open = descriptors(daemon.child.id());
+    let open = descriptors(daemon.id());
     let (lines, refused) = hostile(0, || {
         let mut random = Random::new(seed, 0);
         let (mut lines, mut refused) = (0, 0);
@@ -265,7 +265,7 @@ fn garbage_in_pieces_and_half_requests_harm_nobody() {
         }
         (lines, refused)
     });
-    waits_for_descriptors(daemon.child.id(), open + 1);
+    waits_for_descriptors(daemon.id(), open + 1);
     all_is_well(&mut daemon);
     println!(
         "proof: control socket: {lines} lines of garbage over 60 connections that end half-way, {refused} too many"
@@ -275,7 +275,7 @@ fn garbage_in_pieces_and_half_requests_harm_nobody() {
 #[test]
 fn one_who_does_not_read_answers_gets_one_at_a_time() {
     let mut daemon = daemon();
-    let (socket, pid) = (daemon.socket(), daemon.child.id());
+    let (socket, pid) = (daemon.socket(), daemon.id());
     let (before, open) = (peak_kib(pid), descriptors(pid));
     let written = hostile(0, || {
         let asked: Vec<_> =
@@ -329,7 +329,7 @@ fn a_server_that_reads_on_while_its_answers_are_not_taken_is_caught() {
 #[test]
 fn a_crowd_is_bounded_and_administrators_are_served() {
     let mut daemon = daemon();
-    let (socket, pid) = (daemon.socket(), daemon.child.id());
+    let (socket, pid) = (daemon.socket(), daemon.id());
     let count = number("CROWD").map_or(CROWD, |count| count as usize);
     let (before, open) = (peak_kib(pid), descriptors(pid));
     let users = if is_root() { 5 } else { 1 };

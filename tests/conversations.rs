@@ -2,18 +2,16 @@
 //!
 //! `CONVERSATION=login cargo test --test conversations` plays those with `login` in their file name.
 
-mod conversation;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use conversation::coverage::{KINDS, STATES, cells};
-use conversation::daemon::Daemon;
-use conversation::parser::{Action, Expected, Script, parse};
-use conversation::pure::Pure;
-use conversation::runner::{Peer, play};
+use cpd_testing::conversation::coverage::{KINDS, STATES, cells};
+use cpd_testing::conversation::daemon::Daemon;
+use cpd_testing::conversation::parser::{Action, Expected, Script, parse};
+use cpd_testing::conversation::pure::Pure;
+use cpd_testing::conversation::runner::{Peer, play};
 
 /// Conversations that are played at once.
 const THREADS: usize = 6;

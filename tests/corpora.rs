@@ -1,21 +1,18 @@
 //! What fuzzing has kept, replayed: every input of `fuzz/corpus` through the body of its target, without cargo-fuzz. And
 //! each body finds the faults that are put before it.
 
-#[path = "../fuzz/bodies/mod.rs"]
-mod bodies;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bodies::Twin;
+use cpd_testing::fuzzing::{self, Twin};
 
 type Check = fn(&[u8], Twin) -> Result<(), String>;
 
 const TARGETS: [(&str, Check); 4] = [
-    ("stream", bodies::stream::check),
-    ("control", bodies::control::check),
-    ("config", bodies::config::check),
-    ("thaw", bodies::thaw::check),
+    ("stream", fuzzing::stream::check),
+    ("control", fuzzing::control::check),
+    ("config", fuzzing::config::check),
+    ("thaw", fuzzing::thaw::check),
 ];
 /// Fewer inputs than this for a target, and some were lost.
 const INPUTS_MIN: usize = 20;

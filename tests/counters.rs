@@ -60,7 +60,7 @@ fn every_message_is_in_one_counter() {
     adds_up(&daemon, counts);
 
     // After a restart the counters begin anew, with what is there.
-    let daemon = Daemon::start_in(daemon.stop(), "limits.message_age = \"1s\"\n", |_| {});
+    let daemon = Daemon::start_in(daemon.stop(), "limits.message_age = \"1s\"\n");
     wait_for("the messages expire", || (status(&daemon)("messages_expired") == 8).then_some(()));
     let mut eve = daemon.connect();
     eve.logs_in("eve", "eve");

@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 
 use cpd_control::{ErrorCode, Request, encode_error};
 use cpd_testing::fake_daemon;
+use cpd_testing::running::PATIENCE;
 use fake_daemon::{FakeDaemon, small};
 use nix::pty::openpty;
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use rustix::process::{Pid, Signal, kill_process};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// cpctl with a terminal of its own; its stdout and stderr are pipes, as with `$(cpctl …)`.
 struct Person {

@@ -339,8 +339,7 @@ fn a_real_cpd_refuses_with_65_what_the_store_refuses() {
         let store = format!("store.path = \"{}\"", folder.path().join("cpd.db").display());
         let own = tempfile::tempdir().expect("a folder");
         let config = own.path().join("cpd.toml");
-        let listen = format!("listen.cp = [\"{}\"]", running::next_address());
-        fs::write(&config, format!("{listen}\n{store}\n")).expect("writes");
+        fs::write(&config, format!("listen.cp = [\"127.0.0.1:0\"]\n{store}\n")).expect("writes");
         let mut cpd = running::cpd();
         cpd.arg("--data").arg(own.path()).arg("--config").arg(config);
         cpd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

@@ -15,10 +15,9 @@ use std::process::ExitStatus;
 use cpd_testing::{ledger, rounds};
 use ledger::{Kind, Parting};
 use rounds::client::{Client, Site};
-use rounds::cpd::Recipe;
 use rounds::load;
 use rounds::sabotage::{self, Row};
-use rounds::trial::{Trial, number};
+use rounds::trial::{Trial, number, setup};
 use rustix::process::Signal;
 
 const ROUNDS: u64 = 25;
@@ -30,7 +29,7 @@ fn rounds() -> u64 {
 }
 
 fn keeps_its_promises(rounds: u64, signal: Signal) {
-    let mut trial = Trial::new(Recipe::plain());
+    let mut trial = Trial::new(setup());
     trial.rounds(rounds, |trial| trial.play(signal)).unwrap_or_else(|caught| panic!("{caught}"));
     let how = if signal == Signal::KILL { "kill -9" } else { "orderly stop" };
     println!("proof: {how}: {rounds} rounds: {}", trial.figures(rounds));
@@ -53,11 +52,11 @@ const LETTERS: usize = 40;
 
 /// Sends the letters, kills the daemon while they stand in its log alone, and calls `sabotage` with its folder.
 fn sabotaged(sabotage: impl FnOnce(&Path)) -> Trial {
-    let mut trial = Trial::new(Recipe::plain());
+    let mut trial = Trial::new(setup());
     // Now the users are in the store's file.
     trial.cpd.signal(Signal::TERM);
-    assert!(trial.cpd.wait().success());
-    trial.cpd.start().expect("a start");
+    assert!(trial.cpd.ends().success());
+    trial.cpd.restart().expect("a start");
     let site = Site::new(trial.cpd.address(), &trial.ledger);
     let mut ann = Client::login(&site, "ann").expect("a login");
     for recipient in ["bob", "anna"] {
@@ -74,7 +73,7 @@ fn sabotaged(sabotage: impl FnOnce(&Path)) -> Trial {
 
 /// Starts the daemon, drains it, kills it; what the ledger has found until then, or how the daemon refused.
 fn findings(trial: &mut Trial) -> Result<Vec<Kind>, ExitStatus> {
-    trial.cpd.start()?;
+    trial.cpd.restart()?;
     trial.count();
     trial.drain();
     trial.cpd.kill();

@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 
 use cpd_core::sabotage::Fault;
-use cpd_testing::{running, sabotaged_program as sabotaged};
-use running::{Daemon, cpctl, run, wait_for};
+use cpd_testing::running;
+use running::{Daemon, Setup, cpctl, run, wait_for};
 
 /// Each is sent in a way of its own: over the control socket, over the wire, over the wire in vain, in two pieces, behind a
 /// login that is still being verified, and taken back with telnet's EC before the end of its line.
@@ -46,7 +46,7 @@ fn nothing_is_left_of_a_password_but_its_hash() {
     let mut client = daemon.connect();
     client.asks("USER bob", "220 ");
     client.asks(&format!("PASS {wrong}"), "565 ");
-    let mut stream = TcpStream::connect(daemon.address).expect("it listens");
+    let mut stream = TcpStream::connect(daemon.address()).expect("it listens");
     stream.write_all(format!("USER bob\r\nPASS {}", &pieces[..9]).as_bytes()).expect("sent");
     // Whoever comes later is served later.
     daemon.connect().asks("USER eve", "220 ");
@@ -55,14 +55,14 @@ fn nothing_is_left_of_a_password_but_its_hash() {
     stream.read_to_string(&mut heard).expect("its end");
     assert_eq!(heard.matches("565 ").count(), 2, "{heard}");
     drop(stream);
-    let mut stream = TcpStream::connect(daemon.address).expect("it listens");
+    let mut stream = TcpStream::connect(daemon.address()).expect("it listens");
     stream.write_all(format!("USER bob\r\nPASS {erased}").as_bytes()).expect("sent");
     daemon.connect().asks("USER eve", "220 ");
-    assert!(!copies(daemon.child.id(), erased.as_bytes()).is_empty(), "it was not kept until its line ends");
+    assert!(!copies(daemon.id(), erased.as_bytes()).is_empty(), "it was not kept until its line ends");
     stream.write_all(&EC.repeat(erased.len() + 1)).expect("sent");
     daemon.connect().asks("USER eve", "220 ");
     // The line's memory is still in use, with the verb alone.
-    assert_eq!(copies(daemon.child.id(), erased.as_bytes()), Vec::<String>::new(), "what was taken back is kept");
+    assert_eq!(copies(daemon.id(), erased.as_bytes()), Vec::<String>::new(), "what was taken back is kept");
     stream.write_all(&EC.repeat("PASS".len())).expect("sent");
     stream.write_all(b"TERM\r\n").expect("sent");
     let mut heard = String::new();
@@ -74,7 +74,7 @@ fn nothing_is_left_of_a_password_but_its_hash() {
     wait_for("the connections to go", || {
         daemon.cpctl(&["--json", "status"], "").contains("\"connections\":0").then_some(())
     });
-    let pid = daemon.child.id();
+    let pid = daemon.id();
     assert!(!copies(pid, b"listen.cp").is_empty() || !copies(pid, b"control.sock").is_empty(), "the search is blind");
     let log = daemon.log();
     let left: Vec<_> = SECRETS.map(|secret| (secret, copies(pid, secret.as_bytes()))).into_iter().collect();
@@ -142,12 +142,10 @@ fn shown_of(pid: u32, secret: &str) -> Vec<&'static str> {
 fn there_is_no_core_file() {
     // As large as may be, whatever this test was started with.
     const ALLOWED: &str = "ulimit -S -c $(ulimit -H -c); exec \"$0\" \"$@\"";
-    let daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), "", |command| {
-        Daemon::under(command, &["sh", "-c", ALLOWED]);
-    });
-    assert_eq!(core_limits(daemon.child.id()), ["0", "0"]);
+    let daemon = Setup::new("").wrapped(&["sh", "-c", ALLOWED]).start();
+    assert_eq!(core_limits(daemon.id()), ["0", "0"]);
     // A program that cores are piped to is not bound by the limit: what it gets has no memory in it.
-    assert_eq!(core_filter(daemon.child.id()), 0);
+    assert_eq!(core_filter(daemon.id()), 0);
     // The check fails for a program that leaves the limit as it is.
     let mut twin = std::process::Command::new("sh");
     twin.args(["-c", ALLOWED, "sh", "-c", "echo; read end"]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -170,12 +168,8 @@ fn core_of_a_busy_cpd(filter: Option<&str>) -> Option<Vec<usize>> {
         return None;
     }
     // Where cpd may write, so that nothing else keeps the file away.
-    let mut daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), "", |command| {
-        const THERE: &str = "ulimit -S -c $(ulimit -H -c); mkdir -p \"$2\"; cd \"$2\"; exec \"$0\" \"$@\"";
-        let program = sabotaged::program();
-        let order = format!("CPD_SABOTAGE={}", Fault::CoreAllowed.name());
-        Daemon::instead(command, &["env", &order, "sh", "-c", THERE, program.to_str().expect("a plain path")]);
-    });
+    const THERE: &str = "ulimit -S -c $(ulimit -H -c); mkdir -p \"$2\"; cd \"$2\"; exec \"$0\" \"$@\"";
+    let mut daemon = Setup::new("").wrapped(&["sh", "-c", THERE]).sabotaged(Fault::CoreAllowed).start();
     let [control, wire, ..] = SECRETS;
     daemon.add_user("bob", wire);
     let mut reader = daemon.connect();
@@ -189,7 +183,7 @@ fn core_of_a_busy_cpd(filter: Option<&str>) -> Option<Vec<usize>> {
         client.begins(&format!("PASS {control}"));
     }
     daemon.connect().asks("USER eve", "220 ");
-    let pid = daemon.child.id();
+    let pid = daemon.id();
     if let Some(filter) = filter {
         std::fs::write(format!("/proc/{pid}/coredump_filter"), filter).expect("ours");
     }

@@ -62,7 +62,7 @@ fn alice_has_her_message(daemon: &Daemon) {
 
 fn telnet(daemon: &Daemon) -> (Terminal, String) {
     need("telnet", "inetutils-telnet");
-    let (ip, port) = (daemon.address.ip().to_string(), daemon.address.port().to_string());
+    let (ip, port) = (daemon.address().ip().to_string(), daemon.address().port().to_string());
     let terminal = Terminal::runs(&["telnet", &ip, &port], |_| {});
     (terminal, format!("Trying {ip}...\nConnected to {ip}.\nEscape character is '^]'.\n"))
 }
@@ -125,7 +125,7 @@ impl Nc {
         let folder = tempfile::tempdir().expect("a folder");
         let output = File::create(folder.path().join("output")).expect("a file");
         let mut command = Command::new("nc");
-        command.arg(daemon.address.ip().to_string()).arg(daemon.address.port().to_string());
+        command.arg(daemon.address().ip().to_string()).arg(daemon.address().port().to_string());
         let child = command.stdin(Stdio::piped()).stdout(output).spawn().expect("nc runs");
         Nc { child, folder }
     }
@@ -202,7 +202,7 @@ fn recipe_of_the_manual(daemon: &Daemon) -> String {
     let shown: Vec<&str> = blocks.map(|block| block.split_once("\n.Ed").expect("an end").0).collect();
     assert_eq!(shown.len(), 2, "{shown:?}");
     let script = shown.join("\n").replace("\\(aq", "'").replace("\\e", "\\");
-    let here = format!(" {} {} ", daemon.address.ip(), daemon.address.port());
+    let here = format!(" {} {} ", daemon.address().ip(), daemon.address().port());
     assert_eq!(script.matches(" localhost 5035 ").count(), 1, "{script}");
     script.replace(" localhost 5035 ", &here)
 }
@@ -266,7 +266,7 @@ const CARRIERS: [(&[&str], &str); 8] = [
 fn every_carrier_holds_a_session_from_lf_and_from_crlf() {
     let daemon = Daemon::start("");
     daemon.add_user("bob", "hunter2");
-    let (ip, port) = (daemon.address.ip().to_string(), daemon.address.port().to_string());
+    let (ip, port) = (daemon.address().ip().to_string(), daemon.address().port().to_string());
     let mut operator = operator::Operator::connect(&daemon.socket());
     let mut sessions = 0;
     for (words, package) in CARRIERS {

@@ -30,7 +30,7 @@ fn aside(data: &Path) -> PathBuf {
 /// Plays a change that ends cpd with 65; `said` is in its last line.
 #[track_caller]
 fn ends(said: &str, change: impl FnOnce(&Path)) -> (Daemon, Told) {
-    let mut daemon = prepare(|_| ());
+    let mut daemon = prepare();
     let told = play(&daemon, usize::MAX, change);
     is_over(&mut daemon, said);
     assert!(told.late.is_empty(), "acknowledged after it: {:?}", told.late);
@@ -56,13 +56,9 @@ fn is_over(daemon: &mut Daemon, said: &str) {
     assert!(whole.iter().all(|part| last.contains(part)), "{said}: {last:?}");
 }
 
-fn folder(mut daemon: Daemon) -> tempfile::TempDir {
-    std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"))
-}
-
 /// What was acknowledged and is not there after a start.
 fn lost(daemon: Daemon, told: &Told) -> usize {
-    let there = next_start(folder(daemon));
+    let there = next_start(daemon.into_folder());
     told.kept.difference(&there).count()
 }
 
@@ -122,7 +118,7 @@ fn copied_over_it_is_noticed() {
 
 #[test]
 fn an_earlier_copy_of_itself_is_noticed() {
-    let mut daemon = prepare(|_| ());
+    let mut daemon = prepare();
     let folder = daemon.folder.path().to_owned();
     let files = || fs::read(folder.join("data/cpd.db")).expect("is there");
     let mut ann = daemon.connect();
@@ -181,14 +177,14 @@ fn a_folder_that_was_moved_away_has_everything() {
 
 #[test]
 fn it_is_noticed_while_nobody_sends_and_at_the_stop() {
-    let mut daemon = prepare(|_| ());
+    let mut daemon = prepare();
     let mut idle = daemon.connect();
     idle.logs_in("bob", "bob");
     fs::remove_file(daemon.store()).expect("removed");
     is_over(&mut daemon, "cpd.db was removed");
     idle.is_closed();
 
-    let mut daemon = prepare(|_| ());
+    let mut daemon = prepare();
     fs::remove_file(daemon.store()).expect("removed");
     daemon.signal(Signal::TERM);
     is_over(&mut daemon, "cpd.db was removed");
@@ -196,7 +192,7 @@ fn it_is_noticed_while_nobody_sends_and_at_the_stop() {
 
 #[test]
 fn a_touch_a_mode_and_a_backup_end_nothing() {
-    let mut daemon = prepare(|_| ());
+    let mut daemon = prepare();
     let told = play(&daemon, 30, |data| {
         let file = File::open(store(data)).expect("opens");
         file.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("touched");

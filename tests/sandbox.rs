@@ -14,7 +14,7 @@ const WITHOUT: &str = " own sandbox incomplete ";
 
 /// Each thread by its name, and whether it gains no rights and has a filter of system calls, proc(5).
 fn threads(daemon: &Daemon) -> Vec<(String, bool)> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.child.id())).expect("it runs");
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.id())).expect("it runs");
     let status = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
     let of = |status: &str, key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key).and_then(|line| line.strip_prefix(':')));
@@ -69,7 +69,7 @@ fn a_configuration_that_is_a_link_is_read_where_it_lies() {
     let (folder, real) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let there = real.path().join("cpd.toml");
     symlink(&there, folder.path().join("cpd.toml")).expect("linked");
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let daemon = Daemon::start_in(folder, "");
     // Another file under its name.
     fs::copy(&there, real.path().join("new")).expect("copied");
     fs::rename(real.path().join("new"), &there).expect("renamed");

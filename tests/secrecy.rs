@@ -20,7 +20,7 @@ fn every_cause_of_a_failed_login_has_the_same_bytes() {
     let seed = number("SEED").unwrap_or_else(random::entropy);
     println!("SEED={seed}");
     let mut random = Random::new(seed, 0);
-    let mut house = House::new(FAILURES_MAX, 8, |_| {});
+    let mut house = House::new(FAILURES_MAX, 8, |setup| setup);
     let mut figures = Figures::default();
     let others = (0..conversations).map(|_| Script::random(&mut random));
     for script in Script::plain().into_iter().chain(others) {

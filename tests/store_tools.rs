@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use cpd_testing::running;
-use running::{Daemon, Ended, cpd, need, run, wait_for};
+use running::{Daemon, Ended, Setup, cpd, need, run, wait_for};
 use rustix::process::Signal;
 
 /// A file of root's that the one who is to own the store cannot read, and this one's id.
@@ -37,7 +37,7 @@ fn kill(mut daemon: Daemon) -> tempfile::TempDir {
     daemon.ends();
     let log = daemon.folder.path().join("data/cpd.db-wal");
     assert!(fs::metadata(log).expect("a log").len() > 0);
-    std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"))
+    daemon.into_folder()
 }
 
 fn tool(folder: &Path, words: &[&str]) -> Command {
@@ -55,7 +55,7 @@ fn ends_with(command: &mut Command, code: i32) -> Ended {
 
 /// What every user of the store in `folder` has queued, and the ids.
 fn queues(folder: tempfile::TempDir) -> (tempfile::TempDir, Vec<String>, Vec<u64>) {
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let daemon = Daemon::start_in(folder, "");
     let users: Vec<serde_json::Value> =
         serde_json::from_str(&daemon.cpctl(&["--json", "user", "list"], "")).expect("a list");
     let (mut told, mut ids) = (Vec::new(), Vec::new());
@@ -87,7 +87,7 @@ fn a_backup_is_restored_over_the_store_of_a_crash() {
     let left = data.join("cpd.db");
     let old = fs::read(&left).expect("a store");
     fs::copy(&backup, &left).expect("copied");
-    let refused = Daemon::launch(folder, "", |_| {});
+    let refused = Setup::new("").in_folder(folder).launch();
     let folder = ends_refused(refused, "cpd --config");
     let data_again = folder.path().join("data");
     assert_eq!(data, data_again);
@@ -105,7 +105,7 @@ fn a_backup_is_restored_over_the_store_of_a_crash() {
     let (folder, told, ids) = queues(folder);
     assert_eq!(told, ["alice: before the backup", "bob: before the backup"]);
     // What comes now has an id that no message after the backup had.
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let daemon = Daemon::start_in(folder, "");
     say(&daemon, &["alice"], "after the restore");
     let (folder, told, later) = queues(daemon.stop());
     assert_eq!(told[1], "alice: after the restore");
@@ -125,7 +125,7 @@ fn ends_refused(mut daemon: Daemon, command: &str) -> tempfile::TempDir {
     assert_eq!(status.code(), Some(65), "{log}");
     let cause = log.lines().last().unwrap_or_default();
     assert!(cause.contains(command) && cause.contains("--restore FILE"), "{log}");
-    std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"))
+    daemon.into_folder()
 }
 
 #[test]
@@ -210,13 +210,13 @@ fn a_cpd_that_is_started_meanwhile_waits_and_can_be_stopped() {
     let folder = with(&["alice"], "hello").stop();
     let lock = File::open(folder.path().join("data/cpd.db-lock")).expect("a lock");
     lock.lock_shared().expect("locked");
-    let mut daemon = Daemon::launch(folder, "", |_| {});
+    let mut daemon = Setup::new("").in_folder(folder).launch();
     daemon.waits_for_log("waiting for cpd --restore");
     assert!(daemon.runs());
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.ends().code(), Some(0), "{}", daemon.log());
-    let folder = std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"));
-    let daemon = Daemon::launch(folder, "", |_| {});
+    let folder = daemon.into_folder();
+    let daemon = Setup::new("").in_folder(folder).launch();
     daemon.waits_for_log("waiting for cpd --restore");
     lock.unlock().expect("unlocked");
     daemon.waits_for_log(" started ");
@@ -231,8 +231,7 @@ fn a_store_that_is_gone_is_no_empty_store() {
     // Without --data, as an installed one.
     let config = folder.path().join("own.toml");
     let text = format!(
-        "listen.cp = [\"{}\"]\nstore.path = \"{}\"\ncontrol.socket = \"{}\"\ncontrol.group = \"\"\nlog.target = \"stderr\"\n",
-        running::next_address(),
+        "listen.cp = [\"127.0.0.1:0\"]\nstore.path = \"{}\"\ncontrol.socket = \"{}\"\ncontrol.group = \"\"\nlog.target = \"stderr\"\n",
         show(&data.join("cpd.db")),
         show(&folder.path().join("own.sock"))
     );
@@ -243,7 +242,7 @@ fn a_store_that_is_gone_is_no_empty_store() {
         assert!(ended.stderr.contains(part), "{part}: {ended:?}");
     }
     assert!(!data.join("cpd.db").exists());
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let daemon = Daemon::start_in(folder, "");
     assert!(daemon.log().contains("store made "), "{}", daemon.log());
 }
 
@@ -256,7 +255,7 @@ fn what_is_sound_of_a_damaged_store_goes_on() {
     let at = bytes.windows(8).position(|w| w == b"bobalice").expect("the message");
     bytes[at] ^= 1;
     fs::write(&store, bytes).expect("written");
-    let refused = Daemon::launch(folder, "", |_| {});
+    let refused = Setup::new("").in_folder(folder).launch();
     let folder = ends_refused(refused, "--salvage NEW");
     let new = folder.path().join("saved.db");
     let ended = ends_with(&mut tool(folder.path(), &["--salvage", &show(&new)]), 0);
@@ -528,7 +527,7 @@ fn the_store_of_an_earlier_schema_is_kept_and_can_be_restored() {
     let data = folder.path().join("data");
     let old = of_an_earlier_schema(&data);
     let kept = data.join("cpd.db.schema-0");
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let daemon = Daemon::start_in(folder, "");
     let log = daemon.log();
     let line = log.lines().find(|line| line.contains("schema-0")).unwrap_or_else(|| panic!("{log}"));
     assert!(line.contains("warning") && line.contains(&format!("cpd --restore {}", show(&kept))), "{line}");
@@ -537,7 +536,7 @@ fn the_store_of_an_earlier_schema_is_kept_and_can_be_restored() {
     assert!(fs::read(&kept).expect("is kept") == old);
     assert_eq!(fs::metadata(&kept).expect("is kept").mode() & 0o7777, 0o600);
     // It is of the current schema now: nothing is said or kept again.
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let daemon = Daemon::start_in(folder, "");
     assert!(!daemon.log().contains("schema"), "{}", daemon.log());
     let folder = daemon.stop();
     let ended = ends_with(&mut tool(folder.path(), &["--restore", &show(&kept)]), 0);
@@ -553,7 +552,7 @@ fn without_room_for_the_store_of_an_earlier_schema_it_is_left() {
     let folder = tempfile::tempdir().expect("a folder");
     let old = of_an_earlier_schema(&folder.path().join("data"));
     // The limit of file sizes is that of a disk that is full.
-    let mut daemon = Daemon::launch(folder, "", |command| Daemon::under(command, &["prlimit", "--fsize=1024"]));
+    let mut daemon = Setup::new("").in_folder(folder).wrapped(&["prlimit", "--fsize=1024"]).launch();
     let code = daemon.ends().code();
     let log = daemon.log();
     assert_eq!(code, Some(73), "{log}");

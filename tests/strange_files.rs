@@ -78,9 +78,8 @@ impl Scene {
     fn runs(&self, store: &Path, words: &[&str]) -> Ended {
         let config = self.at("cpd.toml");
         let text = format!(
-            "store.path = {store:?}\nlisten.cp = [\"{}\"]\ncontrol.socket = {:?}\ncontrol.group = \"\"\n\
+            "store.path = {store:?}\nlisten.cp = [\"127.0.0.1:0\"]\ncontrol.socket = {:?}\ncontrol.group = \"\"\n\
              log.target = \"stderr\"\n",
-            running::next_address(),
             self.at("socket/s")
         );
         fs::write(&config, text).expect("written");

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use cpd_testing::running::PATIENCE;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
@@ -15,10 +16,7 @@ const READ_MAX_BYTES: usize = 256 * 1024;
 const EVENTS_MAX: usize = 1024;
 /// Logins under way at once while a fleet is built: stays under any listen backlog.
 const LOGINS_MAX: usize = 64;
-const CONNECT_MAX: Duration = Duration::from_secs(5);
 const POLL_MAX: Duration = Duration::from_millis(5);
-/// A run in which no reply comes for so long has failed.
-const STALL_MAX: Duration = Duration::from_secs(20);
 
 /// What a script keeps of one connection.
 pub struct Progress {
@@ -93,7 +91,7 @@ impl Fleet {
     }
 
     fn connect(&mut self, address: SocketAddr, user: usize) -> std::io::Result<()> {
-        let stream = std::net::TcpStream::connect_timeout(&address, CONNECT_MAX)?;
+        let stream = std::net::TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
@@ -132,8 +130,8 @@ impl Fleet {
             if !script.tick(now)? {
                 return Ok(());
             }
-            if now - last_reply > STALL_MAX {
-                return Err(format!("no reply for {} s", STALL_MAX.as_secs()));
+            if now - last_reply > PATIENCE {
+                return Err(format!("no reply for {} s", PATIENCE.as_secs()));
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use argon2::{Argon2, Block, Params};
+use cpd_testing::running::PATIENCE;
 
 use crate::histogram::Histogram;
 use crate::lab::{Lab, Pair};
@@ -20,7 +21,6 @@ pub const USERS: usize = 4;
 const STORM: usize = 8;
 /// One message from the session that is watched, every so often.
 const PACE: Duration = Duration::from_millis(2);
-const ANSWER_MAX: Duration = Duration::from_secs(20);
 const SALT: &[u8] = b"sixteen bytes ok";
 
 pub fn run(lab: &mut Lab) -> Result<(), String> {
@@ -120,7 +120,7 @@ pub fn log_in(address: SocketAddr, user: usize) -> Result<BufReader<TcpStream>, 
     let connect = || {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_MAX))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(format!("USER{}\r\nPASS{PASSWORD}\r\n", user_name(user)).as_bytes())?;
         Ok(BufReader::new(stream))
     };

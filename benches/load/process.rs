@@ -5,12 +5,13 @@ use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use cpd_testing::running::PATIENCE;
+use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// Units of utime and stime in /proc/PID/stat: USER_HZ, 100 on every architecture that matters here.
 const TICKS_PER_SECOND: f64 = 100.0;
-const END_MAX: Duration = Duration::from_secs(30);
 const END_STEP: Duration = Duration::from_millis(1);
 /// The shell's exit code for "ended by SIGINT".
 const EXIT_INTERRUPTED: i32 = 130;
@@ -26,7 +27,7 @@ pub fn clean_up_on_signals(folder: PathBuf) -> Result<(), String> {
         if signals.forever().next().is_some()
             && let Ok(alive) = ALIVE.lock()
         {
-            alive.0.iter().for_each(|pid| signal(*pid, "KILL"));
+            alive.0.iter().for_each(|pid| send(Signal::KILL, *pid));
             alive.1.iter().for_each(|folder| drop(std::fs::remove_dir_all(folder)));
             std::process::exit(EXIT_INTERRUPTED);
         }
@@ -56,21 +57,21 @@ impl Guard {
 
     /// Asks the child to end and waits for it.
     pub fn stop(&mut self) -> Result<(), String> {
-        signal(self.id(), "TERM");
+        send(Signal::TERM, self.id());
         self.succeed()
     }
 
     /// Waits until the child has ended well; one that takes too long is left to be killed.
     pub fn succeed(&mut self) -> Result<(), String> {
         let begun = Instant::now();
-        while begun.elapsed() < END_MAX {
+        while begun.elapsed() < PATIENCE {
             match self.0.try_wait().map_err(|e| e.to_string())? {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => return Err(status.to_string()),
                 None => std::thread::sleep(END_STEP),
             }
         }
-        Err(format!("process {} did not end within {} s", self.id(), END_MAX.as_secs()))
+        Err(format!("process {} did not end within {} s", self.id(), PATIENCE.as_secs()))
     }
 }
 
@@ -84,9 +85,9 @@ impl Drop for Guard {
     }
 }
 
-fn signal(pid: u32, name: &str) {
-    // kill(1): kill(2) would take one more feature of nix in every build of the daemon.
-    let _ = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+fn send(signal: Signal, pid: u32) {
+    // One that is gone already needs none.
+    let _ = Pid::from_raw(pid.cast_signed()).map(|pid| kill_process(pid, signal));
 }
 
 /// User and system time that the process has spent in all its threads.

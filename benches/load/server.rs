@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use cpd_testing::running::{PATIENCE, Setup, address_in, cpctl_of, run};
 
 use crate::process::Guard;
 
@@ -15,9 +17,7 @@ pub const PASSWORD: &str = "correct horse";
 pub const USERS: usize = 200;
 /// The first argument of a yardstick's process.
 pub const CHILD: &str = "--child";
-const START_MAX: Duration = Duration::from_secs(60);
 const START_STEP: Duration = Duration::from_millis(1);
-const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Where a daemon's standard error goes, beside its store.
 const LOG: &str = "cpd.log";
 const CONTROL: &str = "control.sock";
@@ -92,36 +92,28 @@ pub enum Hashing {
 
 /// Starts cpd on `folder`, which is its `--data`.
 pub fn cpd(build: &Build, folder: &Path, hashing: Hashing) -> Result<Server, String> {
-    let address = free_address()?;
     let config = folder.join("cpd.toml");
-    let write = |newer| fs::write(&config, configuration(address, hashing, newer));
+    let setup = |newer| {
+        let setup = Setup::with_configuration(configuration(hashing, newer)).programs(&build.cpd, &build.cpctl);
+        setup.listen(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).hup_ends()
+    };
+    let write = |newer| setup(newer).write_configuration(&config);
     let written = write(true).and_then(|()| if build.takes(&config) { Ok(()) } else { write(false) });
     written.map_err(|e| format!("{}: {e}", config.display()))?;
     let log = fs::File::create(folder.join(LOG)).map_err(|e| format!("{LOG}: {e}"))?;
     let begun = Instant::now();
-    let mut process = Guard::spawn(
-        Command::new(&build.cpd)
-            .arg("--data")
-            .arg(folder)
-            .arg("--config")
-            .arg(&config)
-            .env_remove("NOTIFY_SOCKET")
-            .env_remove("LISTEN_FDS")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log),
-    )?;
-    while begun.elapsed() < START_MAX {
-        if answers(address) {
+    let mut process = Guard::spawn(setup(true).command(folder, &config).stdout(Stdio::null()).stderr(log))?;
+    while begun.elapsed() < PATIENCE {
+        let log = fs::read_to_string(folder.join(LOG)).unwrap_or_default();
+        if let Some(address) = address_in(&log, "cp").map(SocketAddr::from).filter(|address| answers(*address)) {
             return Ok(Server { process, address, start_seconds: begun.elapsed().as_secs_f64(), folder: None });
         }
         if let Ok(Some(status)) = process.child().try_wait() {
-            let log = fs::read_to_string(folder.join(LOG)).unwrap_or_default();
             return Err(format!("cpd ended with {status}: {}", log.trim_end()));
         }
         std::thread::sleep(START_STEP);
     }
-    Err(format!("cpd does not answer on {address} after {} s", START_MAX.as_secs()))
+    Err(format!("cpd does not serve after {} s", PATIENCE.as_secs()))
 }
 
 /// Starts cpd on a copy of the stopped store in `template`; the copy goes when the server does.
@@ -132,14 +124,12 @@ pub fn cpd_from(build: &Build, template: &Path, folder: PathBuf, hashing: Hashin
 
 /// Makes the first `users` users on the cpd that runs on `folder`.
 pub fn add_users(build: &Build, folder: &Path, users: usize) -> Result<(), String> {
-    for user in 0..users {
-        let mut command = Command::new(&build.cpctl);
-        command.arg("--socket").arg(folder.join(CONTROL)).args(["user", "add", &user_name(user), "--password-stdin"]);
-        let mut cpctl = Guard::spawn(command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit()))?;
-        if let Some(mut stdin) = cpctl.child().stdin.take() {
-            writeln!(stdin, "{PASSWORD}").map_err(|e| format!("cpctl: {e}"))?;
+    for name in (0..users).map(user_name) {
+        let add = ["user", "add", &name, "--password-stdin"];
+        let ended = run(&mut cpctl_of(&build.cpctl, &folder.join(CONTROL), &add), &format!("{PASSWORD}\n"));
+        if !ended.status.success() {
+            return Err(format!("cpctl user add {name}: {}: {}", ended.status, ended.stderr));
         }
-        cpctl.succeed().map_err(|e| format!("cpctl user add {}: {e}", user_name(user)))?;
     }
     Ok(())
 }
@@ -181,7 +171,7 @@ impl Drop for Server {
 }
 
 /// `newer`: with the keys that 0.2.0 does not know.
-fn configuration(address: SocketAddr, hashing: Hashing, newer: bool) -> String {
+fn configuration(hashing: Hashing, newer: bool) -> String {
     let auth = match hashing {
         Hashing::Cheap => "[auth]\nmemory_kib = 8\niterations = 1\n",
         Hashing::Default => "",
@@ -193,22 +183,16 @@ fn configuration(address: SocketAddr, hashing: Hashing, newer: bool) -> String {
         false => "",
     };
     format!(
-        "[listen]\ncp = [\"{address}\"]\n{auth}[limits]\nconnections = 15000\nconnections_per_address = 15000\n\
+        "{auth}[limits]\nconnections = 15000\nconnections_per_address = 15000\n\
          queue_messages = 2147483648\nqueue_messages_per_sender = 2147483648\n{newer}[log]\ntarget = \"stderr\"\n"
     )
-}
-
-/// A port that was free a moment ago; cpd cannot be asked which one it got.
-fn free_address() -> Result<SocketAddr, String> {
-    let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-    bound.map_err(|e| format!("no free port: {e}"))
 }
 
 /// Whether the server answers a PDU that every server must refuse.
 fn answers(address: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect(address) else { return false };
     let mut code = [0; 4];
-    stream.set_read_timeout(Some(ANSWER_MAX)).is_ok()
+    stream.set_read_timeout(Some(PATIENCE)).is_ok()
         && stream.write_all(b"NOOP\r\n").is_ok()
         && stream.read_exact(&mut code).is_ok()
         && &code == b"500 "

@@ -1,12 +1,10 @@
-//! cargo-fuzz's way into `bodies/config.rs`.
+//! cargo-fuzz's way into `crates/cpd-testing/src/fuzzing/config.rs`.
 #![no_main]
 
-#[path = "../bodies/mod.rs"]
-#[allow(dead_code, reason = "each target uses its own body")]
-mod bodies;
+use cpd_testing::fuzzing::{Twin, config};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    if let Err(fault) = bodies::config::check(data, bodies::Twin::Honest) {
+    if let Err(fault) = config::check(data, Twin::Honest) {
         panic!("{fault}");
     }
 });

@@ -1,12 +1,10 @@
-//! cargo-fuzz's way into `bodies/control.rs`.
+//! cargo-fuzz's way into `crates/cpd-testing/src/fuzzing/control.rs`.
 #![no_main]
 
-#[path = "../bodies/mod.rs"]
-#[allow(dead_code, reason = "each target uses its own body")]
-mod bodies;
+use cpd_testing::fuzzing::{Twin, control};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    if let Err(fault) = bodies::control::check(data, bodies::Twin::Honest) {
+    if let Err(fault) = control::check(data, Twin::Honest) {
         panic!("{fault}");
     }
 });

@@ -1,12 +1,10 @@
-//! cargo-fuzz's way into `bodies/stream.rs`.
+//! cargo-fuzz's way into `crates/cpd-testing/src/fuzzing/stream.rs`.
 #![no_main]
 
-#[path = "../bodies/mod.rs"]
-#[allow(dead_code, reason = "each target uses its own body")]
-mod bodies;
+use cpd_testing::fuzzing::{Twin, stream};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    if let Err(fault) = bodies::stream::check(data, bodies::Twin::Honest) {
+    if let Err(fault) = stream::check(data, Twin::Honest) {
         panic!("{fault}");
     }
 });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::running::{Client, Daemon, PATIENCE, need, wait_for};
+use crate::running::{Client, Daemon, PATIENCE, Setup, need, wait_for};
 use crate::sockets::{Activated, names_of_the_units};
 
 struct Manager {
@@ -133,7 +133,7 @@ fn a_stopped_process_feeds_no_watchdog() {
     let _client = Client::connect(activated.address);
     manager.hears_until("WATCHDOG=1");
     activated.daemon.signal(Signal::STOP);
-    let stat = format!("/proc/{}/stat", activated.daemon.child.id());
+    let stat = format!("/proc/{}/stat", activated.daemon.id());
     wait_for("the process to stand still", || {
         std::fs::read_to_string(&stat).expect("it is there").contains(") T ").then_some(())
     });
@@ -159,16 +159,15 @@ fn a_disk_that_does_not_answer_is_no_reason_to_be_restarted() {
         daemon.stop()
     };
     let manager = Manager::new();
-    let daemon = Daemon::start_in(folder, "", |command| {
-        // -D: the process that the test started is cpd, and strace goes with it.
-        let inject = format!("inject=fsync,fdatasync:delay_enter={STALL_USEC}:when={STALLED_SYNC}");
-        let options = ["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", &inject];
-        Daemon::under(command, &[&["strace"], &options[..]].concat());
-        for one in manager.environment(Some(WATCHDOG_USEC)) {
-            let (name, value) = one.split_once('=').expect("a variable");
-            command.env(name, value);
-        }
-    });
+    // -D: the process that the test started is cpd, and strace goes with it.
+    let inject = format!("inject=fsync,fdatasync:delay_enter={STALL_USEC}:when={STALLED_SYNC}");
+    let strace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", &inject];
+    let mut setup = Setup::new("").in_folder(folder).wrapped(&strace);
+    for one in manager.environment(Some(WATCHDOG_USEC)) {
+        let (name, value) = one.split_once('=').expect("a variable");
+        setup = setup.env(name, value);
+    }
+    let daemon = setup.start();
     let mut bob = daemon.connect();
     bob.logs_in("bob", "hunter2");
     let mut longest = (Duration::ZERO, 0);

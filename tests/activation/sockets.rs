@@ -3,7 +3,7 @@
 use std::net::{SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 
-use crate::running::{Client, Daemon, answers, cpctl, need, next_address, run, wait_for};
+use crate::running::{Client, Daemon, Setup, answers, cpctl, need, next_address, run, wait_for};
 use crate::units::Unit;
 
 /// A cpd behind `systemd-socket-activate`, which listens from its start and becomes cpd at the first connection.
@@ -19,14 +19,12 @@ impl Activated {
         need("systemd-socket-activate", "systemd");
         let folder = tempfile::tempdir().expect("a folder");
         let (address, control) = (next_address(), folder.path().join("handed.sock"));
-        let daemon = Daemon::launch(folder, settings, |command| {
-            let (first, second) = (format!("--listen={address}"), format!("--listen={}", control.display()));
-            let names = format!("--fdname={names}");
-            let environment: Vec<String> = environment.iter().map(|one| format!("--setenv={one}")).collect();
-            let mut wrapper = vec!["systemd-socket-activate", &first, &second, &names];
-            wrapper.extend(environment.iter().map(String::as_str));
-            Daemon::under(command, &wrapper);
-        });
+        let (first, second) = (format!("--listen={address}"), format!("--listen={}", control.display()));
+        let names = format!("--fdname={names}");
+        let environment: Vec<String> = environment.iter().map(|one| format!("--setenv={one}")).collect();
+        let mut wrapper = vec!["systemd-socket-activate", &first, &second, &names];
+        wrapper.extend(environment.iter().map(String::as_str));
+        let daemon = Setup::new(settings).listen(next_address()).in_folder(folder).wrapped(&wrapper).launch();
         wait_for("the sockets", || daemon.log().contains(&format!("Listening on {}", control.display())).then_some(()));
         Activated { daemon, address, control }
     }
@@ -84,7 +82,7 @@ fn an_administrators_connection_starts_it_as_well() {
 fn what_is_handed_over_is_not_bound_from_the_configuration() {
     let activated = Activated::start(&names_of_the_units(), "", &[]);
     Client::connect(activated.address).asks("USER bob", "220 ");
-    let configured = activated.daemon.address;
+    let configured = activated.daemon.address();
     assert!(TcpStream::connect(configured).is_err(), "{configured} is bound");
     assert!(!answers(&activated.daemon.socket()) && !activated.daemon.socket().exists());
     let (used, socket) = (activated.address, activated.daemon.socket());
@@ -96,11 +94,9 @@ fn what_is_handed_over_is_not_bound_from_the_configuration() {
 
 #[test]
 fn a_kind_that_is_not_handed_over_is_bound() {
-    let classic = next_address();
-    let settings = format!("listen.classic = [\"{classic}\"]\n");
-    let activated = Activated::start("cp:control", &settings, &[]);
+    let activated = Activated::start("cp:control", "listen.classic = [\"127.0.0.1:0\"]\n", &[]);
     Client::connect(activated.address).asks("USER bob", "220 ");
-    Client::connect(classic).asks("USER bob", "220 ");
+    Client::connect(activated.daemon.classic_address()).asks("USER bob", "220 ");
 
     // The control socket is the configuration's where both sockets are for clients, or of an unknown name.
     let activated = Activated::start("cp:other", "", &[]);

@@ -23,14 +23,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::running::Setup;
 use cpd_testing::{ledger, rounds};
 use disk::{Bytes, Disk, Kept};
 use judge::{FILES, judge, lay};
 use ledger::{Kind, Parting};
 use recording::{Event, File};
-use rounds::cpd::Recipe;
 use rounds::random::Random;
-use rounds::trial::{Trial, number};
+use rounds::trial::{Trial, number, setup};
 use rustix::process::Signal;
 use wire::Wire;
 
@@ -53,18 +53,18 @@ struct Recording {
 
 /// Two lives of a cpd under load: the first is killed in the middle of it, the second begins on what that left and is
 /// stopped in order.
-fn record(recipe: Recipe) -> Recording {
-    let mut trial = Trial::new(recipe);
+fn record(setup: Setup) -> Recording {
+    let mut trial = Trial::new(setup);
     // Only messages are to be at stake.
     trial.cpd.signal(Signal::TERM);
-    assert!(trial.cpd.wait().success());
+    assert!(trial.cpd.ends().success());
     let data = trial.cpd.data();
     let files = FILES.map(|name| std::fs::read(data.join(name)).ok());
     let mut events = Vec::new();
     for signal in [Signal::KILL, Signal::TERM] {
-        let trace = trial.cpd.folder().join(format!("trace-{}", signal.as_raw()));
-        trial.cpd.recipe.wrapper = recording::wrapper(&trace);
-        trial.cpd.start().unwrap_or_else(|status| panic!("no start, {status}; {}", trial.cpd.log()));
+        let trace = trial.cpd.folder.path().join(format!("trace-{}", signal.as_raw()));
+        trial.cpd.setup.wrapper = recording::wrapper(&trace);
+        trial.cpd.restart().unwrap_or_else(|status| panic!("no start, {status}; {}", trial.cpd.log_tail()));
         for _ in 0..QUIETS {
             trial.busy(false, false, |_, _| sleep(LOAD));
             sleep(QUIET);
@@ -74,7 +74,7 @@ fn record(recipe: Recipe) -> Recording {
             sleep(LOAD);
             site.book().ending();
             cpd.signal(signal);
-            cpd.wait();
+            cpd.ends();
         });
         trial.book().next_life(Parting::Torn);
         events.extend(recording::read(&trace, id, &data));
@@ -174,7 +174,7 @@ fn play(recording: &Recording, plan: &Plan, random: &mut Random) -> Findings {
 #[test]
 fn every_crash_state_has_what_was_acknowledged() {
     let begun = Instant::now();
-    let recording = record(Recipe::plain());
+    let recording = record(setup());
     let moments = Moments::of(&recording);
     let mut random = Random::new(recording.seed, 1);
     let plan = moments.plan(number("STATES").unwrap_or(STATES), &mut random);
@@ -226,7 +226,7 @@ fn what_the_judge_is_worth(recording: &Recording) {
 // ---- twins ----
 
 fn is_caught(fault: Fault) {
-    let recording = record(Recipe::sabotaged(fault));
+    let recording = record(setup().sabotaged(fault));
     let moments = Moments::of(&recording);
     let mut random = Random::new(recording.seed, 1);
     let plan = moments.plan(STATES, &mut random);

@@ -11,13 +11,13 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use cpd_testing::running::PATIENCE;
+
 /// Everything that can change a file, make it durable, or pass bytes to and from a client: what [`Reader`] does not know of
 /// these it refuses.
 const CALLS: &str = "pwrite64,pwritev,pwritev2,write,writev,ftruncate,fallocate,sync_file_range,msync,fdatasync,fsync,\
                      openat,unlink,unlinkat,rename,renameat,renameat2,sendto,sendmsg,sendmmsg,recvfrom,recvmsg,\
                      shutdown,close";
-/// How long strace may take to write down the rest on a busy machine.
-const WRITTEN_MAX: Duration = Duration::from_secs(30);
 
 /// A file of the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,7 +86,7 @@ pub fn read(trace: &Path, id: u32, data: &Path) -> Vec<Event> {
     };
     let mut text = String::new();
     while !ended(&text) {
-        assert!(begun.elapsed() < WRITTEN_MAX, "strace has not written the end after {WRITTEN_MAX:?}");
+        assert!(begun.elapsed() < PATIENCE, "strace has not written the end after {PATIENCE:?}");
         sleep(Duration::from_millis(20));
         text = fs::read_to_string(trace).expect("a trace; this test wants the package strace");
     }

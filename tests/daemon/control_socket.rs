@@ -48,8 +48,8 @@ fn one_that_a_killed_daemon_left_is_replaced() {
     daemon.ends();
     assert!(std::fs::symlink_metadata(daemon.socket()).expect("left").file_type().is_socket());
     assert!(!answers(&daemon.socket()));
-    let folder = std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"));
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let folder = daemon.into_folder();
+    let daemon = Daemon::start_in(folder, "");
     assert!(daemon.cpctl(&["user", "list"], "").contains("bob"));
 }
 

@@ -71,7 +71,7 @@ fn a_changed_row_is_refused() {
 fn restored(folder: tempfile::TempDir, whole: &[u8]) {
     let store: &Path = &folder.path().join("data/cpd.db");
     std::fs::write(store, whole).expect("written");
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let daemon = Daemon::start_in(folder, "");
     let mut alice = daemon.connect();
     alice.logs_in("alice", "sesame");
     alice.asks("RMSG", "RMSGbob:Lunch at one?");

@@ -1,6 +1,6 @@
 //! Limits of connections and of descriptors: who is over a limit hears 500, and who waits is served later.
 
-use crate::running::{Daemon, wait_for};
+use crate::running::{Daemon, Setup, wait_for};
 
 #[test]
 fn a_connection_over_the_limit_hears_500_and_the_end() {
@@ -60,10 +60,8 @@ fn is_limited(daemon: &Daemon, key: &str) {
 #[test]
 fn without_descriptors_accepting_pauses_and_goes_on() {
     const FILES: usize = 64;
-    let folder = tempfile::tempdir().expect("a folder");
-    let daemon = Daemon::start_in(folder, "", |command| {
-        Daemon::under(command, &["sh", "-c", &format!("ulimit -n {FILES} && exec \"$0\" \"$@\"")]);
-    });
+    let limited = format!("ulimit -n {FILES} && exec \"$0\" \"$@\"");
+    let daemon = Setup::new("").wrapped(&["sh", "-c", &limited]).start();
     assert!(daemon.log().contains("limits.connections lowered to=32 configured=10000"), "{}", daemon.log());
     daemon.add_user("bob", "hunter2");
     // More than it can have descriptors: some are inside, some are refused, and some wait unaccepted.

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::running::{CHEAP, Daemon, cpd, need, next_address};
+use crate::running::{CHEAP, Daemon, cpd, need};
 use crate::{fails, fails_in};
 
 fn folder() -> tempfile::TempDir {
@@ -30,8 +30,8 @@ fn wrong_arguments_are_64() {
 
 #[test]
 fn an_address_in_use_is_69() {
-    let address = next_address();
-    let _other = TcpListener::bind(address).expect("a free address");
+    let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = other.local_addr().expect("bound");
     let inside = folder();
     let cause = fails_in(&inside, &format!("listen.cp = [\"{address}\"]\n"), 69);
     assert!(!inside.path().join("data").exists(), "a start that fails leaves nothing half-made");
@@ -72,7 +72,7 @@ fn a_second_cpd_on_one_store_is_69_and_the_first_goes_on() {
     let link = first.folder.path().join("link");
     std::os::unix::fs::symlink("data", &link).expect("linked");
     let own = first.folder.path().join("second.toml");
-    std::fs::write(&own, format!("listen.cp = [\"{}\"]\n{CHEAP}", next_address())).expect("written");
+    std::fs::write(&own, format!("listen.cp = [\"127.0.0.1:0\"]\n{CHEAP}")).expect("written");
     for data in [first.folder.path().join("data"), link] {
         fails(cpd().arg("--data").arg(data).arg("--config").arg(&own), 69);
     }
@@ -131,7 +131,7 @@ fn give(path: &Path) {
 fn what_is_not_permitted_is_77() {
     let inside = folder();
     let (file, data) = (inside.path().join("cpd.toml"), inside.path().join("data"));
-    std::fs::write(&file, format!("listen.cp = [\"{}\"]\n", next_address())).expect("written");
+    std::fs::write(&file, "listen.cp = [\"127.0.0.1:0\"]\n").expect("written");
     let run = |cause_names: &Path| {
         let mut command = unprivileged(inside.path());
         let cause = fails(command.arg("--config").arg(&file).arg("--data").arg(&data), 77);

@@ -42,7 +42,7 @@ fn no_byte_of_a_client_acts_on_who_reads_the_log() {
         b"USER bob\nPASS a\rauth failure user=alice\n",
     ];
     for bytes in lines {
-        let mut client = TcpStream::connect(daemon.address).expect("connected");
+        let mut client = TcpStream::connect(daemon.address()).expect("connected");
         client.set_read_timeout(Some(PATIENCE)).expect("set");
         client.write_all(bytes).expect("sent");
         client.shutdown(Shutdown::Write).expect("shut down");

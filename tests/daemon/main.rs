@@ -13,15 +13,14 @@ mod start;
 use std::process::Command;
 
 use cpd_testing::running;
-use running::{Daemon, Ended, cpd, next_address, run};
+use running::{Daemon, Ended, cpd, run};
 
 /// A cpd that is to fail at its start: in `folder`, with `settings` over the usual ones. Its end, with the one line
 /// that says why.
 #[track_caller]
 fn fails_in(folder: &tempfile::TempDir, settings: &str, code: i32) -> String {
     let file = folder.path().join("cpd.toml");
-    let address = next_address();
-    let listen = if settings.contains("listen.") { String::new() } else { format!("listen.cp = [\"{address}\"]\n") };
+    let listen = if settings.contains("listen.") { "" } else { "listen.cp = [\"127.0.0.1:0\"]\n" };
     std::fs::write(&file, format!("{listen}{}{settings}", running::CHEAP)).expect("written");
     fails(cpd().arg("--data").arg(folder.path().join("data")).arg("--config").arg(file), code)
 }

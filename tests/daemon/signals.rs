@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::running::{Daemon, cpd, run, wait_for};
+use crate::running::{Daemon, Setup, cpd, run, wait_for};
 
 #[test]
 fn term_and_int_stop_it_with_0() {
@@ -43,8 +43,8 @@ fn what_is_being_committed_is_finished() {
     }
     assert_eq!(daemon.ends().code(), Some(0), "{}", daemon.log());
 
-    let folder = std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"));
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let folder = daemon.into_folder();
+    let daemon = Daemon::start_in(folder, "");
     let mut alice = daemon.connect();
     alice.logs_in("alice", "sesame");
     alice.send("RMSG");
@@ -103,9 +103,7 @@ fn hup_with_a_bad_file_changes_nothing_and_says_so() {
 
 #[test]
 fn a_first_try_ends_with_its_terminal() {
-    let mut daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), "", |command| {
-        Daemon::under(command, &["env", "--default-signal=HUP"]);
-    });
+    let mut daemon = Setup::new("").wrapped(&["env", "--default-signal=HUP"]).start();
     daemon.signal(Signal::HUP);
     assert_eq!(daemon.ends().code(), Some(0), "{}", daemon.log());
     assert!(daemon.log().contains(" stopping signal=HUP\n") && !daemon.socket().exists(), "{}", daemon.log());
@@ -191,9 +189,8 @@ fn a_manager_that_does_not_read_does_not_keep_it_from_its_end() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
-    let mut daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), "", |command| {
-        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "100000000").env("FDSTORE", "8");
-    });
+    let setup = Setup::new("").env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "100000000").env("FDSTORE", "8");
+    let mut daemon = setup.start();
     // Nothing more fits.
     let full = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
     full.set_nonblocking(true).expect("set");

@@ -1,10 +1,10 @@
 //! Starting, and what the arguments that only tell something tell.
 
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::running::terminal::Terminal;
-use crate::running::{Daemon, PATIENCE, answers, cpd, run, wait_for};
+use crate::running::{Daemon, PATIENCE, Setup, answers, cpd, next_address, run, wait_for};
 
 #[test]
 fn version_and_help_are_told_on_stdout() {
@@ -69,7 +69,7 @@ fn the_first_try_needs_no_file_and_no_folder() {
 fn at_a_terminal_it_says_what_to_type_next_and_that_works() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("try").display().to_string();
-    let address = crate::running::next_address();
+    let address = next_address();
     let (ip, port) = (address.ip(), address.port());
     let command = [env!("CARGO_BIN_EXE_cpd"), "--data", &data, "--listen", &address.to_string()];
     let terminal = Terminal::runs(&command, |_| {});
@@ -92,12 +92,11 @@ fn at_a_terminal_it_says_what_to_type_next_and_that_works() {
 
 #[test]
 fn listen_takes_the_place_of_the_configured_address_and_the_status_says_where_it_is() {
-    let other = crate::running::next_address();
-    let daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), "", |command| {
-        command.arg("--listen").arg(other.to_string());
-    });
+    let other = next_address();
+    let setup = Setup::new("").listen(next_address());
+    let daemon = setup.arguments(&["--listen", &other.to_string()]).start();
     crate::running::Client::connect(other).asks("USER bob", "220 ");
-    assert!(std::net::TcpStream::connect(daemon.address).is_err(), "the file's address is not used");
+    assert!(std::net::TcpStream::connect(daemon.address()).is_err(), "the file's address is not used");
     let status = daemon.cpctl(&["status"], "");
     assert!(status.contains(&format!("listens                     cp {other} (cpd)\n")), "{status}");
     let file = daemon.folder.path().join("cpd.toml");
@@ -143,23 +142,20 @@ fn a_data_directory_is_kept_and_found_again_by_another_name() {
     let daemon = Daemon::start("");
     daemon.add_user("bob", "hunter2");
     let folder = daemon.stop();
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let daemon = Daemon::start_in(folder, "");
     daemon.connect().logs_in("bob", "hunter2");
     let folder = daemon.stop();
     std::fs::rename(folder.path().join("data"), folder.path().join("moved")).expect("renamed");
     std::os::unix::fs::symlink("moved", folder.path().join("data")).expect("linked");
-    let daemon = Daemon::start_in(folder, "", |_| {});
+    let daemon = Daemon::start_in(folder, "");
     daemon.connect().logs_in("bob", "hunter2");
 }
 
 #[test]
 fn it_serves_with_stdin_stdout_and_stderr_closed() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let settings = "log.target = \"stderr\"\n";
+    let setup = Setup::new("log.target = \"stderr\"\n").listen(next_address());
     // The shell closes all three; what would be the log is lost.
-    let mut daemon = Daemon::launch(folder, settings, |command| {
-        Daemon::under(command, &["sh", "-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"]);
-    });
+    let mut daemon = setup.wrapped(&["sh", "-c", "exec \"$0\" \"$@\" <&- >&- 2>&-"]).launch();
     let socket = daemon.socket();
     wait_for("the control socket", || answers(&socket).then_some(()));
     daemon.add_user("bob", "hunter2");
@@ -180,10 +176,7 @@ fn it_serves_with_stdin_stdout_and_stderr_closed() {
 
 #[test]
 fn a_log_that_nobody_reads_any_more_ends_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut daemon = Daemon::launch(folder, "", |command| {
-        command.stderr(Stdio::piped());
-    });
+    let mut daemon = Setup::new("").listen(next_address()).stderr_piped().launch();
     let socket = daemon.socket();
     wait_for("the control socket", || answers(&socket).then_some(()));
     drop(daemon.child.stderr.take());

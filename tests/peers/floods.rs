@@ -42,7 +42,7 @@ pub fn connections(daemon: &Daemon) -> Verdict {
                         if number >= ATTEMPTS {
                             thread::sleep(BEYOND_EVERY);
                         }
-                        flood_once(daemon.address, &refused, &torn, &held);
+                        flood_once(daemon.address(), &refused, &torn, &held);
                     }
                 })
             })
@@ -52,7 +52,7 @@ pub fn connections(daemon: &Daemon) -> Verdict {
             over.store(true, Ordering::Relaxed);
         });
         while !over.load(Ordering::Relaxed) {
-            match visit(daemon.address, honest + turned_away) {
+            match visit(daemon.address(), honest + turned_away) {
                 true => honest += 1,
                 false => turned_away += 1,
             }

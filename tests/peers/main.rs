@@ -105,7 +105,7 @@ fn those_who_pipeline_get_equal_shares() {
     let daemon = Daemon::start("");
     daemon.add_user("bob", "bob");
     // Before a login there is an end to bad PDUs.
-    let connect = || wire::logged_in(daemon.address, "bob");
+    let connect = || wire::logged_in(daemon.address(), "bob");
     let (stop, go) = (|| daemon.signal(Signal::STOP), || daemon.signal(Signal::CONT));
     let figures = fairness::measure(connect, "x\n", stop, go).expect("fair");
     let unfair = one_after_another();

@@ -12,10 +12,9 @@ use cpd_testing::{disk, ledger, rounds};
 use disk::{Disk, apart};
 use ledger::{End, Kind, Parting};
 use rounds::client::{Client, Manner, Over, Site};
-use rounds::cpd::Recipe;
 use rounds::load;
 use rounds::random::Random;
-use rounds::trial::Trial;
+use rounds::trial::{Trial, setup};
 use rustix::process::Signal;
 
 const DISK_MIB: u64 = 32;
@@ -79,7 +78,7 @@ fn fill_with_messages(trial: &mut Trial) -> usize {
             return kept;
         }
     }
-    let log = trial.cpd.whole_log();
+    let log = trial.cpd.log();
     let told: Vec<&str> = log.lines().filter(|line| !line.contains(" info login ")).collect();
     panic!("{kept} messages of a kilobyte on a disk of {DISK_MIB} MiB:\n{}", told.join("\n"));
 }
@@ -127,7 +126,7 @@ fn queued(trial: &Trial) -> u64 {
 /// Downloads the whole queue while the disk is full, which must work.
 fn empty_a_queue(trial: &mut Trial) -> Download {
     let download = look_at_a_queue(trial);
-    download.judge().unwrap_or_else(|wrong| panic!("{wrong}: {}", trial.cpd.log()));
+    download.judge().unwrap_or_else(|wrong| panic!("{wrong}: {}", trial.cpd.log_tail()));
     download
 }
 
@@ -185,8 +184,8 @@ fn busy(trial: &mut Trial) {
 fn settle(trial: &mut Trial, signal: Signal) {
     trial.book().ending();
     trial.cpd.signal(signal);
-    let status = trial.cpd.wait();
-    assert!(signal == Signal::KILL || status.success(), "{status}; {}", trial.cpd.log());
+    let status = trial.cpd.ends();
+    assert!(signal == Signal::KILL || status.success(), "{status}; {}", trial.cpd.log_tail());
     trial.book().next_life(Parting::Torn);
     trial.start();
     trial.drain();
@@ -194,9 +193,9 @@ fn settle(trial: &mut Trial, signal: Signal) {
 }
 
 fn is_sane(trial: &mut Trial) {
-    assert_eq!(trial.cpd.ended(), None, "{}", trial.cpd.log());
-    let log = trial.cpd.whole_log();
-    assert!(!log.contains("panicked") && !log.contains("internal error"), "{}", trial.cpd.log());
+    assert_eq!(trial.cpd.ended(), None, "{}", trial.cpd.log_tail());
+    let log = trial.cpd.log();
+    assert!(!log.contains("panicked") && !log.contains("internal error"), "{}", trial.cpd.log_tail());
     trial.check(0).unwrap_or_else(|caught| panic!("{caught}"));
 }
 
@@ -210,7 +209,7 @@ fn drain(trial: &mut Trial) {
 /// some times.
 fn fills_up(name: &str, left: Option<u64>) {
     let disk = Disk::new(name, DISK_MIB, &[]);
-    let mut trial = Trial::new(Recipe::plain().in_folder(disk.folder().join("data")));
+    let mut trial = Trial::new(setup().data(disk.folder().join("data")));
     let (mut times, mut failed) = (Vec::new(), Vec::new());
     for cycle in 0..CYCLES {
         fill_a_queue(&mut trial);
@@ -223,7 +222,7 @@ fn fills_up(name: &str, left: Option<u64>) {
             busy(&mut trial);
             // The twin of the recovery below: where nothing makes room, nothing may be found to recover.
             fill_with_messages(&mut trial);
-            assert_eq!(recovers(&mut trial, LOAD), None, "{}", trial.cpd.log());
+            assert_eq!(recovers(&mut trial, LOAD), None, "{}", trial.cpd.log_tail());
         }
         is_sane(&mut trial);
         match ballast {
@@ -236,7 +235,7 @@ fn fills_up(name: &str, left: Option<u64>) {
         failed.push(download.failed);
         drain(&mut trial);
     }
-    let best = in_time(&times).unwrap_or_else(|wrong| panic!("{name}: {wrong}; {}", trial.cpd.log()));
+    let best = in_time(&times).unwrap_or_else(|wrong| panic!("{name}: {wrong}; {}", trial.cpd.log_tail()));
     settle(&mut trial, Signal::KILL);
     println!(
         "proof: disk full, {name}: {CYCLES} queues of {QUEUED} downloaded meanwhile (550 in between: {failed:?}); 240 again at best {best:?} \
@@ -266,8 +265,8 @@ fn starts_without_room(trial: &mut Trial, disk: &Disk, signal: Signal, meanwhile
     let ballast = disk.fill(0);
     trial.book().ending();
     trial.cpd.signal(signal);
-    let status = trial.cpd.wait();
-    assert!(signal == Signal::KILL || status.success(), "{status}; {}", trial.cpd.log());
+    let status = trial.cpd.ends();
+    assert!(signal == Signal::KILL || status.success(), "{status}; {}", trial.cpd.log_tail());
     trial.book().next_life(Parting::Torn);
     // What the end gave back somebody else takes.
     std::fs::remove_file(&ballast).expect("removed");
@@ -279,7 +278,7 @@ fn starts_without_room(trial: &mut Trial, disk: &Disk, signal: Signal, meanwhile
     let download = look_at_a_queue(trial);
     is_sane(trial);
     std::fs::remove_file(&ballast).expect("removed");
-    recovers(trial, RECOVERY_LATEST).unwrap_or_else(|| panic!("no recovery: {}", trial.cpd.log()));
+    recovers(trial, RECOVERY_LATEST).unwrap_or_else(|| panic!("no recovery: {}", trial.cpd.log_tail()));
     drain(trial);
     download
 }
@@ -288,11 +287,11 @@ fn starts_without_room(trial: &mut Trial, disk: &Disk, signal: Signal, meanwhile
 fn a_start_without_a_byte_of_room_hands_out_what_is_there() {
     apart("a_start_without_a_byte_of_room_hands_out_what_is_there", || {
         let disk = Disk::new("start", DISK_MIB, &[]);
-        let mut trial = Trial::new(Recipe::plain().in_folder(disk.folder().join("data")));
+        let mut trial = Trial::new(setup().data(disk.folder().join("data")));
         let mut lives = 0;
         for signal in [Signal::TERM, Signal::KILL, Signal::TERM, Signal::KILL] {
             let download = starts_without_room(&mut trial, &disk, signal, |_| ());
-            download.judge().unwrap_or_else(|wrong| panic!("{signal:?}: {wrong}: {}", trial.cpd.log()));
+            download.judge().unwrap_or_else(|wrong| panic!("{signal:?}: {wrong}: {}", trial.cpd.log_tail()));
             lives += 1;
         }
         // Without the room that is kept over the stop there is none.
@@ -318,7 +317,7 @@ fn limit_files(trial: &Trial, bytes: &str) {
 
 #[test]
 fn a_limit_of_files_is_a_full_disk() {
-    let mut trial = Trial::new(Recipe::plain());
+    let mut trial = Trial::new(setup());
     let [roomy, none] = FILE_LIMITS.map(|limit| limit.to_string());
     let (mut taken, mut times) = (0, Vec::new());
     for _ in 0..CYCLES {
@@ -334,18 +333,18 @@ fn a_limit_of_files_is_a_full_disk() {
         times.push(recovers(&mut trial, RECOVERY_LATEST));
         drain(&mut trial);
     }
-    let best = in_time(&times).unwrap_or_else(|wrong| panic!("{wrong}; {}", trial.cpd.log()));
+    let best = in_time(&times).unwrap_or_else(|wrong| panic!("{wrong}; {}", trial.cpd.log_tail()));
     // A limit below what is there: not a byte more can be written at the end of a file. SIGXFSZ must not end it.
     limit_files(&trial, &none);
     busy(&mut trial);
     let ended = trial.cpd.ends_within(RECOVERY_LATEST);
     if let Some(status) = ended {
-        assert_eq!(status.code(), Some(EX_OSERR), "{status}; {}", trial.cpd.log());
+        assert_eq!(status.code(), Some(EX_OSERR), "{status}; {}", trial.cpd.log_tail());
         trial.book().next_life(Parting::Torn);
         trial.start();
     } else {
         limit_files(&trial, "unlimited");
-        recovers(&mut trial, RECOVERY_LATEST).unwrap_or_else(|| panic!("no recovery: {}", trial.cpd.log()));
+        recovers(&mut trial, RECOVERY_LATEST).unwrap_or_else(|| panic!("no recovery: {}", trial.cpd.log_tail()));
     }
     settle(&mut trial, Signal::KILL);
     println!(
@@ -371,7 +370,7 @@ fn is_lost(trial: &mut Trial, what: &str, kept: usize) {
 fn a_240_for_what_a_full_disk_does_not_take_is_caught() {
     apart("a_240_for_what_a_full_disk_does_not_take_is_caught", || {
         let disk = Disk::new("twin", DISK_MIB, &[]);
-        let mut trial = Trial::new(Recipe::sabotaged(Fault::EarlyReply).in_folder(disk.folder().join("data")));
+        let mut trial = Trial::new(setup().sabotaged(Fault::EarlyReply).data(disk.folder().join("data")));
         let ballast = disk.fill(0);
         let kept = burst(&mut trial, "bob", BURST).expect("the daemon is there");
         trial.cpd.kill();
@@ -383,7 +382,7 @@ fn a_240_for_what_a_full_disk_does_not_take_is_caught() {
 
 #[test]
 fn a_240_for_what_a_limit_of_files_does_not_let_in_is_caught() {
-    let mut trial = Trial::new(Recipe::sabotaged(Fault::EarlyReply));
+    let mut trial = Trial::new(setup().sabotaged(Fault::EarlyReply));
     limit_files(&trial, &FILE_LIMITS[1].to_string());
     let kept = burst(&mut trial, "bob", BURST).expect("the daemon is there");
     trial.cpd.kill();
@@ -395,7 +394,7 @@ fn a_240_for_what_a_limit_of_files_does_not_let_in_is_caught() {
 fn a_delete_before_the_250_on_a_full_disk_is_caught() {
     apart("a_delete_before_the_250_on_a_full_disk_is_caught", || {
         let disk = Disk::new("deletes", DISK_MIB, &[]);
-        let mut trial = Trial::new(Recipe::sabotaged(Fault::EarlyDelete).in_folder(disk.folder().join("data")));
+        let mut trial = Trial::new(setup().sabotaged(Fault::EarlyDelete).data(disk.folder().join("data")));
         fill_a_queue(&mut trial);
         let ballast = disk.fill(1 << 20);
         // The connection is lost at the first message, which may have had its 250 before; the others had none.

@@ -13,29 +13,25 @@ use std::process::ExitStatus;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use cpd_testing::running::PATIENCE;
 use cpd_testing::{ledger, rounds};
 use ledger::{Kind, Parting};
 use rounds::client::{Client, Manner, Over, Site};
-use rounds::cpd::Recipe;
 use rounds::load;
 use rounds::random::Random;
 use rounds::strace::{Fault, Nth, Watch, count};
-use rounds::trial::{Trial, number};
+use rounds::trial::{Trial, number, setup};
 use rustix::process::Signal;
 
 const FAULTS: u64 = 3;
 /// A crowd's load with faults.
 const LOAD: Duration = Duration::from_millis(250);
-/// How long the move of the log into the store's file may let wait for it on a busy machine; cpd waits for 500 ms.
-const MOVE_MAX: Duration = Duration::from_secs(20);
-/// And take, once it has begun.
+/// How long the move of the log into the store's file may take, once it has begun.
 const MOVE: Duration = Duration::from_millis(100);
 /// How long after a fault that has passed a message may be refused, on a busy machine.
 const RECOVERY_MAX: Duration = Duration::from_secs(20);
 /// How long strace may take to tell of a call on a busy machine.
 const TOLD_MAX: Duration = Duration::from_secs(20);
-/// How long cpd may take to end on a busy machine.
-const END_MAX: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(5);
 /// The exit codes of cpd(8) for a store that cannot be read or written.
 const EX_OF_THE_DISK: [i32; 3] = [71, 73, 77];
@@ -253,7 +249,7 @@ fn waits_for_move(trial: &mut Trial, watch: &Watch, before: Vec<u8>) -> Option<E
         if let Some(status) = trial.cpd.ended() {
             return Some(status);
         }
-        assert!(begun.elapsed() < MOVE_MAX, "the log stays where it is: {}", trial.cpd.log());
+        assert!(begun.elapsed() < PATIENCE, "the log stays where it is: {}", trial.cpd.log_tail());
         sleep(STEP);
     }
     sleep(MOVE);
@@ -302,8 +298,8 @@ fn live(trial: &mut Trial, phase: Phase, watch: &Watch, on: bool) -> Course {
         }
         Phase::Starting | Phase::Making => {
             let user = if phase == Phase::Making { "late" } else { "ann" };
-            trial.cpd.recipe.wrapper = watch.wrapper();
-            status = trial.cpd.start().err();
+            trial.cpd.setup.wrapper = watch.wrapper();
+            status = trial.cpd.restart().err();
             seen = Some(told(trial, phase, watch));
             if status.is_none() && !on {
                 if phase == Phase::Making {
@@ -311,17 +307,17 @@ fn live(trial: &mut Trial, phase: Phase, watch: &Watch, on: bool) -> Course {
                 }
                 (status, kept) = goes_on(trial, user, status);
             }
-            trial.cpd.recipe.wrapper = Vec::new();
+            trial.cpd.setup.wrapper = Vec::new();
         }
     }
     let by_itself = status.is_some();
     if !by_itself {
         trial.book().ending();
         trial.cpd.signal(Signal::TERM);
-        status = trial.cpd.ends_within(END_MAX);
+        status = trial.cpd.ends_within(PATIENCE);
     }
     drop(attached);
-    let status = status.unwrap_or_else(|| panic!("{phase:?}: it does not end: {}", trial.cpd.log()));
+    let status = status.unwrap_or_else(|| panic!("{phase:?}: it does not end: {}", trial.cpd.log_tail()));
     trial.book().next_life(Parting::Torn);
     Course { status, by_itself, kept, seen: seen.unwrap_or_else(|| watch.text()) }
 }
@@ -373,7 +369,7 @@ fn prepare(trial: &mut Trial, phase: Phase) {
 fn look(trial: &mut Trial, phase: Phase, what: &str) {
     if phase == Phase::Making {
         // Whatever is left is none, or a whole one.
-        trial.cpd.start().unwrap_or_else(|status| panic!("after {what}: {status}: {}", trial.cpd.log()));
+        trial.cpd.restart().unwrap_or_else(|status| panic!("after {what}: {status}: {}", trial.cpd.log_tail()));
         if !trial.cpd.cpctl(&["user", "list"], "").contains("late") {
             trial.cpd.cpctl(&["user", "add", "late", "--password-stdin"], "late\n");
         }
@@ -387,8 +383,8 @@ fn look(trial: &mut Trial, phase: Phase, what: &str) {
 /// One life with a fault.
 fn suffer(trial: &mut Trial, phase: Phase, fault: &Fault, nth: Nth) -> Life {
     prepare(trial, phase);
-    let from = trial.cpd.whole_log().len();
-    let watch = Watch::failing(fault, nth, &trial.cpd.data(), trial.cpd.folder().join("strace"));
+    let from = trial.cpd.log().len();
+    let watch = Watch::failing(fault, nth, &trial.cpd.data(), trial.cpd.folder.path().join("strace"));
     let course = live(trial, phase, &watch, nth.on);
     Life {
         name: format!("{phase:?}: {nth:?} of {}: {}", fault.files.join(","), fault.error),
@@ -397,7 +393,7 @@ fn suffer(trial: &mut Trial, phase: Phase, fault: &Fault, nth: Nth) -> Life {
         by_itself: course.by_itself,
         kept: course.kept,
         sound: matches!(phase, Phase::Exchange | Phase::Crowd) && !course.by_itself,
-        log: trial.cpd.whole_log()[from..].to_owned(),
+        log: trial.cpd.log()[from..].to_owned(),
         passing_read: READ.contains(&nth.call) && !nth.on,
         // cpd's own is made by fsync(2), and its opening is the last of all.
         untold: fault.files == ["."] && (nth.call == "fdatasync" || nth.call == "openat" && !nth.on),
@@ -408,8 +404,8 @@ fn suffer(trial: &mut Trial, phase: Phase, fault: &Fault, nth: Nth) -> Life {
 fn clean_run(trial: &mut Trial, phase: Phase) -> Vec<(Fault, &'static str, u64)> {
     prepare(trial, phase);
     let faults = phase.faults();
-    let course = live(trial, phase, &Watch::counting(faults, trial.cpd.folder().join("strace")), true);
-    assert!(course.status.success(), "{phase:?}: {}: {}", course.status, trial.cpd.log());
+    let course = live(trial, phase, &Watch::counting(faults, trial.cpd.folder.path().join("strace")), true);
+    assert!(course.status.success(), "{phase:?}: {}: {}", course.status, trial.cpd.log_tail());
     look(trial, phase, "nothing");
     let mut kinds = Vec::new();
     for fault in faults {
@@ -421,7 +417,7 @@ fn clean_run(trial: &mut Trial, phase: Phase) -> Vec<(Fault, &'static str, u64)>
 }
 
 fn all_fail(phase: Phase) {
-    let mut trial = Trial::new(Recipe::plain());
+    let mut trial = Trial::new(setup());
     let (mut cases, mut injected, mut idle, mut whole) = (0, 0, 0, 0);
     let mut ends: BTreeMap<String, u64> = BTreeMap::new();
     let kinds = clean_run(&mut trial, phase);
@@ -487,24 +483,24 @@ fn calls_that_fail_while_it_makes_a_store() {
 
 #[test]
 fn a_used_up_quota_is_a_full_disk() {
-    let mut trial = Trial::new(Recipe::plain());
+    let mut trial = Trial::new(setup());
     let mut times = 0;
     for error in ["EDQUOT", "ENOSPC", "EDQUOT"] {
-        let from = trial.cpd.whole_log().len();
+        let from = trial.cpd.log().len();
         let fault = Fault { calls: WRITE, error, files: LOG };
         let nth = Nth { call: "pwrite64", n: 1, on: true };
-        let watch = Watch::failing(&fault, nth, &trial.cpd.data(), trial.cpd.folder().join("strace"));
+        let watch = Watch::failing(&fault, nth, &trial.cpd.data(), trial.cpd.folder.path().join("strace"));
         let strace = watch.attach(trial.cpd.id());
         let letters = [("bob", load::body(&mut trial.random))];
         let site = Site { failing: true, ..Site::new(trial.cpd.address(), &trial.ledger) };
         let mut ann = Client::login(&site, "ann").expect("served");
         assert_eq!(ann.send(&letters).expect("a reply"), 0, "{error}");
         ann.close(Parting::Torn);
-        assert!(watch.injected() > 0 && trial.cpd.ended().is_none(), "{error}: {}", trial.cpd.log());
-        let log = trial.cpd.whole_log();
+        assert!(watch.injected() > 0 && trial.cpd.ended().is_none(), "{error}: {}", trial.cpd.log_tail());
+        let log = trial.cpd.log();
         assert!(log[from..].contains("(SQLite 13)"), "{error}: {log}");
         drop(strace);
-        assert!(matches!(sends(&mut trial, "ann"), After::Kept), "{error}: {}", trial.cpd.log());
+        assert!(matches!(sends(&mut trial, "ann"), After::Kept), "{error}: {}", trial.cpd.log_tail());
         times += 1;
     }
     trial.drain();
@@ -519,7 +515,7 @@ const TWIN_FAULTS_MAX: u64 = 5;
 
 #[test]
 fn a_240_before_a_sync_that_fails_is_caught() {
-    let mut trial = Trial::new(Recipe::sabotaged(cpd_core::sabotage::Fault::EarlyReply));
+    let mut trial = Trial::new(setup().sabotaged(cpd_core::sabotage::Fault::EarlyReply));
     for round in 1..=TWIN_FAULTS_MAX {
         // One that fails and is recovered from, which takes back what was not to be acknowledged.
         suffer(&mut trial, Phase::Crowd, &SERVING[0], Nth { call: "fdatasync", n: 1 + round, on: false });
@@ -538,7 +534,7 @@ fn a_240_before_a_sync_that_fails_is_caught() {
 
 /// Of a cpd that does not look whether the folder of its store was synced.
 fn a_deaf_one_is_caught(phase: Phase) {
-    let mut trial = Trial::new(Recipe::sabotaged(cpd_core::sabotage::Fault::DeafFolder));
+    let mut trial = Trial::new(setup().sabotaged(cpd_core::sabotage::Fault::DeafFolder));
     let fault = Fault { calls: SYNC, error: "EIO", files: &["."] };
     let life = suffer(&mut trial, phase, &fault, Nth { call: "fsync", n: 1, on: true });
     let wrong = life.judge().expect_err("deaf-folder");

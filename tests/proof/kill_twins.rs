@@ -9,15 +9,14 @@
 use cpd_core::sabotage::Fault;
 use cpd_testing::{ledger, rounds};
 use ledger::Kind;
-use rounds::cpd::Recipe;
-use rounds::trial::Trial;
+use rounds::trial::{Trial, setup};
 use rustix::process::Signal;
 
 /// Rounds within which a broken promise must have been found: fewer than tests/kill.rs plays by itself.
 const ROUNDS_MAX: u64 = 20;
 
 fn is_caught(fault: Fault, rule: Kind) {
-    let mut trial = Trial::new(Recipe::sabotaged(fault));
+    let mut trial = Trial::new(setup().sabotaged(fault));
     let caught = trial.rounds(ROUNDS_MAX, |trial| trial.play(Signal::KILL)).expect_err(fault.name());
     assert!(caught.kinds.contains(&rule), "{}: {caught}", fault.name());
     let name = fault.name();

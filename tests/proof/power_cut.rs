@@ -14,13 +14,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cpd_core::sabotage::Fault;
-use cpd_testing::{disk, ledger, rounds};
+use cpd_testing::{disk, ledger, rounds, running};
 use disk::{Disk, apart};
 use ledger::{Kind, Parting};
 use rounds::client::{Client, Site};
-use rounds::cpd::{Cpd, Recipe};
 use rounds::load::body;
-use rounds::trial::{LOAD_MS, Trial, number};
+use rounds::trial::{LOAD_MS, Trial, number, setup};
+use running::{Daemon, PATIENCE, Setup};
 use rustix::process::Signal;
 
 const CUTS: u64 = 10;
@@ -74,8 +74,6 @@ const SLOW_SYNCS: [&str; 11] = [
     "-e",
     "inject=fdatasync,fsync:delay_enter=200000",
 ];
-/// How long whatever changes the store's file may let wait for it on a busy machine.
-const CHANGE_MAX: Duration = Duration::from_secs(20);
 
 /// What came of all cuts.
 #[derive(Default)]
@@ -95,14 +93,14 @@ struct Tally {
 fn cut(trial: &mut Trial, disk: &Disk, tally: &mut Tally) {
     let moment = MOMENTS[tally.cuts % MOMENTS.len()];
     tally.cuts += 1;
-    let from = trial.cpd.whole_log().len();
+    let from = trial.cpd.log().len();
     let busy = moment == Moment::Load && trial.random.one_in(2);
     let status = match moment {
         Moment::Load => under_load(trial, disk, busy),
         Moment::Silence | Moment::Checkpoint => in_silence(trial, disk, moment, tally),
         Moment::Start | Moment::Recovery => at_a_start(trial, disk, moment, tally),
     };
-    let log = trial.cpd.whole_log()[from..].to_owned();
+    let log = trial.cpd.log()[from..].to_owned();
     match status {
         Some(status) => {
             let starts = matches!(moment, Moment::Start | Moment::Recovery);
@@ -111,7 +109,7 @@ fn cut(trial: &mut Trial, disk: &Disk, tally: &mut Tally) {
             assert!(
                 status.code().is_some_and(|code| codes.contains(&code)),
                 "{moment:?}: {status}: {}",
-                trial.cpd.log()
+                trial.cpd.log_tail()
             );
             let causes: &[&str] = match moment {
                 Moment::Load => &["a commit failed"],
@@ -119,13 +117,13 @@ fn cut(trial: &mut Trial, disk: &Disk, tally: &mut Tally) {
                 // The last: it could not make its control socket.
                 Moment::Start | Moment::Recovery => &["(SQLite ", "(os error ", "control.sock: I/O error"],
             };
-            assert!(causes.iter().any(|cause| log.contains(cause)), "{moment:?}: {}", trial.cpd.log());
+            assert!(causes.iter().any(|cause| log.contains(cause)), "{moment:?}: {}", trial.cpd.log_tail());
             tally.gave_up += 1;
         }
-        None => assert!(!busy, "cpd goes on over a dead disk after {GIVES_UP_MAX:?}: {}", trial.cpd.log()),
+        None => assert!(!busy, "cpd goes on over a dead disk after {GIVES_UP_MAX:?}: {}", trial.cpd.log_tail()),
     }
     for word in ["panicked", "internal error"] {
-        assert!(!log.contains(word), "{moment:?}: {}", trial.cpd.log());
+        assert!(!log.contains(word), "{moment:?}: {}", trial.cpd.log_tail());
     }
     trial.book().next_life(Parting::Torn);
     disk.unmount();
@@ -183,10 +181,10 @@ fn at_a_start(trial: &mut Trial, disk: &Disk, moment: Moment, tally: &mut Tally)
     let (hand, before) = (disk.hand(), changed(trial));
     let time = trial.random.between(START_US.0, START_US.1);
     if moment == Moment::Recovery {
-        trial.cpd.recipe.wrapper = SLOW_SYNCS.map(String::from).into();
+        trial.cpd.setup.wrapper = SLOW_SYNCS.map(String::from).into();
     }
-    trial.cpd.spawn();
-    trial.cpd.recipe.wrapper = Vec::new();
+    trial.cpd.relaunch();
+    trial.cpd.setup.wrapper = Vec::new();
     let amid = match moment {
         Moment::Recovery => waits_for_change(trial, before),
         _ => {
@@ -221,11 +219,11 @@ fn grace(trial: &mut Trial) -> Duration {
 }
 
 /// Ends the process, unless it ends by itself within `grace`.
-fn over(cpd: &mut Cpd, grace: Duration) -> Option<ExitStatus> {
+fn over(cpd: &mut Daemon, grace: Duration) -> Option<ExitStatus> {
     let status = cpd.ends_within(grace);
     if status.is_none() {
         cpd.signal(Signal::KILL);
-        cpd.wait();
+        cpd.ends();
     }
     status
 }
@@ -257,15 +255,15 @@ fn waits_for_change(trial: &Trial, before: (i64, i64)) -> bool {
         if log_bytes(trial) == 0 {
             return false;
         }
-        assert!(begun.elapsed() < CHANGE_MAX, "the log stays where it is: {}", trial.cpd.log());
+        assert!(begun.elapsed() < PATIENCE, "the log stays where it is: {}", trial.cpd.log_tail());
     }
 }
 
 /// A trial whose users are in the store's file, come what may: only messages are to be at stake.
-fn trial(recipe: Recipe, disk: &Disk) -> Trial {
-    let mut trial = Trial::new(recipe.in_folder(disk.folder().join("data")));
+fn trial(setup: Setup, disk: &Disk) -> Trial {
+    let mut trial = Trial::new(setup.data(disk.folder().join("data")));
     trial.cpd.signal(Signal::TERM);
-    assert!(trial.cpd.wait().success());
+    assert!(trial.cpd.ends().success());
     trial.start();
     trial
 }
@@ -275,7 +273,7 @@ fn after_a_power_cut_everything_acknowledged_is_there() {
     apart("after_a_power_cut_everything_acknowledged_is_there", || {
         let cuts = number("CUTS").unwrap_or(CUTS);
         let (disk, mut tally) = (Disk::new("power", DISK_MIB, &[]), Tally::default());
-        let mut trial = trial(Recipe::plain(), &disk);
+        let mut trial = trial(setup(), &disk);
         trial.rounds(cuts, |trial| cut(trial, &disk, &mut tally)).unwrap_or_else(|caught| panic!("{caught}"));
         let Tally { gave_up, checkpointed, starts, recovering, .. } = tally;
         if cuts >= MOMENTS.len() as u64 {
@@ -293,7 +291,7 @@ fn after_a_power_cut_everything_acknowledged_is_there() {
 fn is_caught(test: &str, fault: Fault) {
     apart(test, || {
         let disk = Disk::new(fault.name(), DISK_MIB, &[]);
-        let (mut trial, mut tally) = (trial(Recipe::sabotaged(fault), &disk), Tally::default());
+        let (mut trial, mut tally) = (trial(setup().sabotaged(fault), &disk), Tally::default());
         let rounds = trial.rounds(TWIN_CUTS_MAX, |trial| cut(trial, &disk, &mut tally));
         let caught = rounds.expect_err(fault.name());
         assert!(caught.kinds.contains(&Kind::Lost), "{}: {caught}", fault.name());

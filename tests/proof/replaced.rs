@@ -5,9 +5,9 @@
 use std::fs;
 
 use cpd_core::sabotage::Fault;
-use cpd_testing::{play, running, sabotaged};
+use cpd_testing::{play, running};
 use play::{SETTINGS, next_start, play, prepare};
-use running::Daemon;
+use running::Setup;
 
 /// Messages sent after the change, by each client.
 const AFTER: usize = 50;
@@ -15,15 +15,15 @@ const AFTER: usize = 50;
 #[test]
 fn a_cpd_that_does_not_look_at_its_files_is_caught() {
     // The users are in the store's file by then, and what is sent is in the log.
-    let folder = prepare(|_| ()).stop();
-    let mut daemon = Daemon::start_in(folder, SETTINGS, |command| sabotaged::order(command, Fault::BlindStore));
+    let folder = prepare().stop();
+    let mut daemon = Setup::new(SETTINGS).in_folder(folder).sabotaged(Fault::BlindStore).start();
     let told = play(&daemon, AFTER, |data| {
         fs::rename(data.join("cpd.db"), data.with_file_name("aside")).expect("moved");
     });
     assert!(told.late.len() > AFTER, "{} after the change: {}", told.late.len(), daemon.log());
     daemon.signal(rustix::process::Signal::KILL);
     daemon.ends();
-    let folder = std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"));
+    let folder = daemon.into_folder();
     fs::rename(folder.path().join("aside"), folder.path().join("data/cpd.db")).expect("moved back");
     fs::remove_file(folder.path().join("data/cpd.db-wal")).expect("removed");
     let there = next_start(folder);

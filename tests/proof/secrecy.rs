@@ -10,7 +10,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cpd_core::sabotage::Fault;
-use cpd_testing::{random, sabotaged, secret};
+use cpd_testing::running::Setup;
+use cpd_testing::{random, secret};
 use secret::bytes::{self, Figures, Script, compare};
 use secret::statistics::{Interval, intervals};
 use secret::timing::{BOUND_US, FAILURES_MAX, MEMORY_KIB, Pair, Trials, WARM_UP_BLOCKS, measure, pool_size};
@@ -61,7 +62,7 @@ fn worst(pairs: &[Pair]) -> &Pair {
 fn every_cause_of_a_failed_login_takes_the_same_time() {
     let _alone = alone();
     until_sure(|trials| {
-        let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |_| {});
+        let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |setup| setup);
         let all = Trials::run(&mut house, trials, seed());
         let (pairs, whole) = (all.pairs(), all.whole_pairs());
         for (cause, median) in Cause::ALL.iter().zip(all.medians()) {
@@ -121,7 +122,7 @@ fn until_sure_of(usual: usize, mut measure: impl FnMut(usize) -> Measured) {
 #[test]
 fn an_unknown_user_without_work_is_caught() {
     let _alone = alone();
-    let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |command| sabotaged::order(command, Fault::LeakyTime));
+    let mut house = House::new(FAILURES_MAX, MEMORY_KIB, |setup| setup.sabotaged(Fault::LeakyTime));
     let all = Trials::run(&mut house, TWIN_TRIALS, seed());
     let pairs = all.pairs();
     let leaks = |pair: &&Pair| pair.a == Cause::Unknown || pair.b == Cause::Unknown;
@@ -140,12 +141,7 @@ fn an_unknown_user_without_work_is_caught() {
 }
 
 /// Verifying threads; groups of two and of three attempts at a time.
-fn in_groups(
-    threads: u32,
-    memory_kib: u32,
-    blocks: usize,
-    change: impl FnOnce(&mut std::process::Command),
-) -> Vec<Compared> {
+fn in_groups(threads: u32, memory_kib: u32, blocks: usize, change: impl FnOnce(Setup) -> Setup) -> Vec<Compared> {
     let mut house = House::with(together::FAILURES_MAX, memory_kib, &format!("auth.threads = {threads}\n"), change);
     let seed = seed();
     // Three that are verified at a time on two processors tell of these.
@@ -164,7 +160,7 @@ fn attempts_that_come_together_wait_alike_whoever_they_are_for() {
     let _alone = alone();
     for threads in [1, 2, 4] {
         until_sure_of(IN_GROUPS, |blocks| {
-            let found = in_groups(threads, MEMORY_KIB, blocks, |_| {});
+            let found = in_groups(threads, MEMORY_KIB, blocks, |setup| setup);
             let quartiles: Vec<Interval> = found.iter().map(|found| found.first_quartile).collect();
             let medians: Vec<Interval> = found.iter().map(|found| found.median).collect();
             let [quartile, median] = [&quartiles, &medians].map(|of| widest(of));
@@ -192,7 +188,7 @@ fn a_user_at_home_who_waits_by_itself_alone_is_caught() {
     let _alone = alone();
     // On a busy machine it takes more trials to be sure of.
     for blocks in [100, 200, 400, 800] {
-        let found = in_groups(2, 4 * MEMORY_KIB, blocks, |command| sabotaged::order(command, Fault::OwnBucket));
+        let found = in_groups(2, 4 * MEMORY_KIB, blocks, |setup| setup.sabotaged(Fault::OwnBucket));
         let at_home = found.iter().filter(|found| found.pair.0 == 0 || found.pair.1 == 0);
         let caught = at_home.filter(|found| found.first_quartile.beyond(BOUND_US)).count();
         if caught > 0 {
@@ -204,8 +200,8 @@ fn a_user_at_home_who_waits_by_itself_alone_is_caught() {
 }
 
 /// An unknown user, one whose hash has an older cost, and one whose hash has the current one; the intervals of the pairs.
-fn with_an_older_cost(blocks: usize, change: impl FnOnce(&mut std::process::Command)) -> Vec<(usize, usize, Interval)> {
-    let mut house = House::new(FAILURES_MAX, MEMORY_KIB / 4, |_| {});
+fn with_an_older_cost(blocks: usize, change: impl FnOnce(Setup) -> Setup) -> Vec<(usize, usize, Interval)> {
+    let mut house = House::new(FAILURES_MAX, MEMORY_KIB / 4, |setup| setup);
     let count = pool_size(blocks + WARM_UP_BLOCKS);
     let older: Vec<String> = (0..count).map(|_| house.fresh_user()).collect();
     let mut house = house.again(MEMORY_KIB, change);
@@ -226,7 +222,7 @@ fn with_an_older_cost(blocks: usize, change: impl FnOnce(&mut std::process::Comm
 fn a_hash_of_an_older_cost_takes_the_same_time() {
     let _alone = alone();
     until_sure(|trials| {
-        let pairs = with_an_older_cost(trials, |_| {});
+        let pairs = with_an_older_cost(trials, |setup| setup);
         let shown: Vec<String> = pairs.iter().map(|(_, _, i)| format!("[{:+.1}, {:+.1}]", i.low, i.high)).collect();
         println!(
             "proof: secrecy, time: an unknown user, a hash of an older cost, one of the current: {trials} trials, 99% {} us",
@@ -239,7 +235,7 @@ fn a_hash_of_an_older_cost_takes_the_same_time() {
 #[test]
 fn an_unknown_user_without_work_is_caught_beside_an_older_cost_too() {
     let _alone = alone();
-    let pairs = with_an_older_cost(TWIN_TRIALS, |command| sabotaged::order(command, Fault::LeakyTime));
+    let pairs = with_an_older_cost(TWIN_TRIALS, |setup| setup.sabotaged(Fault::LeakyTime));
     let caught = pairs.iter().filter(|(_, _, interval)| interval.beyond(BOUND_US)).count();
     assert!(caught == 2, "the twin passes: {pairs:?}");
     println!("proof: secrecy, time: twin leaky-time beside an older cost: caught in {caught} of {} pairs", pairs.len());
@@ -248,8 +244,7 @@ fn an_unknown_user_without_work_is_caught_beside_an_older_cost_too() {
 #[test]
 fn an_unknown_user_who_is_told_more_is_caught() {
     let _alone = alone();
-    let change = |command: &mut std::process::Command| sabotaged::order(command, Fault::LeakyReply);
-    let mut house = House::new(bytes::FAILURES_MAX, 8, change);
+    let mut house = House::new(bytes::FAILURES_MAX, 8, |setup| setup.sabotaged(Fault::LeakyReply));
     let [script, _] = Script::plain();
     let differences = compare(&mut house, &script, &mut Figures::default());
     assert_eq!(differences.len(), Cause::ALL.len() - 1, "the twin passes: {differences:?}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cpd_testing::{findings, running, stand_in, stopped, wire};
 use findings::{Wrong, caught};
-use running::{Daemon, PATIENCE, wait_for};
+use running::{Daemon, PATIENCE, Setup, wait_for};
 use stand_in::StandIn;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -15,19 +15,17 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 #[test]
 fn without_descriptors_it_waits_and_does_not_spin() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut daemon = Daemon::start_in(folder, "", |command| {
-        Daemon::under(command, &["sh", "-c", &format!("ulimit -n {} && exec \"$0\" \"$@\"", files::FILES)]);
-    });
+    let limited = format!("ulimit -n {} && exec \"$0\" \"$@\"", files::FILES);
+    let mut daemon = Setup::new("").wrapped(&["sh", "-c", &limited]).start();
     daemon.add_user("bob", "bob");
     let mut inside = daemon.connect();
     inside.logs_in("bob", "bob");
-    let crowd = files::crowd(daemon.address);
+    let crowd = files::crowd(daemon.address());
     daemon.waits_for_log(" warn accepting paused cause=");
-    let figures = files::idles(daemon.child.id()).expect("it waits");
+    let figures = files::idles(daemon.id()).expect("it waits");
     inside.asks("SMSG bob:still here", "240 ");
     drop(crowd);
-    let recovered = files::recovers(daemon.child.id(), daemon.address).expect("it goes on");
+    let recovered = files::recovers(daemon.id(), daemon.address()).expect("it goes on");
     inside.asks("RMSG", "RMSGbob:still here");
     assert!(daemon.runs());
 

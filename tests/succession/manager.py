@@ -2,7 +2,7 @@
 both, and starts it again when it has ended. As systemd's, the store keeps every descriptor that it is sent under a name,
 the newest first, until that name is removed.
 
-usage: manager.py CPD DATA CONFIG ADDRESS PORT. Each line on standard input is one order: `restart` (TERM, then a new
+usage: manager.py CPD DATA CONFIG. It says `ready` and the port on which it listens when cpd is ready. Each line on standard input is one order: `restart` (TERM, then a new
 cpd), `kill` (KILL, then a new one), or, behind a `restart` that kept its records, `leftover` (the successor finds those
 beside the new ones), `half` (no connections beside the records), `swapped` (those in the place of the new ones) or `partial`
 (the first message of connections is gone), or `fewer` (as `restart`, but the successor may open less than there are
@@ -20,8 +20,8 @@ import signal
 import socket
 import sys
 
-cpd, data, config, address, port = sys.argv[1:6]
-listener = socket.create_server((address, int(port)), backlog=1024)
+cpd, data, config = sys.argv[1:4]
+listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
 notify_path = os.path.join(data, "notify.sock")
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.bind(notify_path)
@@ -158,7 +158,7 @@ def until_ended(child):
 
 child = start()
 until_ready()
-print("ready", flush=True)
+print("ready", listener.getsockname()[1], flush=True)
 try:
     for order in sys.stdin:
         os.kill(child, signal.SIGKILL if order.strip() == "kill" else signal.SIGTERM)

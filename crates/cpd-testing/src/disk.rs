@@ -7,12 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::running::PATIENCE;
+
 /// Set inside of the namespace.
 const INSIDE: &str = "CPD_PROOF_INSIDE";
 /// In the namespace a file system in memory is there; outside of it nothing is changed.
 const ROOM: &str = "/mnt";
-/// How long an unmount may have to wait for whoever uses the file system.
-const UNMOUNT_MAX: Duration = Duration::from_secs(20);
 
 /// Runs `body`, of the test with this name, in a mount namespace: what it mounts is gone when its last process is, even
 /// when it was killed, and so are the files that it makes below the folder for temporary files.
@@ -80,7 +80,7 @@ impl Disk {
                 return;
             }
             let error = String::from_utf8_lossy(&output.stderr);
-            assert!(begun.elapsed() < UNMOUNT_MAX, "umount: {error}");
+            assert!(begun.elapsed() < PATIENCE, "umount: {error}");
             sleep(Duration::from_millis(5));
         }
     }

@@ -3,12 +3,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::Value;
 
-/// How long an answer may take on a busy machine.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
+use crate::running::PATIENCE;
 
 pub struct Operator {
     socket: BufReader<UnixStream>,
@@ -23,7 +21,7 @@ impl Operator {
 
     #[track_caller]
     pub fn over(stream: UnixStream) -> Operator {
-        stream.set_read_timeout(Some(ANSWER_MAX)).expect("set");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
         Operator { socket: BufReader::new(stream) }
     }
 

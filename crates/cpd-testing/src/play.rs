@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::running::{Client, Daemon, wait_for};
+use crate::running::{Client, Daemon, PATIENCE, wait_for};
 
 /// Clients that send, and messages that are acknowledged before the change.
 const SENDERS: usize = 3;
@@ -24,8 +24,8 @@ pub struct Told {
 }
 
 /// A cpd whose store somebody is about to change.
-pub fn prepare(change: impl FnOnce(&mut std::process::Command)) -> Daemon {
-    let daemon = Daemon::start_in(tempfile::tempdir().expect("a folder"), SETTINGS, change);
+pub fn prepare() -> Daemon {
+    let daemon = Daemon::start(SETTINGS);
     for name in ["ann", "bob"] {
         daemon.add_user(name, name);
     }
@@ -67,7 +67,7 @@ fn send(
         if !client.says(&format!("SMSGbob:{body}")) {
             return;
         }
-        let reply = client.line_within(crate::running::PATIENCE).expect("an answer or the end");
+        let reply = client.line_within(PATIENCE).expect("an answer or the end");
         if reply.is_empty() || after > enough {
             return;
         }
@@ -86,7 +86,7 @@ fn send(
 
 /// Everything in bob's queue, after a start in this folder.
 pub fn next_start(folder: tempfile::TempDir) -> BTreeSet<String> {
-    let daemon = Daemon::start_in(folder, SETTINGS, |_| ());
+    let daemon = Daemon::start_in(folder, SETTINGS);
     let list = daemon.cpctl(&["--json", "queue", "show", "bob", "--body"], "");
     let rows: serde_json::Value = serde_json::from_str(&list).expect("JSON");
     let rows = rows.as_array().or_else(|| rows.get("messages")?.as_array()).expect("a list");

@@ -63,7 +63,7 @@ pub fn everywhere(daemon: &Daemon) -> Verdict {
 fn at_rest(daemon: &Daemon) -> usize {
     let look = |_| {
         sleep(Duration::from_millis(20));
-        descriptors(daemon.child.id())
+        descriptors(daemon.id())
     };
     (0..50).map(look).min().expect("some")
 }
@@ -72,7 +72,7 @@ fn at_rest(daemon: &Daemon) -> usize {
 fn drain(daemon: &Daemon, ledger: &Mutex<Ledger>) -> Result<(), Findings> {
     // A session that cpd still has would hold the queue.
     waits_for_nobody(daemon);
-    let site = Site::new(daemon.address, ledger);
+    let site = Site::new(daemon.address(), ledger);
     for user in ["bob", "alice"] {
         let mut client = Client::login(&site, user).expect("it serves");
         while client.download(&Manner::WHOLE, &mut Random::new(0, 0)).expect("it serves") {}
@@ -101,7 +101,7 @@ struct Played {
 
 impl<'a> Conversation<'a> {
     fn begin(daemon: &Daemon, ledger: &'a Mutex<Ledger>, number: usize) -> Conversation<'a> {
-        let stream = TcpStream::connect(daemon.address).expect("it listens");
+        let stream = TcpStream::connect(daemon.address()).expect("it listens");
         stream.set_read_timeout(Some(crate::running::PATIENCE)).expect("set");
         let reader = BufReader::with_capacity(1, stream);
         Conversation { reader, ledger, session: None, number, said: 0, heard: 0 }

@@ -32,11 +32,11 @@ pub const KERNEL_BYTES: u64 = 2 * (SEND_BUFFER_BYTES + RECEIVE_BUFFER_BYTES) as 
 /// Lets clients pipeline without reading, until each was closed.
 pub fn readers(daemon: &Daemon, patience: Duration) -> Verdict {
     daemon.add_user("bob", "bob");
-    let pid = daemon.child.id();
+    let pid = daemon.id();
     let before = resident_kib(pid);
     let closed = AtomicUsize::new(0);
     let ledger = Mutex::new(Ledger::default());
-    let site = Site::new(daemon.address, &ledger);
+    let site = Site::new(daemon.address(), &ledger);
     let mut random = Random::new(1, 1);
     let (mut peak, mut kernel, mut exchanged, begun) = (before, 0, 0, Instant::now());
     thread::scope(|scope| {
@@ -44,7 +44,7 @@ pub fn readers(daemon: &Daemon, patience: Duration) -> Verdict {
             let closed = &closed;
             scope.spawn(move || {
                 // Before a login there is an end to bad PDUs.
-                let mut stream = logged_in(daemon.address, "bob");
+                let mut stream = logged_in(daemon.address(), "bob");
                 stream.set_write_timeout(Some(patience)).expect("set");
                 let over = Arc::new(AtomicBool::new(false));
                 if number % 2 == 1 {
@@ -67,7 +67,7 @@ pub fn readers(daemon: &Daemon, patience: Duration) -> Verdict {
             bob.download(&Manner::WHOLE, &mut random).expect("served");
             exchanged += 1;
             peak = peak.max(resident_kib(pid));
-            kernel = kernel.max(most_in_the_kernel(daemon.address));
+            kernel = kernel.max(most_in_the_kernel(daemon.address()));
             thread::sleep(Duration::from_millis(2));
         }
         bob.close(Parting::Torn);
@@ -174,7 +174,7 @@ fn watch(daemon: &Daemon, writers: usize, patience: Duration) -> Seen {
         });
         while !over.load(Ordering::Relaxed) {
             let begun = Instant::now();
-            let mut honest = Plain::connect(daemon.address);
+            let mut honest = Plain::connect(daemon.address());
             honest.logs_in("bob", "bob");
             logins.push(begun.elapsed());
             honest.asks("RMSG", "256 ");
@@ -217,7 +217,7 @@ fn write_bytes(daemon: &Daemon, thread: usize, count: usize, patience: Duration,
     let mut open = Vec::new();
     for number in 0..count {
         let connecting = Instant::now();
-        let stream = connect_from(source, daemon.address).expect("connected");
+        let stream = connect_from(source, daemon.address()).expect("connected");
         stream.set_nonblocking(true).expect("set");
         open.push((connecting, stream, HABITS[number % HABITS.len()], 0));
     }

@@ -10,7 +10,7 @@ use crate::findings::{Findings, Verdict, Wrong};
 use crate::ledger::{Answer, End, Ledger, Parting};
 use crate::rounds::client::{Client, Manner, Site};
 use crate::rounds::random::Random;
-use crate::running::{Client as Plain, Daemon};
+use crate::running::{Client as Plain, Daemon, PATIENCE};
 use crate::wire::{raise_file_limit, waits_for_nobody};
 
 /// All timeouts of the daemon that is stopped.
@@ -18,9 +18,6 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 pub const STOPPED: Duration = Duration::from_secs(12);
 /// Clients beside those in particular states, who have sent a PDU meanwhile: more than one look at the sockets shows.
 pub const CROWD: usize = 1500;
-
-/// How long an answer may take on a busy machine.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// Settings of the daemon, with this timeout.
 pub fn settings(timeout: Duration) -> String {
@@ -39,7 +36,7 @@ pub fn longer_than_every_timeout(daemon: &mut Daemon, crowd: usize, stopped: Dur
     }
     let ledger = Mutex::new(Ledger::default());
     let mut found = Findings::default();
-    let site = Site::new(daemon.address, &ledger);
+    let site = Site::new(daemon.address(), &ledger);
     let mut sender = Client::login(&site, "alice").expect("served");
     let letters: Vec<_> = (0..9).map(|n| (["bob", "bob", "dave"][n % 3], format!("letter {n}"))).collect();
     sender.send(&letters).expect("served");
@@ -153,7 +150,7 @@ pub fn longer_than_every_timeout(daemon: &mut Daemon, crowd: usize, stopped: Dur
 
 /// Whether the next line begins with `expected`.
 fn hears(found: &mut Findings, client: &mut Plain, expected: &str) -> bool {
-    let line = client.line_within(ANSWER_MAX);
+    let line = client.line_within(PATIENCE);
     let right = line.as_deref().is_some_and(|line| line.starts_with(expected));
     found.unless(right, Wrong::Answer, || format!("{line:?} instead of {expected:?}"));
     right

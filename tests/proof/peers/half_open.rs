@@ -10,7 +10,7 @@ use crate::findings::{Findings, Verdict, Wrong, found, messages};
 use crate::ledger::{Ledger, Parting};
 use crate::rounds::client::{Client, Manner, Site};
 use crate::rounds::random::Random;
-use crate::running::{Client as Plain, Daemon, PORT, run, wait_for};
+use crate::running::{Client as Plain, Daemon, PORT, Setup, run, wait_for};
 use crate::wire::status;
 
 /// Set where the test runs inside its namespace.
@@ -178,16 +178,10 @@ fn wired(settings: &str) -> Daemon {
     let script = "until ip link show cut && ip link show whole; do sleep 0.02; done >/dev/null 2>&1
         ip link set lo up && ip addr add 10.99.0.1/24 dev cut && ip addr add 10.98.0.1/24 dev whole &&
         ip link set cut up && ip link set whole up && exec \"$0\" \"$@\"";
-    let folder = tempfile::tempdir().expect("a folder");
-    let daemon = Daemon::launch(folder, settings, |command| {
-        let file = std::path::PathBuf::from(command.get_args().last().expect("the configuration"));
-        let text = std::fs::read_to_string(&file).expect("written");
-        // Of the loopback, which is not where the clients come from.
-        let listen = text.find('\n').expect("a line");
-        std::fs::write(&file, format!("listen.cp = [\"0.0.0.0:{PORT}\"]{}", &text[listen..])).expect("written");
-        Daemon::under(command, &["unshare", "--net", "sh", "-c", script]);
-    });
-    let pid = daemon.child.id().to_string();
+    // The loopback is not where the clients come from.
+    let everywhere = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, PORT);
+    let daemon = Setup::new(settings).listen(everywhere).wrapped(&["unshare", "--net", "sh", "-c", script]).launch();
+    let pid = daemon.id().to_string();
     // Until then the shell is still in this namespace.
     let outside = std::fs::read_link("/proc/self/ns/net").expect("a namespace");
     wait_for("the namespace", || {

@@ -11,10 +11,10 @@ mod unknown;
 use std::time::Duration;
 
 use cpd_core::sabotage::Fault;
-use cpd_testing::{findings, ledger, resets, rounds, running, sabotaged, slow, stand_in, wire};
+use cpd_testing::{findings, ledger, resets, rounds, running, slow, stand_in, wire};
 use findings::{Wrong, caught};
 use ledger::Kind;
-use running::{Daemon, PATIENCE, need};
+use running::{Daemon, PATIENCE, Setup, need};
 use stand_in::StandIn;
 
 /// How long a twin's checker waits for what a stand-in does not do.
@@ -22,7 +22,7 @@ const TWIN_PATIENCE: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_reset_that_forgets_a_lease_is_noticed() {
-    let twin = resets::everywhere(&sabotaged::start(Fault::ForgottenLease, ""));
+    let twin = resets::everywhere(&Setup::new("").sabotaged(Fault::ForgottenLease).start());
     let twin = caught(twin, &[Wrong::Messages(Kind::Lost)]);
     println!("proof: resets: twin forgotten-lease: {twin}");
 }
@@ -30,7 +30,7 @@ fn a_reset_that_forgets_a_lease_is_noticed() {
 #[test]
 fn a_timer_that_fires_early_is_noticed() {
     let settings = "limits.connections_per_address = 10000\ntimeouts = { pdu = \"500ms\", login = \"3s\" }\n";
-    let cpd = sabotaged::start(Fault::EarlyTimer, settings);
+    let cpd = Setup::new(settings).sabotaged(Fault::EarlyTimer).start();
     let twin = slow::writers(&cpd, 100, Duration::from_secs(3), PATIENCE);
     // Of few logins one that had to wait is more than a hundredth.
     let twin = caught(twin, &[Wrong::Early, Wrong::Slow]);
@@ -41,7 +41,7 @@ fn a_timer_that_fires_early_is_noticed() {
 fn connections_that_come_and_go_leave_nothing() {
     let count = wire::number("CONNECTIONS", 50_000);
     let daemon = Daemon::start("");
-    let figures = churn::flat(daemon.child.id(), daemon.address, count, PATIENCE).expect("flat");
+    let figures = churn::flat(daemon.id(), daemon.address(), count, PATIENCE).expect("flat");
     daemon.add_user("bob", "bob");
     daemon.connect().logs_in("bob", "bob");
     let leaky = StandIn::start(stand_in::LEAKS_MEMORY);

@@ -21,9 +21,9 @@ pub fn asks(fails: bool) -> Verdict {
     if fails {
         strace.args(["-e", "inject=getsockopt:error=EPERM"]);
     }
-    strace.args(["-p", &daemon.child.id().to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
+    strace.args(["-p", &daemon.id().to_string()]).stdin(Stdio::null()).stderr(Stdio::null());
     let tracer = strace.spawn().expect("strace");
-    wait_for("strace has the thread that accepts", || is_traced(daemon.child.id()).then_some(()));
+    wait_for("strace has the thread that accepts", || is_traced(daemon.id()).then_some(()));
     let mut stream = UnixStream::connect(daemon.socket()).expect("permitted");
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     // It may be closed already.

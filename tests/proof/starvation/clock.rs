@@ -3,11 +3,10 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::findings::{Findings, Verdict, Wrong, found};
-use crate::running::{Client, Daemon, wait_for};
+use crate::running::{Client, Daemon, Setup, wait_for};
 use crate::wire::connect_from;
 
 /// Ten years.
@@ -46,12 +45,11 @@ pub fn start(monotonic: bool) -> Daemon {
     {
         settings.push_str(&format!("timeouts.{timer} = \"{}s\"\n", time.as_secs()));
     }
-    Daemon::start_in(folder, &settings, |command: &mut Command| {
-        let preload = format!("LD_PRELOAD={}", library().display());
-        let file = format!("FAKETIME_TIMESTAMP_FILE={}", file.display());
-        let keep = format!("FAKETIME_DONT_FAKE_MONOTONIC={}", u8::from(!monotonic));
-        Daemon::under(command, &["env", &preload, &file, &keep, "FAKETIME_NO_CACHE=1"]);
-    })
+    let preload = format!("LD_PRELOAD={}", library().display());
+    let file = format!("FAKETIME_TIMESTAMP_FILE={}", file.display());
+    let keep = format!("FAKETIME_DONT_FAKE_MONOTONIC={}", u8::from(!monotonic));
+    let wrapper = ["env", &preload, &file, &keep, "FAKETIME_NO_CACHE=1"];
+    Setup::new(&settings).in_folder(folder).wrapped(&wrapper).start()
 }
 
 fn library() -> PathBuf {
@@ -157,7 +155,7 @@ impl Waiting {
 fn clients(daemon: &Daemon) -> Vec<Waiting> {
     // All log in first: what takes long on a busy machine is over before anybody's time runs.
     let [mut pdu, ack, recover, wait, idle] = ["dave", "alice", "dave", "carol", "dave"].map(|name| user(daemon, name));
-    let mut deaf = connect_from(Ipv4Addr::LOCALHOST, daemon.address).expect("connected");
+    let mut deaf = connect_from(Ipv4Addr::LOCALHOST, daemon.address()).expect("connected");
     deaf.write_all(b"USERdave\r\nPASSdave\r\n").expect("sent");
     let mut answers = [0; 4];
     deaf.read_exact(&mut answers).expect("an answer");

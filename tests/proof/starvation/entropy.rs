@@ -47,7 +47,7 @@ pub fn goes_and_comes(fails: bool) -> Verdict {
     let mut bob = daemon.connect();
     bob.logs_in("bob", "bob");
     for error in ERRORS {
-        let tracer = fails.then(|| Tracer::attach(daemon.child.id(), error));
+        let tracer = fails.then(|| Tracer::attach(daemon.id(), error));
         let name = format!("u{error}");
         let ended = run(&mut cpctl(&daemon.socket(), &["user", "add", &name, "--password-stdin"]), "secret\n");
         if ended.code() == 0 {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::findings::{Findings, Verdict, Wrong};
-use crate::running::{Daemon, answers, wait_for};
+use crate::running::{Setup, answers, next_address, wait_for};
 
 /// Logins while nobody reads: more lines than may wait.
 const STALLED: usize = 1500;
@@ -109,10 +109,9 @@ pub fn play(kind: Kind) -> (Vec<String>, usize) {
     std::fs::create_dir(&place).expect("made");
     let mut service = Service { kind, path: place.join(socket), socket: None, lines: Vec::new() };
     service.listen();
-    let daemon = Daemon::launch(folder, &format!("log.target = \"{target}\"\n"), |command| {
-        let script = format!("folder='{}'\n{mount} && exec \"$0\" \"$@\"", place.display());
-        Daemon::under(command, &["unshare", "--mount", "sh", "-c", &script]);
-    });
+    let script = format!("folder='{}'\n{mount} && exec \"$0\" \"$@\"", place.display());
+    let setup = Setup::new(&format!("log.target = \"{target}\"\n")).in_folder(folder).listen(next_address());
+    let daemon = setup.wrapped(&["unshare", "--mount", "sh", "-c", &script]).launch();
     wait_for("its control socket", || answers(&daemon.socket()).then_some(()));
     daemon.add_user("bob", "bob");
     let mut made = 0;

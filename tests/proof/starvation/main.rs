@@ -10,10 +10,10 @@ mod memory;
 mod stalls;
 
 use cpd_core::sabotage::Fault;
-use cpd_testing::{findings, ledger, rounds, running, sabotaged, stopped, wire};
+use cpd_testing::{findings, ledger, rounds, running, stopped, wire};
 use findings::{Wrong, caught};
 use ledger::Kind;
-use running::{Daemon, PATIENCE, need};
+use running::{PATIENCE, Setup, need};
 
 /// How often the twin may be squeezed until it is noticed.
 const TWIN_SQUEEZES: u64 = 20;
@@ -21,11 +21,9 @@ const TWIN_SQUEEZES: u64 = 20;
 #[test]
 fn killed_for_want_of_memory_it_keeps_its_promises() {
     let squeezes = wire::number("SQUEEZES", 3);
-    let figures = memory::squeeze(squeezes, |folder, settings| Daemon::start_in(folder, settings, |_| ()));
+    let figures = memory::squeeze(squeezes, |setup| setup);
     let figures = figures.expect("nothing is lost");
-    let twin = memory::squeeze(TWIN_SQUEEZES, |folder, settings| {
-        Daemon::start_in(folder, settings, |command| sabotaged::order(command, Fault::EarlyReply))
-    });
+    let twin = memory::squeeze(TWIN_SQUEEZES, |setup| setup.sabotaged(Fault::EarlyReply));
     let twin = caught(twin, &[Wrong::Messages(Kind::Lost)]);
     println!("proof: memory limit: {figures}; twin early-reply: {twin}");
 }
@@ -41,7 +39,7 @@ fn a_leap_of_the_clock_ends_nobody() {
 
 #[test]
 fn a_stop_that_blames_clients_is_noticed() {
-    let mut cpd = sabotaged::start(Fault::EarlyTimer, &stopped::settings(stopped::TIMEOUT));
+    let mut cpd = Setup::new(&stopped::settings(stopped::TIMEOUT)).sabotaged(Fault::EarlyTimer).start();
     let twin = stopped::longer_than_every_timeout(&mut cpd, 10, stopped::STOPPED, PATIENCE);
     let twin = caught(twin, &[Wrong::Answer]);
     println!("proof: stopped: twin early-timer: {twin}");
@@ -62,7 +60,7 @@ fn a_disk_that_does_not_answer_ends_nothing() {
 
 #[test]
 fn a_stuck_event_loop_ends_with_70() {
-    let figures = stalls::ends(sabotaged::start(Fault::StuckLoop, "")).expect("it ends");
+    let figures = stalls::ends(Setup::new("").sabotaged(Fault::StuckLoop).start()).expect("it ends");
     println!("proof: stuck event loop: {figures}");
 }
 

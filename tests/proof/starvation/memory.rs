@@ -13,7 +13,7 @@ use crate::ledger::{Ledger, Parting};
 use crate::rounds::client::{Client, Manner, Site};
 use crate::rounds::load::{self, USERS};
 use crate::rounds::random::Random;
-use crate::running::Daemon;
+use crate::running::{Daemon, Setup};
 use crate::wire::resident_kib;
 
 const LIMITS: &str = "limits = { queue_messages = 1000000, queue_messages_per_sender = 1000000, messages_per_sender = 1000000, messages_per_sender_minute = 10000000 }\n";
@@ -73,22 +73,22 @@ fn unified() -> &'static Path {
     root
 }
 
-/// Takes memory away under load, `squeezes` times, `start` being how cpd is started on a folder.
-pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon) -> Verdict {
+/// Takes memory away under load, `squeezes` times; `change` has the last word on how cpd is started.
+pub fn squeeze(squeezes: u64, change: impl Fn(Setup) -> Setup) -> Verdict {
     let group = Group::make();
     let ledger = Mutex::new(Ledger::default());
-    let mut daemon = start(tempfile::tempdir().expect("a folder"), LIMITS);
+    let mut daemon = change(Setup::new(LIMITS)).start();
     USERS.iter().for_each(|user| daemon.add_user(user, user));
     let (mut killed, mut least, begun) = (0, u64::MAX, Instant::now());
     for round in 0..squeezes {
         group.set_limit(None);
         group.take(&daemon.child);
-        let site = Site::new(daemon.address, &ledger);
+        let site = Site::new(daemon.address(), &ledger);
         let over = AtomicBool::new(false);
         let mut by_kernel = false;
         load::run(&site, round, &over, || {
             sleep(Duration::from_millis(100));
-            let mut limit = resident_kib(daemon.child.id()) * 1024 * 2;
+            let mut limit = resident_kib(daemon.id()) * 1024 * 2;
             let begun = Instant::now();
             let mut crowd = Vec::new();
             // Tighter as long as the kernel can; from there on connections make cpd ask for more.
@@ -99,7 +99,7 @@ pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon)
                 }
                 if crowd.len() < CROWD_MAX {
                     // A connection that it is too late for is no fault.
-                    crowd.extend((0..CROWD_STEP).filter_map(|_| std::net::TcpStream::connect(daemon.address).ok()));
+                    crowd.extend((0..CROWD_STEP).filter_map(|_| std::net::TcpStream::connect(daemon.address()).ok()));
                 }
                 sleep(STEP);
             }
@@ -116,8 +116,7 @@ pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon)
         killed += u64::from(by_kernel);
         ledger.lock().expect("no client has failed").next_life(Parting::Torn);
         group.set_limit(None);
-        let folder = std::mem::replace(&mut daemon.folder, tempfile::tempdir().expect("a folder"));
-        daemon = start(folder, LIMITS);
+        daemon = change(Setup::new(LIMITS).in_folder(daemon.into_folder())).start();
         drain(&daemon, &ledger)?;
     }
     let counts = ledger.into_inner().expect("no client has failed").counts();
@@ -133,7 +132,7 @@ pub fn squeeze(squeezes: u64, start: impl Fn(tempfile::TempDir, &str) -> Daemon)
 }
 
 fn drain(daemon: &Daemon, ledger: &Mutex<Ledger>) -> Result<(), Findings> {
-    let site = Site::new(daemon.address, ledger);
+    let site = Site::new(daemon.address(), ledger);
     for user in USERS {
         let mut client = Client::login(&site, user).expect("the daemon is there");
         while client.download(&Manner::WHOLE, &mut Random::new(0, 0)).expect("the daemon is there") {}

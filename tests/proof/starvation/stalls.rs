@@ -87,7 +87,7 @@ pub fn disk_that_does_not_answer(answers: bool) -> Verdict {
         client.logs_in(name, name);
         client
     });
-    let disk = (!answers).then(|| StuckDisk::attach(daemon.child.id()));
+    let disk = (!answers).then(|| StuckDisk::attach(daemon.id()));
     let begun = Instant::now();
     // Of what is sent ahead only the first is uncertain: behind an error the rest are bad commands.
     first.send("SMSGbob:uncertain\r\nSMSGbob:behind it");

@@ -4,13 +4,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use super::random::Random;
 use crate::ledger::{Answer, End, Ledger, Parting, SessionNo};
-
-/// How long an answer may take on a busy machine.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+use crate::running::PATIENCE;
 
 /// The connection is over; the ledger knows.
 #[derive(Debug)]
@@ -75,8 +72,8 @@ impl<'a> Client<'a> {
     pub fn login(site: &'a Site<'a>, user: &str) -> Result<Client<'a>, Over> {
         let stream = TcpStream::connect(site.address).map_err(|_| Over)?;
         stream.set_nodelay(true).map_err(|_| Over)?;
-        stream.set_read_timeout(Some(ANSWER_MAX)).map_err(|_| Over)?;
-        stream.set_write_timeout(Some(ANSWER_MAX)).map_err(|_| Over)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(|_| Over)?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(|_| Over)?;
         let session = site.book().session(user);
         let mut client = Client { site, stream, unread: Vec::new(), session };
         client.write(format!("USER{user}\r\nPASS{user}\r\n").as_bytes())?;

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::open_stores;
+use crate::running::PATIENCE;
 
-/// How long strace may take on a busy machine to attach itself, and to write what it has seen.
-const STRACE_MAX: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(1);
 
 /// A system call that fails.
@@ -86,7 +85,7 @@ impl Watch {
         let begun = Instant::now();
         while !is_traced(process) {
             assert_eq!(strace.try_wait().expect("a child"), None, "strace has ended");
-            assert!(begun.elapsed() < STRACE_MAX, "strace does not attach itself to {process}");
+            assert!(begun.elapsed() < PATIENCE, "strace does not attach itself to {process}");
             sleep(STEP);
         }
         Attached { strace }

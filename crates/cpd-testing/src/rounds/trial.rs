@@ -9,23 +9,28 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::client::{Client, Manner, Site};
-use super::cpd::{Cpd, Recipe};
 use super::load::{self, USERS};
 use super::random::{self, Random};
 use crate::ledger::{Kind, Ledger, Parting};
+use crate::running::{CHEAP, Daemon, PATIENCE, Setup};
 
 /// Every queue is downloaded to its end after so many rounds.
 const DRAIN_EVERY: u64 = 5;
 /// How long a round's load may last, in milliseconds.
 pub const LOAD_MS: (u64, u64) = (30, 300);
-/// An orderly stop takes at most 2 s of cpd's own (cpd(8)); how long a machine lets it wait beside is not cpd's to say. What
-/// was measured is among the figures.
-const STOP_MAX: Duration = Duration::from_secs(20);
+/// Room for as much as the clients send.
+const ROOM: &str = "limits = { queue_messages = 1000000, queue_messages_per_sender = 1000000, \
+                    messages_per_sender = 1000000, messages_per_sender_minute = 10000000 }\n";
 /// Violations that are shown.
 const SHOWN_MAX: usize = 10;
 
+/// How a cpd is started that keeps all that the clients send, and that may be killed before it serves.
+pub fn setup() -> Setup {
+    Setup::with_configuration(format!("{CHEAP}{ROOM}log.target = \"stderr\"\n")).hup_ends()
+}
+
 pub struct Trial {
-    pub cpd: Cpd,
+    pub cpd: Daemon,
     pub ledger: Mutex<Ledger>,
     pub random: Random,
     pub seed: u64,
@@ -49,18 +54,14 @@ impl fmt::Display for Caught {
 }
 
 impl Trial {
-    pub fn new(recipe: Recipe) -> Trial {
+    /// A running daemon with an empty store, but for [`USERS`]; the password of each is its name.
+    pub fn new(setup: Setup) -> Trial {
         let seed = number("SEED").unwrap_or_else(random::entropy);
         println!("SEED={seed}");
         let (ledger, random) = (Mutex::new(Ledger::default()), Random::new(seed, u64::MAX));
-        Trial {
-            cpd: Cpd::with_users(recipe, &USERS),
-            ledger,
-            random,
-            seed,
-            begun: Instant::now(),
-            slowest_stop: Duration::ZERO,
-        }
+        let cpd = setup.start();
+        USERS.iter().for_each(|user| cpd.add_user(user, user));
+        Trial { cpd, ledger, random, seed, begun: Instant::now(), slowest_stop: Duration::ZERO }
     }
 
     pub fn book(&mut self) -> &mut Ledger {
@@ -78,18 +79,20 @@ impl Trial {
             cpd.signal(signal);
             signalled = Instant::now();
         });
-        let status = self.cpd.ends_within(STOP_MAX);
+        // An orderly stop takes at most 2 s of cpd's own (cpd(8)); how long a machine lets it wait beside is not cpd's
+        // to say. What was measured is among the figures.
+        let status = self.cpd.ends_within(PATIENCE);
         let time = signalled.elapsed();
-        let status = status.unwrap_or_else(|| panic!("it runs {time:?} after its signal: {}", self.cpd.log()));
+        let status = status.unwrap_or_else(|| panic!("it runs {time:?} after its signal: {}", self.cpd.log_tail()));
         if orderly {
-            assert!(status.success(), "an orderly stop: {status}; {}", self.cpd.log());
+            assert!(status.success(), "an orderly stop: {status}; {}", self.cpd.log_tail());
             self.slowest_stop = self.slowest_stop.max(time);
         }
         self.book().next_life(if orderly { Parting::Orderly } else { Parting::Torn });
     }
 
     /// Keeps the daemon busy with clients as long as `meanwhile` takes. See [`Site`] for the rest.
-    pub fn busy(&mut self, orderly: bool, failing: bool, meanwhile: impl FnOnce(&Site<'_>, &mut Cpd)) {
+    pub fn busy(&mut self, orderly: bool, failing: bool, meanwhile: impl FnOnce(&Site<'_>, &mut Daemon)) {
         let seed = self.random.number();
         let site = Site { orderly, failing, ..Site::new(self.cpd.address(), &self.ledger) };
         let cpd = &mut self.cpd;
@@ -99,7 +102,7 @@ impl Trial {
     /// Starts the daemon again, sometimes after it was killed while it started.
     pub fn restart(&mut self) {
         while self.random.one_in(4) {
-            self.cpd.spawn();
+            self.cpd.relaunch();
             sleep(Duration::from_micros(self.random.between(0, 20_000)));
             self.cpd.kill();
         }
@@ -108,7 +111,7 @@ impl Trial {
 
     /// Starts the daemon and looks at what it has.
     pub fn start(&mut self) {
-        self.cpd.start().unwrap_or_else(|status| panic!("no start, {status}; {}", self.cpd.log()));
+        self.cpd.restart().unwrap_or_else(|status| panic!("no start, {status}; {}", self.cpd.log_tail()));
         self.count();
     }
 

@@ -174,7 +174,7 @@ pub fn compare(house: &mut House, script: &Script, figures: &mut Figures) -> Vec
     for cause in Cause::ALL {
         let attempt = house.prepare(cause);
         let before = house.throttled();
-        let heard = play(script, &attempt, house.daemon.address);
+        let heard = play(script, &attempt, house.daemon.address());
         let throttled = house.throttled() - before;
         let expected = if cause.is_throttled() { u64::from(script.logins) } else { 0 };
         assert_eq!(throttled, expected, "{cause:?}: {script:?} {heard:?}");

@@ -9,12 +9,11 @@ pub mod together;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::Command;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt};
 
 use crate::operator::Operator;
-use crate::running::{Daemon, PATIENCE};
+use crate::running::{Daemon, PATIENCE, Setup};
 
 /// Of every existing user.
 pub const PASSWORD: &str = "hunter2";
@@ -67,21 +66,21 @@ pub struct House {
 }
 
 impl House {
-    /// `failures_max`: how many failures a minute are not too many. `change` has the last word on the command.
+    /// `failures_max`: how many failures a minute are not too many. `change` has the last word on how it is started.
     #[track_caller]
-    pub fn new(failures_max: u32, memory_kib: u32, change: impl FnOnce(&mut Command)) -> House {
+    pub fn new(failures_max: u32, memory_kib: u32, change: impl FnOnce(Setup) -> Setup) -> House {
         House::with(failures_max, memory_kib, "", change)
     }
 
     /// The same with more settings.
     #[track_caller]
-    pub fn with(failures_max: u32, memory_kib: u32, more: &str, change: impl FnOnce(&mut Command)) -> House {
+    pub fn with(failures_max: u32, memory_kib: u32, more: &str, change: impl FnOnce(Setup) -> Setup) -> House {
         House::in_folder(tempfile::tempdir().expect("a folder"), failures_max, memory_kib, more, change)
     }
 
     /// The same with the same store, when hashes cost something else.
     #[track_caller]
-    pub fn again(self, memory_kib: u32, change: impl FnOnce(&mut Command)) -> House {
+    pub fn again(self, memory_kib: u32, change: impl FnOnce(Setup) -> Setup) -> House {
         let House { daemon, operator, addresses, names, failures_max } = self;
         drop(operator);
         let house = House::in_folder(daemon.stop(), failures_max, memory_kib, "", change);
@@ -94,20 +93,14 @@ impl House {
         failures_max: u32,
         memory_kib: u32,
         more: &str,
-        change: impl FnOnce(&mut Command),
+        change: impl FnOnce(Setup) -> Setup,
     ) -> House {
-        let limits =
-            format!("limits.failures_per_user = {failures_max}\nlimits.failures_per_address = {failures_max}\n{more}");
-        let file = folder.path().join("cpd.toml");
-        let daemon = Daemon::start_in(folder, &limits, |command| {
-            let mut text = std::fs::read_to_string(&file).expect("the configuration");
-            if more.contains("auth.threads") {
-                text = text.replacen("auth.threads = 1\n", "", 1);
-            }
-            let text = text.replace("auth.memory_kib = 8\n", &format!("auth.memory_kib = {memory_kib}\n"));
-            std::fs::write(&file, text).expect("written");
-            change(command);
-        });
+        let threads = if more.contains("auth.threads") { "" } else { "auth.threads = 1\n" };
+        let configuration = format!(
+            "auth.memory_kib = {memory_kib}\nauth.iterations = 1\n{threads}limits.failures_per_user = {failures_max}\n\
+             limits.failures_per_address = {failures_max}\n{more}"
+        );
+        let daemon = change(Setup::with_configuration(configuration).in_folder(folder)).start();
         let operator = Operator::connect(&daemon.socket());
         House { daemon, operator, addresses: 0, names: 0, failures_max }
     }
@@ -175,7 +168,7 @@ impl House {
     /// One attempt over a connection of its own; what was answered to the password.
     #[track_caller]
     pub fn attempt(&self, from: Ipv4Addr, name: &str, password: &str) -> String {
-        let mut stream = connect_from(from, self.daemon.address);
+        let mut stream = connect_from(from, self.daemon.address());
         stream.write_all(format!("USER {name}\r\nPASS {password}\r\n").as_bytes()).expect("sent");
         assert!(line(&mut stream).starts_with("220 "));
         line(&mut stream)

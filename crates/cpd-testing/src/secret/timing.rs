@@ -149,7 +149,7 @@ pub fn pool_size(attempts: usize) -> usize {
 /// From the password to its answer, and from the name to that.
 #[track_caller]
 fn time(house: &House, attempt: &Attempt) -> [Duration; 2] {
-    let mut stream = connect_from(attempt.from, house.daemon.address);
+    let mut stream = connect_from(attempt.from, house.daemon.address());
     let (name, named) = (format!("USER {}\r\n", attempt.name), Instant::now());
     stream.write_all(name.as_bytes()).expect("sent");
     assert!(line(&mut stream).starts_with("220 "));

@@ -99,7 +99,7 @@ fn prepare(house: &mut House, whom: Whom) -> (Ipv4Addr, String) {
 /// So many attempts at the same time; nanoseconds until the first was answered, and until all were.
 #[track_caller]
 fn together(house: &House, from: Ipv4Addr, name: &str, size: usize) -> [u64; 2] {
-    let mut streams: Vec<_> = (0..size).map(|_| connect_from(from, house.daemon.address)).collect();
+    let mut streams: Vec<_> = (0..size).map(|_| connect_from(from, house.daemon.address())).collect();
     for stream in &mut streams {
         stream.write_all(format!("USER {name}\r\n").as_bytes()).expect("sent");
         assert!(line(stream).starts_with("220 "));

@@ -13,9 +13,9 @@ use cpd_core::record::{RecordFormat, RecordReader, RecordWriter};
 use cpd_core::session::Session;
 use cpd_core::time::Millis;
 
-use super::memory_store::MemoryStore;
 use super::program::{COMMON, SESSION};
 use super::{Twin, shown};
+use crate::memory_store::MemoryStore;
 
 const NOW: Millis = 1_000_000;
 /// In front of the failed logins: a version, the time that is believed, and for how long another one is doubted.

@@ -16,9 +16,9 @@ use cpd_core::time::{Millis, NEVER};
 
 use super::Twin;
 use super::framing;
-use super::memory_store::MemoryStore;
 use super::output::{self, Item};
 use super::program::{CLIENTS, Program, Step};
+use crate::memory_store::MemoryStore;
 
 /// Those who can log in, with their passwords.
 pub const USERS: [(&str, &str); 3] = [("bob", "secret"), ("alice", "wonder"), ("carol", "garden")];

@@ -17,9 +17,9 @@ use cpd_core::engine::{Engine, Verification};
 use cpd_core::session::Closing;
 use cpd_core::time::{Millis, NEVER};
 
-use super::memory_store::MemoryStore;
 use super::parser::{Listener, Script, Setting};
 use super::runner::{Got, Peer};
+use crate::memory_store::MemoryStore;
 
 const WALL: u64 = 1_700_000_000;
 /// As much as one read of the daemon takes.

@@ -6,5 +6,3 @@ pub mod parser;
 pub mod pure;
 pub mod runner;
 pub mod text;
-
-use cpd_testing::memory_store;

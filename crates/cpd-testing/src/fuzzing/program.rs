@@ -26,7 +26,7 @@ pub const SHORT: u8 = 8;
 /// The first byte of an input for `thaw`: which kind of record follows.
 pub const SESSION: u8 = 0;
 pub const COMMON: u8 = 1;
-#[allow(dead_code, reason = "all that is neither of the others, for the reader")]
+/// Everything else is one, too.
 pub const FILE: u8 = 2;
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,5 +1,6 @@
 //! What the fuzzing targets check: bytes in, a fault of the product out. The targets of `fuzz/targets` and
-//! `tests/corpora.rs` share it, so that what fuzzing found is held by a plain `cargo test`.
+//! `tests/corpora.rs` share it, so that what fuzzing found is held by a plain `cargo test`; `examples/seeds.rs` writes what
+//! [`program`] reads.
 //!
 //! Each check takes a [`Twin`]: a fault put between the product and the check, which the check has to find.
 
@@ -11,8 +12,6 @@ pub mod program;
 pub mod stream;
 pub mod thaw;
 pub mod world;
-
-use cpd_testing::memory_store;
 
 /// What is wrong on purpose.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
