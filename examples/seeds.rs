@@ -156,14 +156,14 @@ fn records(script: &Script) -> Vec<Vec<u8>> {
         engine.pause();
         let common = engine.freeze_common(20);
         if let Some(record) = engine.freeze(id, 20) {
-            records.push([&[SESSION], record.as_slice()].concat());
+            records.push([&[SESSION], &*record].concat());
             if until == 1 {
-                records.push([&[SESSION], record.as_slice(), b"!"].concat());
+                records.push([&[SESSION], &*record, b"!"].concat());
             }
-            let file = write_records(&common, [record.as_slice()].into_iter());
-            records.push([&[FILE], file.as_slice()].concat());
+            let file = write_records(&common, [&*record].into_iter());
+            records.push([&[FILE], &*file].concat());
         }
-        records.push([&[COMMON], common.as_slice()].concat());
+        records.push([&[COMMON], &*common].concat());
     }
     records
 }

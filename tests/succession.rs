@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cpd_testing::running::{CHEAP, Client, PATIENCE, cpctl, run};
+use cpd_core::sabotage::Fault;
+use cpd_testing::memory::{copies, processes, tail};
+use cpd_testing::running::{CHEAP, Client, PATIENCE, cpctl, run, wait_for};
+use cpd_testing::sabotaged;
 use cpd_testing::succession::crowd;
 use crowd::{Crowd, Mix, PASSWORD, users};
 
@@ -28,12 +31,17 @@ struct Manager {
 
 impl Manager {
     fn start() -> Manager {
+        Manager::of(Path::new(env!("CARGO_BIN_EXE_cpd")), &[])
+    }
+
+    /// A manager of another cpd, with these in its environment.
+    fn of(program: &Path, environment: &[(&str, &str)]) -> Manager {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("cpd.toml");
         std::fs::write(&config, format!("{CHEAP}{SETTINGS}")).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/succession/manager.py");
         let mut command = Command::new("python3");
-        command.arg(script).arg(env!("CARGO_BIN_EXE_cpd")).arg(folder.path()).arg(&config);
+        command.arg(script).arg(program).arg(folder.path()).arg(&config).envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("python3, from the package of that name");
         let (orders, answers) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
@@ -104,6 +112,38 @@ fn hears_nothing_but_the_end(mut client: Client, order: &str) {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{order}: the connection is open");
     }
     assert_eq!(said, "", "{order}: the connection is closed");
+}
+
+/// What is left in a successor's memory of a password that crossed the restart in two pieces and of one that came behind
+/// a login, once nobody is connected any more.
+fn passwords_left(mut manager: Manager) -> usize {
+    const SECRETS: [&str; 2] = ["qN4-inhalves-J8", "rV7-readbuf-Xw2"];
+    manager.add_user("alice");
+    let mut half = manager.client();
+    half.asks("USERalice", "220");
+    half.begins(&format!("PASS {}", SECRETS[0]));
+    // Whoever comes later is served later.
+    manager.client().asks("USERbob", "220");
+    manager.order("restart");
+    half.send("");
+    half.hears("565");
+    let mut whole = manager.client();
+    whole.asks("USERalice", "220");
+    whole.asks(&format!("PASS {}", SECRETS[1]), "565");
+    drop((half, whole));
+    wait_for("the connections to go", || (manager.cpctl(&["--json", "status"])["connections"] == 0).then_some(()));
+    let cpds = processes("cpd", &manager.folder.path().to_string_lossy());
+    assert_eq!(cpds.len(), 1, "{cpds:?}");
+    assert!(!copies(cpds[0], b"control.sock").is_empty(), "the search finds nothing at all");
+    SECRETS.iter().map(|secret| copies(cpds[0], tail(secret).as_bytes()).len()).sum()
+}
+
+#[test]
+fn nothing_is_left_of_a_password_that_was_handed_over() {
+    assert_eq!(passwords_left(Manager::start()), 0);
+    let order = [("CPD_SABOTAGE", Fault::ForgottenWipe.name())];
+    assert!(passwords_left(Manager::of(&sabotaged::program(), &order)) > 0, "the sabotaged version was not detected");
+    println!("proof: passwords: none left of those that were handed over; twin forgotten-wipe: caught");
 }
 
 #[test]

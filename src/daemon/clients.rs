@@ -9,6 +9,7 @@ use cp_proto::reply::{BadCommandCause, Reply, ReplyStage};
 use cp_proto::secret::wipe;
 use cpd_core::engine::Engine;
 use cpd_core::engine::port::SessionId;
+use cpd_core::sabotage::{self, Fault};
 use cpd_core::session::Closing;
 use cpd_core::time::{Millis, NEVER};
 use mio::event::{Event, Source};
@@ -343,7 +344,9 @@ impl Clients {
                 let bytes = self.scratch.get_mut(..count).unwrap_or_default();
                 engine.receive(id, bytes, now);
                 // It may hold a password.
-                wipe(bytes);
+                if !sabotage::is_ordered(Fault::ForgottenWipe) {
+                    wipe(bytes);
+                }
                 more && engine.wants_input(id)
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => true,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use cp_proto::secret::WipedBytes;
 use cpd_core::record::{RecordReader, RecordWriter};
+use cpd_core::sabotage::{self, Fault};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -239,6 +240,9 @@ fn read_records(records: OwnedFd) -> io::Result<Records> {
     let read = file.read_exact(&mut bytes);
     let bytes = WipedBytes::from(bytes);
     read?;
+    if sabotage::is_ordered(Fault::ForgottenWipe) {
+        std::mem::forget(bytes.to_vec());
+    }
     let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "they were left by another version");
     let (nonce, rest) = bytes.split_first_chunk().ok_or_else(unreadable)?;
     if rest.starts_with(MAGIC) && !is_sealed {
@@ -279,7 +283,7 @@ mod tests {
 
     fn records() -> Vec<u8> {
         let sessions = [&b"one"[..], b"two"];
-        [&[7; NONCE_BYTES], &write_records(b"common", sessions.into_iter())].concat()
+        [&[7; NONCE_BYTES][..], &write_records(b"common", sessions.into_iter())].concat()
     }
 
     /// A memory file without seals, as 0.1.0 and 0.2.0 made it.

@@ -234,7 +234,7 @@ impl World {
                     (one.paging, one.verifying) = (0, 0);
                     one.clocks.login_goes_on(up);
                     one.clocks.handed_over |= unsent > 0;
-                    sessions.push((conn, record));
+                    sessions.push((conn, record.to_vec()));
                     process.sessions.remove(&id);
                 }
                 (_, Some(conn)) => {
@@ -259,7 +259,7 @@ impl World {
             }
         }
         self.note("hands over", sessions.len() as u64);
-        self.heritage = Some(Heritage { common, sessions, left_at: self.now });
+        self.heritage = Some(Heritage { common: common.to_vec(), sessions, left_at: self.now });
         let wait = self.random.between(5, 1500);
         self.at(self.now + wait, Event::Start);
     }

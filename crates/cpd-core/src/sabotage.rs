@@ -31,13 +31,15 @@ pub enum Fault {
     OwnBucket,
     /// The limit on the size of core files is left as it is.
     CoreAllowed,
+    /// What clients have sent stays in the read buffer, and so do the records of a predecessor in memory.
+    ForgottenWipe,
     /// The event loop hangs once the store has done something.
     StuckLoop,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 15] = [
         Fault::EarlyReply,
         Fault::WeakSync,
         Fault::EarlyDelete,
@@ -51,6 +53,7 @@ impl Fault {
         Fault::OneQueue,
         Fault::OwnBucket,
         Fault::CoreAllowed,
+        Fault::ForgottenWipe,
         Fault::StuckLoop,
     ];
 
@@ -70,6 +73,7 @@ impl Fault {
             Fault::OneQueue => "one-queue",
             Fault::OwnBucket => "own-bucket",
             Fault::CoreAllowed => "core-allowed",
+            Fault::ForgottenWipe => "forgotten-wipe",
             Fault::StuckLoop => "stuck-loop",
         }
     }

@@ -7,6 +7,7 @@ pub mod fake_daemon;
 pub mod findings;
 pub mod fuzzing;
 pub mod ledger;
+pub mod memory;
 pub mod memory_store;
 pub mod open_stores;
 pub mod operator;

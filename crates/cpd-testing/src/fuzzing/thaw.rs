@@ -64,7 +64,7 @@ fn session(record: &[u8], twin: Twin) -> Result<(), String> {
     thawed.freeze(NOW, &mut writer).ok_or("what was thawed cannot be frozen")?;
     let again = writer.into_bytes();
     // What 0.1.0 wrote is written anew in this version's form.
-    if form == RecordFormat::Current && again != body {
+    if form == RecordFormat::Current && &*again != body {
         return Err(format!("frozen again it is another:\n{}\n{}", shown(body), shown(&again)));
     }
     if !matches!(thawed.unfinished_download(), Some((_, false, _))) && head[10..] != [0; 8] {
@@ -135,12 +135,12 @@ fn common(record: &[u8], twin: Twin) -> Result<(), String> {
 
 fn file(record: &[u8], twin: Twin) -> Result<(), String> {
     let Some((common, sessions)) = parse_records(taken(record, twin)) else { return Ok(()) };
-    let again = write_records(&common, sessions.iter().map(Vec::as_slice));
+    let again = write_records(&common, sessions.iter().map(|session| &**session));
     let old = [b"cpd succession 1\n", b"cpd succession 2\n"];
     let again = match old.iter().any(|old| record.starts_with(*old)) {
         // 0.1.0's or 0.2.0's, whose form is the same.
         true => [&record[..17], &again[17..]].concat(),
-        false => again,
+        false => again.to_vec(),
     };
     match again == record {
         true => Ok(()),
