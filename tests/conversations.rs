@@ -75,6 +75,7 @@ fn play_all<P: Peer>(start: impl Fn(&Script) -> Result<P, String> + Sync, log: i
     let wanted = std::env::var("CONVERSATION").unwrap_or_default();
     let mut scripts = scripts();
     scripts.retain(|script| script.path.to_string_lossy().contains(&wanted));
+    assert!(!scripts.is_empty(), "CONVERSATION={wanted}: no file under tests/conversations has that in its path");
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let one = |script: &Script| match start(script) {
         Ok(mut peer) => play(script, &mut peer).map_err(|failure| format!("{failure}    {}", log(&peer))),

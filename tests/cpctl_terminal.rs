@@ -85,7 +85,7 @@ impl Person {
     fn types_twice(&mut self, line: &[u8]) {
         self.waits_for("New password for carol: ");
         self.keys(line);
-        self.waits_for("The same again: ");
+        self.waits_for("Repeat the password: ");
         self.keys(line);
     }
 
@@ -131,7 +131,7 @@ fn a_password_is_asked_twice_and_never_shown() {
     person.waits_for("New password for carol: ");
     assert!(person.sees().starts_with("A password is 1 to 15 bytes of UTF-8"), "the rule comes first");
     person.types("op\u{e9}n sesame\n");
-    person.waits_for("The same again: ");
+    person.waits_for("Repeat the password: ");
     person.types("op\u{e9}n sesame\n");
     let (status, out, err, screen) = person.ends();
     assert_eq!((status.code(), out.as_str(), err.as_str()), (Some(0), "user carol added\n", ""));
@@ -156,7 +156,7 @@ fn two_passwords_that_differ_and_one_that_none_can_have_change_nothing() {
     let mut person = Person::runs(&daemon, &["user", "passwd", "bob"]);
     person.waits_for("New password for bob: ");
     person.types("sesame\n");
-    person.waits_for("The same again: ");
+    person.waits_for("Repeat the password: ");
     person.types("simsim\n");
     let (status, out, err, screen) = person.ends();
     assert_eq!((status.code(), out.as_str()), (Some(1), ""));

@@ -82,7 +82,7 @@ fn to_stdout(context: &Context) -> Result<Output, Failure> {
         return Err(Failure::new(ExitStatus::Usage, said));
     }
     if context.json {
-        let said = "with - standard output is the backup; there is no document beside it";
+        let said = "--json cannot be used when the backup goes to standard output";
         return Err(Failure::new(ExitStatus::Usage, said));
     }
     let mut client = Client::connect(&context.target)?;

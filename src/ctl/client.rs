@@ -121,7 +121,7 @@ impl Client {
             rows.extend(page.rows);
             let Some(next) = page.next else { return Ok(rows) };
             let next = Username::parse(next.as_bytes()).filter(|next| Some(*next) > after);
-            after = Some(next.ok_or_else(|| self.daemon_failure("the daemon's pages do not go on"))?);
+            after = Some(next.ok_or_else(|| self.daemon_failure("the daemon sent the same part of the list again"))?);
         }
     }
 
@@ -141,7 +141,11 @@ impl Client {
     /// # Errors
     /// [`ExitStatus::Unreachable`].
     pub fn checked_next(&self, after: u64, next: u64) -> Result<u64, Failure> {
-        if next > after { Ok(next) } else { Err(self.daemon_failure("the daemon's pages do not go on")) }
+        if next > after {
+            Ok(next)
+        } else {
+            Err(self.daemon_failure("the daemon sent the same part of the list again"))
+        }
     }
 
     /// The error for a daemon that does not answer properly. If systemd knows that its service has failed, the message

@@ -21,7 +21,7 @@ type CommandResult = Result<Output, Failure>;
 const NO_VALUE: &str = "-";
 /// Added to the error if a generated password was set but could not be printed.
 const PASSWORD_NOT_SHOWN: &str =
-    "the password that was made is set, and nobody has read it: set another with user passwd";
+    "the generated password is in force but could not be printed; set a new one with user passwd";
 
 pub(super) fn user_add(context: &Context, arguments: &ArgMatches) -> CommandResult {
     #[derive(Serialize)]

@@ -43,7 +43,7 @@ pub(crate) fn ask_password_twice(name: &str) -> Result<Password, Failure> {
     let typed = EchoOff::begin().map_err(|e| terminal_failed(&e)).and_then(|mut quiet| {
         let (first, bytes) = quiet.ask(&format!("{}.\nNew password for {name}: ", capitalized(PASSWORD_RULE)))?;
         let first = validate(&first, bytes, "your terminal is not in UTF-8")?;
-        let (second, _) = quiet.ask("The same again: ")?;
+        let (second, _) = quiet.ask("Repeat the password: ")?;
         if first.as_bytes() != &*second {
             return Err(Failure::new(ExitStatus::Refused, "the two are not the same; nothing was changed"));
         }
@@ -199,7 +199,7 @@ impl EchoOff {
         let mut byte = [0u8; 1];
         loop {
             match self.tty.read(&mut byte) {
-                Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "it was hung up")),
+                Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the terminal was closed")),
                 Ok(_) => {
                     let [key] = byte;
                     match typed.press(key) {

@@ -245,7 +245,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         words: &["store", "shrink"],
-        about: "Give the room of messages that are gone back to the file system",
+        about: "Return unused space of the store to the file system",
         arguments: &[],
         flags: &[],
         sends: &["store.shrink"],

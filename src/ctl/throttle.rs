@@ -28,7 +28,7 @@ pub(super) fn list(context: &Context, _: &ArgMatches) -> Result<Output, Failure>
                 one.until.clone(),
             ]);
         }
-        let more = if found.more { "and more, which end earlier\n" } else { "" };
+        let more = if found.more { "there are more, which end earlier\n" } else { "" };
         table.text() + more
     }))
 }

@@ -93,7 +93,7 @@ pub fn take_handover_fds(inherited: Vec<Inherited>) -> (Vec<Inherited>, io::Resu
         }
         _ => {
             remove_stored_fds();
-            Err(io::Error::new(io::ErrorKind::InvalidData, "they were left by halves, or more than once"))
+            Err(io::Error::new(io::ErrorKind::InvalidData, "the hand-over is incomplete, or there are several"))
         }
     };
     (rest, handover_fds)
@@ -243,10 +243,10 @@ fn read_records(records: OwnedFd) -> io::Result<Records> {
     if sabotage::is_ordered(Fault::ForgottenWipe) {
         std::mem::forget(bytes.to_vec());
     }
-    let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "they were left by another version");
+    let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "the records are of an unknown version");
     let (nonce, rest) = bytes.split_first_chunk().ok_or_else(unreadable)?;
     if rest.starts_with(MAGIC) && !is_sealed {
-        let said = "they can have been changed since they were left: their memory is not sealed";
+        let said = "the records are not sealed and may have been changed";
         return Err(io::Error::new(io::ErrorKind::InvalidData, said));
     }
     let (common, sessions) = parse_records(rest).ok_or_else(unreadable)?;

@@ -252,7 +252,7 @@ fn log_dropped_count(sink: &mut Sink, shared: &Shared) {
 /// first.
 fn write_line(sink: &mut Sink, lost: &mut u64, level: Level, text: &str) {
     if *lost > 0 {
-        let note = Line::new("log service was away").field("lost", *lost).into_text();
+        let note = Line::new("log service was unreachable").field("lost", *lost).into_text();
         if sink.write(Level::Warn, &note).is_err() {
             *lost += 1;
             return;

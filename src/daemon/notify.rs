@@ -133,7 +133,7 @@ impl Notifier {
             let sent = notify_manager(states, &[]);
             if let (Err(cause), false) = (&sent, failure_logged) {
                 failure_logged = true;
-                logger.warn(Line::new("service manager not told").field("cause", cause));
+                logger.warn(Line::new("cannot notify the service manager").field("cause", cause));
             }
             sent
         };

@@ -25,7 +25,7 @@ pub trait StorePort: Send {
 pub fn fatal_outcome(result: &FromStore, queued: u64, arguments: &Arguments) -> Option<Fatal> {
     match result {
         FromStore::Answers(_) | FromStore::Done(..) => None,
-        FromStore::Broken(cause) => Some(Fatal::new(ExitCode::System, format!("the store cannot go on: {cause}"))),
+        FromStore::Broken(cause) => Some(Fatal::new(ExitCode::System, format!("the store failed: {cause}"))),
         FromStore::Changed { what, saved } => {
             let kept = match saved {
                 true => "what was acknowledged before is in the file that cpd had open",

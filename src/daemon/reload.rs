@@ -54,9 +54,7 @@ impl Reload {
             let config = Config::load(&arguments).map_err(|mut fatal| {
                 // The sandbox admits only what was there at the start, whatever the file's own permissions are.
                 if fatal.message.contains("Permission denied") {
-                    fatal
-                        .message
-                        .push_str("; a file or folder that took the place of the one at the start wants a restart");
+                    fatal.message.push_str("; if the file was replaced since cpd started, restart cpd");
                 }
                 fatal
             });

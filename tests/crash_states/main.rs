@@ -1,6 +1,6 @@
-//! What a power cut may leave of the real store: a real cpd is recorded under load (tests/crash/recording.rs), through
+//! What a power cut may leave of the real store: a real cpd is recorded under load (tests/crash_states/recording.rs), through
 //! checkpoints, a kill, a start on what that left, and an orderly stop. Of the recording's moments crash states are made:
-//! what was synced is there, of what was written since then any part, torn into sectors (tests/crash/disk.rs). Each is
+//! what was synced is there, of what was written since then any part, torn into sectors (tests/crash_states/disk.rs). Each is
 //! opened by the production store and held against the ledger of that moment: every message that had its 240 and whose
 //! 250 had not come is there, as it was sent and in order, and nothing else.
 //!

@@ -5,7 +5,7 @@
 //! command or field is refused by name and never skipped, so that an older daemon cannot half-understand a newer tool.
 //! Answers are parsed leniently, so that a newer daemon may add fields.
 //!
-//! This module is pure: it has no socket, clock or store. It must never reveal a password, neither in an error nor
+//! This crate is pure: it has no socket, clock or store. It must never reveal a password, neither in an error nor
 //! through `Debug`.
 
 #![deny(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
@@ -41,10 +41,10 @@ pub const ROWS_DEFAULT: u32 = 100;
 /// The most damaged rows that one page of `store.check` may name.
 pub const DAMAGED_ROWS_MAX: usize = 256;
 
-/// The rule for user names as shown to users. `proto::types::Username` enforces it.
+/// The rule for user names as shown to users. [`cp_proto::values::Username`] enforces it.
 pub const NAME_RULE: &str =
     "a user name is 1 to 10 ASCII letters, digits, '.', '_' or '-', and starts with a letter or digit";
-/// The rule for passwords as shown to users. `proto::types::Password` enforces it.
+/// The rule for passwords as shown to users. [`cp_proto::values::Password`] enforces it.
 pub const PASSWORD_RULE: &str =
     "a password is 1 to 15 bytes of UTF-8 without control characters, with no space at either end";
 

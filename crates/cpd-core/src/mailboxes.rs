@@ -55,8 +55,8 @@ pub struct MailboxContext<'a> {
     pub wall_seconds: u64,
 }
 
-/// What has happened in the mailboxes. Those that name a session come after a call for that session, and in the order of
-/// these calls for each of the kinds `Stored` and `Deleted`.
+/// What has happened in the mailboxes. For one session, `Stored` events come in the order of its [`Mailboxes::store`] calls,
+/// and `Deleted` events in the order of its [`Mailboxes::delete`] calls.
 #[derive(Debug)]
 pub enum MailboxEvent {
     /// The outcome of one [`Mailboxes::store`]: the message is on stable storage, or why not.
@@ -86,11 +86,11 @@ pub trait Mailboxes {
     /// Work for the store, to be submitted in one piece.
     type Batch;
     /// What the store hands back.
-    type Answer;
+    type FromStore;
 
-    /// Queues a message. [`MailboxEvent::Stored`] will tell the outcome. A message that is refused only then takes with it
-    /// what the same session has stored behind it: none of that is queued, and each has its own event with an error. (In
-    /// the state table of docs/protocol.md, section 5, an SMSG in Error Processing is not stored.)
+    /// Offers a message. [`MailboxEvent::Stored`] will tell the outcome. If it brings an error, the messages that the same
+    /// session offered after this one are not queued either, and each gets a `Stored` with an error of its own: in the
+    /// state table of docs/protocol.md, section 5, an SMSG in Error Processing is not stored.
     ///
     /// # Errors
     /// The message is not queued, and no event will come for it, except [`MailboxEvent::Room`].
@@ -133,8 +133,8 @@ pub trait Mailboxes {
     /// Asks for the record against which a login as `name` from `from` is checked.
     fn look_up(&mut self, session: SessionId, name: Username, from: Origin);
 
-    /// Records a login that succeeded at `at`, in seconds since 1970. If the stored hash is still `rehash.0`, `rehash.1`
-    /// replaces it. Nobody waits for that.
+    /// Records a login that has just succeeded. If the stored hash is still `rehash.0`, `rehash.1` replaces it. Nobody
+    /// waits for that.
     fn record_login(
         &mut self,
         name: Username,
@@ -149,7 +149,8 @@ pub trait Mailboxes {
     /// The number of queued messages and the bytes of their bodies, including those on their way to the store.
     fn totals(&self) -> (u64, u64);
 
-    /// Passes an operator's request to the store. [`MailboxEvent::Answer`] will come.
+    /// Passes an operator's request to the store: one about users, copies, checks or sizes. Removals, purges and lists of
+    /// messages have methods of their own. [`MailboxEvent::Answer`] will come.
     fn ask(&mut self, request: RequestId, op: AdminOp);
 
     /// Removes a user with its queue. [`MailboxEvent::Result`] will come, with the number of messages removed.
@@ -183,10 +184,11 @@ pub trait Mailboxes {
     /// The next batch for the store. `None`: there is none, or too many are under way.
     fn next_batch(&mut self, now: Millis) -> Option<Self::Batch>;
 
-    /// Takes what the store has handed back. Events may follow.
-    fn answered(&mut self, answer: Self::Answer, counters: &mut Counters);
+    /// Takes what the store has handed back. Events may follow. Counts `store_batches` and `store_failures`.
+    fn answered(&mut self, result: Self::FromStore, counters: &mut Counters);
 
-    /// The next event.
+    /// The next event. Counts `messages_accepted`, and `messages_removed` for one whose recipient was removed while it was
+    /// being stored; all other counters are the engine's.
     fn next_event(&mut self, counters: &mut Counters, now: Millis) -> Option<MailboxEvent>;
 
     /// Whether nothing waits for the store or is under way in it.

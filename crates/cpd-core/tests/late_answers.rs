@@ -44,7 +44,7 @@ impl LateMailboxes {
 
 impl Mailboxes for LateMailboxes {
     type Batch = Batch;
-    type Answer = FromStore;
+    type FromStore = FromStore;
 
     fn store(
         &mut self,
@@ -210,13 +210,13 @@ impl Mailboxes for LateMailboxes {
 }
 
 /// An engine with one kind of mailboxes, and a store that does at once what it is asked for.
-struct Server<M: Mailboxes<Batch = Batch, Answer = FromStore>> {
+struct Server<M: Mailboxes<Batch = Batch, FromStore = FromStore>> {
     engine: Engine<M>,
     bodies: HashMap<u64, (Username, Vec<u8>)>,
     now: Millis,
 }
 
-impl<M: Mailboxes<Batch = Batch, Answer = FromStore>> Server<M> {
+impl<M: Mailboxes<Batch = Batch, FromStore = FromStore>> Server<M> {
     fn new(mailboxes: M) -> Server<M> {
         let engine = Engine::with_mailboxes(Settings::default(), mailboxes, MessageId(1), 0);
         Server { engine, bodies: HashMap::new(), now: 0 }
@@ -306,7 +306,7 @@ fn local() -> LocalMailboxes {
 }
 
 /// What ann and bob are told, line by line.
-fn conversation<M: Mailboxes<Batch = Batch, Answer = FromStore>>(mailboxes: M) -> Vec<String> {
+fn conversation<M: Mailboxes<Batch = Batch, FromStore = FromStore>>(mailboxes: M) -> Vec<String> {
     let mut server = Server::new(mailboxes);
     let (ann, bob) = (server.connect("ann"), server.connect("bob"));
     let mut said = Vec::new();
@@ -352,9 +352,8 @@ fn clients_cannot_tell_late_mailboxes_from_others() {
     assert_eq!(codes, expected);
 }
 
-/// The twin: mailboxes that forget to answer leave a client without its reply.
 #[test]
-fn mailboxes_that_never_answer_are_noticed() {
+fn nothing_is_said_before_a_late_answer() {
     let mut server = Server::new(LateMailboxes::new(local()));
     let ann = server.connect("ann");
     server.engine.receive(ann, b"RMSG\r\n", 0);

@@ -67,7 +67,7 @@ pub fn listen_obstacle(address: SocketAddr) -> Option<&'static str> {
         _ if address.ip().is_multicast() => Some("is a multicast address: no connection leads there"),
         SocketAddr::V4(v4) if v4.ip().is_broadcast() => Some("is a broadcast address: no connection leads there"),
         SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
-            Some("is of one link: say which, by the number of its interface, as [fe80::1%2]:5035")
+            Some("is link-local: add the number of its interface, as [fe80::1%2]:5035")
         }
         SocketAddr::V4(_) | SocketAddr::V6(_) => None,
     }

@@ -157,7 +157,7 @@ fn make_with_gid(path: &Path, group: &str, gid: Option<Gid>) -> Result<(ControlL
             None
         }
         Err(cause) => {
-            let line = Line::new("control socket for its owner alone").field("path", path.display());
+            let line = Line::new("control socket not opened to the group").field("path", path.display());
             Some((Level::Warn, line.field("group", group).field("cause", cause)))
         }
     };
@@ -180,7 +180,10 @@ fn remove_stale_socket(path: &Path) -> Result<(), Fatal> {
     match try_connect(path) {
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => {}
         Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => {
-            return Err(Fatal::new(ExitCode::Unavailable, format!("{}: somebody answers on it", path.display())));
+            return Err(Fatal::new(
+                ExitCode::Unavailable,
+                format!("{}: another process listens there (another cpd?)", path.display()),
+            ));
         }
         Err(error) => return Err(bind_error(path, error, notify::started_by_manager())),
     }

@@ -100,7 +100,7 @@ fn lines_that_the_service_did_not_take_are_counted() {
     assert_eq!(sink_lost, 2);
     recording.failing.store(false, Ordering::SeqCst);
     write_line(&mut sink, &mut sink_lost, Level::Info, "three");
-    assert_eq!(recording.text(), "<4>log service was away lost=2\n<6>three\n");
+    assert_eq!(recording.text(), "<4>log service was unreachable lost=2\n<6>three\n");
     assert_eq!(sink_lost, 0);
 }
 

@@ -48,7 +48,8 @@ impl Reactor {
             }
         }
         self.parts.engine.finish_handover(now);
-        let line = Line::new("connections taken up").field("taken", taken).field("gone", gone).field("closed", closed);
+        let line =
+            Line::new("connections taken over").field("taken", taken).field("gone", gone).field("closed", closed);
         self.parts.logger.log(if closed > 0 { Level::Warn } else { Level::Info }, line);
     }
 
@@ -58,7 +59,7 @@ impl Reactor {
         };
         let Some(id) = self.parts.engine.thaw(record, peer.origin(), now) else {
             let line = Line::new("connection of the predecessor closed").field("addr", peer.host());
-            self.parts.logger.warn(line.field("cause", "its record cannot be read"));
+            self.parts.logger.warn(line.field("cause", "its session cannot be resumed"));
             return ResumeOutcome::Closed;
         };
         let (engine, registry) = (&mut self.parts.engine, self.parts.poll.registry());
@@ -80,12 +81,16 @@ impl Reactor {
                 None => closed += 1,
             }
         }
-        let line = match fd_store::store_handover(&self.parts.engine.freeze_common(now), &sessions) {
+        match fd_store::store_handover(&self.parts.engine.freeze_common(now), &sessions) {
             Ok(left) => {
-                Line::new("connections left").field("left", left).field("closed", closed + sessions.len() - left)
+                let closed = closed + sessions.len() - left;
+                let line = Line::new("connections handed over").field("left", left).field("closed", closed);
+                self.parts.logger.info(line);
             }
-            Err(cause) => Line::new("connections closed").field("closed", sessions.len()).field("cause", cause),
-        };
-        self.parts.logger.info(line);
+            Err(cause) => {
+                let line = Line::new("connections closed").field("closed", closed + sessions.len());
+                self.parts.logger.warn(line.field("cause", cause));
+            }
+        }
     }
 }

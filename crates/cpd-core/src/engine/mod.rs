@@ -329,7 +329,7 @@ impl<M: Mailboxes> Engine<M> {
 
     /// Handles a result from the store. That the store is broken, or that somebody has changed its files, is ignored: the
     /// caller handles it.
-    pub fn from_store(&mut self, what: M::Answer, now: Millis) {
+    pub fn from_store(&mut self, what: M::FromStore, now: Millis) {
         self.core.mailboxes.answered(what, &mut self.core.counters);
         self.handle_mailbox_events(now);
     }

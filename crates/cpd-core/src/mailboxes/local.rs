@@ -92,7 +92,7 @@ impl LocalMailboxes {
 
 impl Mailboxes for LocalMailboxes {
     type Batch = Batch;
-    type Answer = FromStore;
+    type FromStore = FromStore;
 
     fn store(
         &mut self,

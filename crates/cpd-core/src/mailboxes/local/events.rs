@@ -1,5 +1,5 @@
-//! What comes back from the store, and the leases that become free, as events for the sessions. Each is made only when it
-//! is asked for, so that a session that reacts to one of them finds the queues as they were at that moment.
+//! What comes back from the store, and the leases that become free, as events for the sessions. Each event changes the
+//! queues only when it is fetched, after the session of the one before has handled that.
 
 use super::LocalMailboxes;
 use super::queues::Queues;

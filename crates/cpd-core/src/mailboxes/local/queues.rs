@@ -82,8 +82,8 @@ struct User {
     exists: bool,
     /// Messages of this sender in all queues.
     queued_as_sender: u32,
-    /// When the sender's messages of the last minute no longer count, in microseconds on the monotonic clock: each
-    /// message moves it on by its share of a minute.
+    /// A leaky bucket: when it will be empty, in microseconds on the monotonic clock. Each message moves that on by a
+    /// minute divided by the limit; one that would move it more than a minute ahead is refused.
     rate_free_at_us: u64,
     mailbox: Option<Box<Mailbox>>,
 }
