@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use cpd_testing::environment::number;
 use cpd_testing::{operator, random, running};
 use hostile::*;
 use operator::Operator;
@@ -25,10 +26,6 @@ const REQUEST_MAX: usize = 64 * 1024;
 /// Of one user (cpd::daemon::control_hub).
 const PER_UID: usize = cpd::daemon::control_hub::CONNECTIONS_PER_UID_MAX;
 const STATUS: &str = r#"{"v":1,"cmd":"status"}"#;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
 
 /// A daemon whose control socket the group of the hostile may use, and one user who has logged in.
 fn daemon() -> Daemon {

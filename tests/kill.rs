@@ -12,12 +12,13 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitStatus;
 
+use cpd_testing::environment::number;
 use cpd_testing::{ledger, rounds};
 use ledger::{Kind, Parting};
 use rounds::client::{Client, Site};
 use rounds::load;
 use rounds::sabotage::{self, Row};
-use rounds::trial::{Trial, number, setup};
+use rounds::trial::{Trial, setup};
 use rustix::process::Signal;
 
 const ROUNDS: u64 = 25;
@@ -99,7 +100,7 @@ fn ledger_finds_nothing_in_a_store_that_was_let_alone() {
 }
 
 #[test]
-fn ledger_misses_a_deleted_row() {
+fn ledger_notices_a_deleted_row() {
     let delete = |data: &Path| {
         let rows = sabotage::rows(data);
         sabotage::sql(data, &format!("DELETE FROM message WHERE id = {}", rows[LETTERS / 2].id));
@@ -110,7 +111,7 @@ fn ledger_misses_a_deleted_row() {
 }
 
 #[test]
-fn ledger_misses_the_log_of_a_killed_daemon() {
+fn ledger_notices_the_missing_log_of_a_killed_daemon() {
     let remove = |data: &Path| {
         let [_, log] = sabotage::files(data);
         assert!(fs::metadata(&log).expect("a log").len() > 0);

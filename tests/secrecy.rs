@@ -2,6 +2,7 @@
 //! user the server says the same, byte for byte, in whole conversations. `CONVERSATIONS=2000 cargo test --test secrecy`
 //! plays more of them, `SEED=17` the same once more. How long the answers take: tests/proof/secrecy.rs.
 
+use cpd_testing::environment::number;
 use cpd_testing::{random, secret};
 use random::Random;
 use secret::bytes::{End, FAILURES_MAX, Figures, Heard, Script, compare, told_apart};
@@ -9,10 +10,6 @@ use secret::statistics::intervals;
 use secret::{Cause, House};
 
 const CONVERSATIONS: u64 = 40;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
 
 #[test]
 fn every_cause_of_a_failed_login_has_the_same_bytes() {

@@ -23,6 +23,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::environment::number;
 use cpd_testing::running::Setup;
 use cpd_testing::{ledger, rounds};
 use disk::{Bytes, Disk, Kept};
@@ -30,7 +31,7 @@ use judge::{FILES, judge, lay};
 use ledger::{Kind, Parting};
 use recording::{Event, File};
 use rounds::random::Random;
-use rounds::trial::{Trial, number, setup};
+use rounds::trial::{Trial, setup};
 use rustix::process::Signal;
 use wire::Wire;
 

@@ -11,8 +11,8 @@ use crate::running::PATIENCE;
 pub const CONNECTIONS: usize = 8;
 /// What each pipelines.
 pub const PIPELINED_BYTES: usize = 1 << 20;
-/// What is held to be fair, of 1.
-const JAIN_MIN: f64 = 0.9;
+/// The least share of a connection that is held to be fair, compared with the largest.
+const SMALLEST_TO_LARGEST_MIN: f64 = 0.5;
 
 /// Takes a mebibyte of requests to each connection that `connect` makes, as far as it is taken, while the server does not
 /// answer yet, lets it go on by `go`, and counts the answers until half of all are there.
@@ -39,7 +39,9 @@ pub fn measure(connect: impl Fn() -> TcpStream, request: &str, stop: impl FnOnce
     let answers: Vec<usize> = all.iter().map(|pipeline| pipeline.answers).collect();
     let index = jain(&answers);
     let figures = format!("Jain's index {index:.4} over {answers:?} answers to {count} requests each");
-    if index >= JAIN_MIN { Ok(figures) } else { found(Wrong::Unfair, figures) }
+    let (smallest, largest) = (answers.iter().min(), answers.iter().max());
+    let ratio = smallest.zip(largest).map_or(0.0, |(smallest, largest)| *smallest as f64 / *largest as f64);
+    if ratio >= SMALLEST_TO_LARGEST_MIN { Ok(figures) } else { found(Wrong::Unfair, figures) }
 }
 
 /// Jain's index: 1 when all have the same, 1/n when one has everything.

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use cpd_testing::environment::number;
 use cpd_testing::{findings, ledger, resets, running, slow, wire};
 use findings::{Wrong, caught};
 use running::{Daemon, PATIENCE};
@@ -41,7 +42,7 @@ fn what_a_kernel_keeps_by_itself_is_noticed() {
 #[test]
 fn a_byte_now_and_then_does_not_prolong_a_login() {
     const SETTINGS: &str = "limits.connections_per_address = 10000\ntimeouts.pdu = \"500ms\"\n";
-    let writers = wire::number("WRITERS", 1000) as usize;
+    let writers = number("WRITERS").unwrap_or(1000) as usize;
     assert!(wire::raise_file_limit() as usize > writers + 100, "ulimit -n is too low for {writers} connections");
     let login = Duration::from_secs(3);
     let daemon = Daemon::start(&format!("{SETTINGS}timeouts.login = \"3s\"\n"));

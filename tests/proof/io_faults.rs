@@ -13,6 +13,7 @@ use std::process::ExitStatus;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use cpd_testing::environment::number;
 use cpd_testing::running::PATIENCE;
 use cpd_testing::{ledger, rounds};
 use ledger::{Kind, Parting};
@@ -20,7 +21,7 @@ use rounds::client::{Client, Manner, Over, Site};
 use rounds::load;
 use rounds::random::Random;
 use rounds::strace::{Fault, Nth, Watch, count};
-use rounds::trial::{Trial, number, setup};
+use rounds::trial::{Trial, setup};
 use rustix::process::Signal;
 
 const FAULTS: u64 = 3;

@@ -14,12 +14,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::environment::number;
 use cpd_testing::{disk, ledger, rounds, running};
 use disk::{Disk, apart};
 use ledger::{Kind, Parting};
 use rounds::client::{Client, Site};
 use rounds::load::body;
-use rounds::trial::{LOAD_MS, Trial, number, setup};
+use rounds::trial::{LOAD_MS, Trial, setup};
 use running::{Daemon, PATIENCE, Setup};
 use rustix::process::Signal;
 

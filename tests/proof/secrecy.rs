@@ -10,6 +10,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::environment::number;
 use cpd_testing::running::Setup;
 use cpd_testing::{random, secret};
 use secret::bytes::{self, Figures, Script, compare};
@@ -34,10 +35,6 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 fn alone() -> MutexGuard<'static, ()> {
     // One that failed is no reason not to go on.
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }
 
 /// How many trials of each cause are asked for.

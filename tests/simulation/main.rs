@@ -39,8 +39,8 @@ mod trace;
 mod twins;
 mod world;
 
-use std::env;
 
+use cpd_testing::environment::number;
 use cpd_testing::ledger;
 use plan::{Cut, Twin};
 use runs::{Runs, once};
@@ -51,10 +51,6 @@ const SEEDS: u64 = 150;
 const MANY: u64 = 50;
 /// How much faster than the clock on the wall it has to be.
 const SPEED_MIN: u64 = 1000;
-
-fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
 
 #[test]
 fn promises_hold_whatever_happens() {

@@ -9,12 +9,9 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cpd_testing::environment::number;
 use cpd_testing::succession::crowd;
 use crowd::{Crowd, Mix, PASSWORD, percentile, users};
-
-fn number(name: &str, default: usize) -> usize {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
-}
 
 /// The command that a variable holds, its words apart.
 fn command(name: &str) -> Command {
@@ -43,7 +40,8 @@ fn milliseconds(time: Duration) -> String {
 
 fn main() {
     let address = std::env::var("ADDRESS").unwrap_or_else(|_| "127.0.0.1:5035".into());
-    let (clients, restarts, last) = (number("CLIENTS", 1000), number("RESTARTS", 10), number("LAST", 1));
+    let asked = |name: &str, usual: u64| number(name).unwrap_or(usual) as usize;
+    let (clients, restarts, last) = (asked("CLIENTS", 1000), asked("RESTARTS", 10), asked("LAST", 1));
     let mix = if std::env::var_os("QUIET").is_some() { Mix::Quiet } else { Mix::Every };
     users(mix, clients).iter().for_each(|user| add_user(user));
     let begun = Instant::now();
@@ -52,7 +50,7 @@ fn main() {
     for _ in 0..restarts {
         crowd.restart(|| run("RESTART"));
     }
-    for _ in 0..number("RELOADS", 1) {
+    for _ in 0..number("RELOADS").unwrap_or(1) {
         crowd.restart(|| run("RELOAD"));
     }
     for _ in 0..last {

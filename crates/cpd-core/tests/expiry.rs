@@ -1,12 +1,10 @@
-//! Messages older than `limits.message_age` expire, are counted and told (docs/protocol.md section 7 bounds it by
-//! nothing but the operator's wish); younger ones, and those being downloaded, stay.
-
-use std::net::IpAddr;
+//! Messages older than `limits.message_age`, which an operator sets, expire, are counted and logged; younger ones, and
+//! those being downloaded, stay.
 
 use cp_proto::values::Username;
 use cpd_core::engine::Engine;
 use cpd_core::engine::events::LogEvent;
-use cpd_core::engine::port::{AddressKey, MessageId, Op, StoredMessage};
+use cpd_core::engine::port::{MessageId, Op, StoredMessage};
 use cpd_core::engine::settings::{Limits, Settings};
 
 const AGE: u64 = 100;
@@ -86,13 +84,4 @@ fn nothing_expires_unless_an_age_is_set() {
     engine.set_wall_clock(u64::MAX);
     engine.expire(10_000_000);
     assert_eq!(engine.queued_messages(), 4);
-}
-
-#[test]
-fn an_address_counts_by_its_network() {
-    let key = |text: &str| AddressKey::of(text.parse::<IpAddr>().unwrap());
-    assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff:ffff:ffff:ffff"), "one /64");
-    assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
-    assert_eq!(key("::ffff:192.0.2.7"), key("192.0.2.7"), "mapped, it is an IPv4 address");
-    assert_ne!(key("192.0.2.7"), key("192.0.2.8"));
 }

@@ -3,6 +3,7 @@
 
 pub mod conversation;
 pub mod disk;
+pub mod environment;
 pub mod fake_daemon;
 pub mod findings;
 pub mod fuzzing;

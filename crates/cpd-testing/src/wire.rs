@@ -83,9 +83,3 @@ pub fn status(daemon: &Daemon, field: &str) -> u64 {
 pub fn waits_for_nobody(daemon: &Daemon) {
     wait_for("no connection is left", || (status(daemon, "connections") == 0).then_some(()));
 }
-
-/// A number from the environment, or the usual one.
-pub fn number(variable: &str, usual: u64) -> u64 {
-    let Ok(value) = std::env::var(variable) else { return usual };
-    value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number"))
-}

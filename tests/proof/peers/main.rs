@@ -11,6 +11,7 @@ mod unknown;
 use std::time::Duration;
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::environment::number;
 use cpd_testing::{findings, ledger, resets, rounds, running, slow, stand_in, wire};
 use findings::{Wrong, caught};
 use ledger::Kind;
@@ -39,7 +40,7 @@ fn a_timer_that_fires_early_is_noticed() {
 
 #[test]
 fn connections_that_come_and_go_leave_nothing() {
-    let count = wire::number("CONNECTIONS", 50_000);
+    let count = number("CONNECTIONS").unwrap_or(50_000);
     let daemon = Daemon::start("");
     let figures = churn::flat(daemon.id(), daemon.address(), count, PATIENCE).expect("flat");
     daemon.add_user("bob", "bob");

@@ -10,6 +10,7 @@ mod memory;
 mod stalls;
 
 use cpd_core::sabotage::Fault;
+use cpd_testing::environment::number;
 use cpd_testing::{findings, ledger, rounds, running, stopped, wire};
 use findings::{Wrong, caught};
 use ledger::Kind;
@@ -20,7 +21,7 @@ const TWIN_SQUEEZES: u64 = 20;
 
 #[test]
 fn killed_for_want_of_memory_it_keeps_its_promises() {
-    let squeezes = wire::number("SQUEEZES", 3);
+    let squeezes = number("SQUEEZES").unwrap_or(3);
     let figures = memory::squeeze(squeezes, |setup| setup);
     let figures = figures.expect("nothing is lost");
     let twin = memory::squeeze(TWIN_SQUEEZES, |setup| setup.sabotaged(Fault::EarlyReply));

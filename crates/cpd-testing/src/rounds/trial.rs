@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use super::client::{Client, Manner, Site};
 use super::load::{self, USERS};
 use super::random::{self, Random};
+use crate::environment::number;
 use crate::ledger::{Kind, Ledger, Parting};
 use crate::running::{CHEAP, Daemon, PATIENCE, Setup};
 
@@ -184,10 +185,4 @@ impl Trial {
             self.book().violations().len()
         )
     }
-}
-
-/// A number in an environment variable.
-pub fn number(variable: &str) -> Option<u64> {
-    let value = std::env::var(variable).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")))
 }
