@@ -10,7 +10,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::lines::for_lines;
-use crate::server::{PASSWORD, user_name};
+use crate::server;
 
 const READ_MAX_BYTES: usize = 256 * 1024;
 const EVENTS_MAX: usize = 1024;
@@ -217,7 +217,7 @@ impl Script for Login {
         self.pdus.clear();
         if progress.fresh == 0 {
             progress.outstanding = 2;
-            self.pdus.extend(format!("USER{}\r\nPASS{PASSWORD}\r\n", user_name(progress.user)).into_bytes());
+            self.pdus.extend_from_slice(server::log_in(progress.user).output());
         }
         &self.pdus
     }

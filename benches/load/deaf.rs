@@ -95,7 +95,7 @@ fn deaf(server: &Server, count: usize) -> Result<Vec<TcpStream>, String> {
 }
 
 fn connect(address: SocketAddr, user: usize) -> Result<TcpStream, String> {
-    let stream = login::log_in(address, user)?.into_inner();
+    let (stream, _) = login::log_in(address, user)?;
     setsockopt(&stream, sockopt::RcvBuf, &CLIENT_BUFFER_BYTES)
         .and_then(|()| setsockopt(&stream, sockopt::SndBuf, &CLIENT_BUFFER_BYTES))
         .map_err(|e| format!("buffers: {e}"))?;

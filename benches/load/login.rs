@@ -1,17 +1,18 @@
 //! How fast passwords are verified, against argon2 alone, and what others notice of a storm of logins.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use argon2::{Argon2, Block, Params};
+use cp_proto::client::{Client, Event};
 use cpd_testing::running::PATIENCE;
 
 use crate::histogram::Histogram;
 use crate::lab::{Lab, Pair};
 use crate::scripts::MESSAGE_BYTES;
-use crate::server::{Hashing, PASSWORD, user_name};
+use crate::server::{self, Hashing, PASSWORD};
 use crate::table::{Unit, median};
 use crate::targets;
 
@@ -115,31 +116,43 @@ pub fn storm<T>(
     })
 }
 
-/// A connection that has logged in.
-pub fn log_in(address: SocketAddr, user: usize) -> Result<BufReader<TcpStream>, String> {
+/// A connection that has logged in, and its client.
+pub fn log_in(address: SocketAddr, user: usize) -> Result<(TcpStream, Client), String> {
     let connect = || {
-        let mut stream = TcpStream::connect(address)?;
+        let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(format!("USER{}\r\nPASS{PASSWORD}\r\n", user_name(user)).as_bytes())?;
-        Ok(BufReader::new(stream))
+        Ok(stream)
     };
     let mut stream = connect().map_err(|e: std::io::Error| format!("login: {e}"))?;
-    expect(&mut stream, "220 ")?;
-    expect(&mut stream, "230 ")?;
-    Ok(stream)
+    let mut client = server::log_in(user);
+    exchange(&mut stream, &mut client, &Event::LoggedIn)?;
+    Ok((stream, client))
 }
 
-fn expect(stream: &mut BufReader<TcpStream>, code: &str) -> Result<(), String> {
-    let mut line = String::new();
-    stream.read_line(&mut line).map_err(|e| format!("waiting for {code}: {e}"))?;
-    if line.starts_with(code) { Ok(()) } else { Err(format!("expected {code}, got {line:?}")) }
+/// Sends what the client has to send, and waits for what it is to be answered.
+fn exchange(stream: &mut TcpStream, client: &mut Client, wanted: &Event<'_>) -> Result<(), String> {
+    let length = client.output().len();
+    stream.write_all(client.output()).map_err(|e| format!("before {wanted:?}: {e}"))?;
+    client.output_sent(length);
+    let mut bytes = [0; 1024];
+    loop {
+        match stream.read(&mut bytes).map_err(|e| format!("waiting for {wanted:?}: {e}"))? {
+            0 => client.input_ended(),
+            count => client.input(&bytes[..count]),
+        }
+        match client.next_event() {
+            None => {}
+            Some(event) if event == *wanted => return Ok(()),
+            Some(event) => return Err(format!("expected {wanted:?}, got {event:?}")),
+        }
+    }
 }
 
 /// What one session that stores a message every `PACE` waits for its 240s.
 pub fn latencies(address: SocketAddr, time: Duration) -> Result<Histogram, String> {
-    let mut stream = log_in(address, 0)?;
-    let pdu = format!("SMSG{}:{}\r\n", user_name(1), "m".repeat(MESSAGE_BYTES));
+    let (mut stream, mut client) = log_in(address, 0)?;
+    let (recipient, body) = (server::user(1), "m".repeat(MESSAGE_BYTES));
     let mut histogram = Histogram::new();
     let begun = Instant::now();
     let mut due = begun;
@@ -154,8 +167,8 @@ pub fn latencies(address: SocketAddr, time: Duration) -> Result<Histogram, Strin
                 Instant::now()
             })
         };
-        stream.get_mut().write_all(pdu.as_bytes()).map_err(|e| format!("SMSG: {e}"))?;
-        expect(&mut stream, "240 ")?;
+        let number = client.send(recipient, body.as_bytes()).map_err(|e| format!("SMSG: {e}"))?;
+        exchange(&mut stream, &mut client, &Event::Sent(number))?;
         histogram.record(from.elapsed());
         due += PACE;
     }

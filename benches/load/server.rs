@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cp_proto::client::Client;
+use cp_proto::values::{Password, Username};
 use cpd_testing::running::{PATIENCE, Setup, address_in, cpctl_of, run};
 
 use crate::process::Guard;
@@ -25,6 +27,19 @@ const CONTROL: &str = "control.sock";
 /// The name of user `n`.
 pub fn user_name(n: usize) -> String {
     format!("u{n:04}")
+}
+
+/// The client of a connection on which user `n` is about to log in.
+pub fn log_in(n: usize) -> Client {
+    let mut client = Client::new();
+    let (name, password) = (user(n), Password::parse(PASSWORD.as_bytes()).expect("a password"));
+    client.log_in(name, &password);
+    client
+}
+
+/// User `n`.
+pub fn user(n: usize) -> Username {
+    Username::parse(user_name(n).as_bytes()).expect("a name")
 }
 
 /// A running server.

@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 
+use cp_proto::client::{Client, Event};
+use cp_proto::values::{Password, Username};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt};
 
@@ -24,15 +26,21 @@ pub fn connect_from(source: Ipv4Addr, to: SocketAddrV4) -> io::Result<TcpStream>
 /// A connection on which this user, whose password is the name, has logged in.
 pub fn logged_in(server: SocketAddrV4, name: &str) -> TcpStream {
     let mut stream = connect_from(Ipv4Addr::LOCALHOST, server).expect("connected");
-    stream.write_all(format!("USER{name}\r\nPASS{name}\r\n").as_bytes()).expect("sent");
+    let mut client = Client::new();
+    let name = name.as_bytes();
+    client.log_in(Username::parse(name).expect("a name"), &Password::parse(name).expect("a password"));
+    stream.write_all(client.output()).expect("sent");
     // Not a byte behind these two lines: whoever gets the connection reads on, or does not.
-    let (mut said, mut byte) = (String::new(), [0]);
-    while said.matches('\n').count() < 2 {
+    let mut byte = [0];
+    loop {
         stream.read_exact(&mut byte).expect("an answer");
-        said.push(char::from(byte[0]));
+        client.input(&byte);
+        match client.next_event() {
+            None => {}
+            Some(Event::LoggedIn) => return stream,
+            Some(other) => panic!("{other:?} to a login"),
+        }
     }
-    assert!(said.contains("\n230 "), "{said}");
-    stream
 }
 
 /// Ends a connection by a reset: what was not sent or not read is thrown away.

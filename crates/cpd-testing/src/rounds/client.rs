@@ -1,9 +1,14 @@
 //! One connection of a client that writes everything it does and sees into the ledger: before it does it, after it saw it.
+//! What is sent and what it means is `cp_proto::client`'s to say; it gets one line at a time, so that what came already and
+//! was not taken up can be told apart.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
+
+use cp_proto::client::{self, DownloadEnd, Event, Fate};
+use cp_proto::values::{Password, Username};
 
 use super::random::Random;
 use crate::ledger::{Answer, End, Ledger, Parting, SessionNo};
@@ -43,6 +48,7 @@ impl<'a> Site<'a> {
 pub struct Client<'a> {
     site: &'a Site<'a>,
     stream: TcpStream,
+    cp: client::Client,
     /// Bytes of lines that were not taken yet.
     unread: Vec<u8>,
     session: SessionNo,
@@ -75,29 +81,28 @@ impl<'a> Client<'a> {
         stream.set_read_timeout(Some(PATIENCE)).map_err(|_| Over)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(|_| Over)?;
         let session = site.book().session(user);
-        let mut client = Client { site, stream, unread: Vec::new(), session };
-        client.write(format!("USER{user}\r\nPASS{user}\r\n").as_bytes())?;
-        client.expect("220")?;
-        let answer = client.line()?;
-        if site.failing && answer.starts_with(b"565") {
-            return Err(client.close(Parting::Torn));
-        }
-        assert!(answer.starts_with(b"230"), "{:?} to a login", String::from_utf8_lossy(&answer));
-        Ok(client)
+        let mut client = Client { site, stream, cp: client::Client::new(), unread: Vec::new(), session };
+        client.cp.log_in(name(user), &Password::parse(user.as_bytes()).expect("a password"));
+        let admitted = client.next(|event| match event {
+            Event::LoggedIn => true,
+            Event::LoginFailed { code: 565, .. } if site.failing => false,
+            other => panic!("{other:?} to a login"),
+        })?;
+        if admitted { Ok(client) } else { Err(client.close(Parting::Torn)) }
     }
 
     /// Sends messages, all at once, and reads the answers: how many got their 240.
     pub fn send(&mut self, messages: &[(&str, String)]) -> Result<usize, Over> {
-        let bytes = self.begin(messages);
-        self.write(&bytes)?;
+        self.begin(messages);
+        self.flush()?;
         let mut kept = 0;
         for _ in messages {
-            let answer = match self.line()?.get(..3) {
-                Some(b"240") => Answer::Kept,
-                Some(b"540") => Answer::Unknown,
-                Some(b"545" | b"546" | b"500") => Answer::NotStored,
-                other => panic!("{:?} is no answer to SMSG", other.map(String::from_utf8_lossy)),
-            };
+            let answer = self.next(|event| match event {
+                Event::Sent(_) => Answer::Kept,
+                Event::NotSent { fate: Fate::Unknown, .. } => Answer::Unknown,
+                Event::NotSent { fate: Fate::NotStored, .. } => Answer::NotStored,
+                other => panic!("{other:?} is no answer to SMSG"),
+            })?;
             kept += usize::from(answer == Answer::Kept);
             let heard = if self.site.is_dark() { Answer::Unknown } else { answer };
             self.book().answered(self.session, heard);
@@ -110,7 +115,8 @@ impl<'a> Client<'a> {
 
     /// Sends messages and goes away without an answer, perhaps in the middle of a line.
     pub fn send_and_go(mut self, messages: &[(&str, String)], random: &mut Random) -> Over {
-        let bytes = self.begin(messages);
+        self.begin(messages);
+        let bytes = self.cp.output().to_vec();
         let cut = random.between(1, bytes.len() as u64) as usize;
         match self.write(&bytes[..cut]) {
             Ok(()) => self.close(Parting::Torn),
@@ -125,27 +131,33 @@ impl<'a> Client<'a> {
 
     /// One download; says how the server ended it, if it did.
     pub fn download_to_its_end(&mut self, manner: &Manner, random: &mut Random) -> Result<Option<End>, Over> {
-        let command = match (manner.wait, manner.window) {
-            (Some(seconds), _) => format!("WMSG{seconds}\r\n"),
-            (None, Some(window)) => format!("RMSG{window}\r\n"),
-            (None, None) => "RMSG\r\n".to_owned(),
-        };
         let window = if manner.wait.is_some() { 1 } else { manner.window.unwrap_or(1) };
         self.book().downloading(self.session, window);
-        self.write(command.as_bytes())?;
+        match manner.wait {
+            Some(seconds) => self.cp.wait(u16::try_from(seconds).expect("short")),
+            None => self.cp.receive(u16::try_from(window).expect("small")),
+        }
+        .expect("nothing is being downloaded");
         let mut owed = 0;
         loop {
-            let line = self.line()?;
+            let heard = self.next(|event| match event {
+                Event::Message { sender, body } => Heard::Message(sender, body.to_vec()),
+                Event::DownloadEnded(DownloadEnd::Complete) => Heard::End(End::All),
+                Event::DownloadEnded(DownloadEnd::Empty) => Heard::End(End::Nothing),
+                Event::DownloadEnded(DownloadEnd::Failed { code: 550, .. }) => Heard::End(End::Failed),
+                other => panic!("{other:?} in a download"),
+            })?;
             if self.site.is_dark() {
                 return Err(self.close(Parting::Torn));
             }
-            if !line.starts_with(b"RMSG") {
-                return self.end(&line).map(Some);
-            }
+            let (sender, body) = match heard {
+                Heard::Message(sender, body) => (sender, body),
+                Heard::End(end) => return self.end(end).map(Some),
+            };
             if self.site.failing && self.is_ended_already() {
                 self.book().stopping(self.session);
             }
-            self.note_message(&line);
+            self.book().received(self.session, sender.as_str(), &body);
             owed += 1;
             if manner.drop_one_in > 0 && random.one_in(manner.drop_one_in) {
                 let owed = if random.one_in(2) { owed } else { 0 };
@@ -171,20 +183,12 @@ impl<'a> Client<'a> {
         Over
     }
 
-    fn begin(&mut self, messages: &[(&str, String)]) -> Vec<u8> {
-        let mut bytes = Vec::new();
+    fn begin(&mut self, messages: &[(&str, String)]) {
         let mut book = self.book();
         for (recipient, body) in messages {
             book.sending(self.session, recipient, body.as_bytes());
-            bytes.extend_from_slice(format!("SMSG{recipient}:{body}\r\n").as_bytes());
+            self.cp.send(name(recipient), body.as_bytes()).expect("a message");
         }
-        bytes
-    }
-
-    fn note_message(&mut self, line: &[u8]) {
-        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
-        let sender = String::from_utf8_lossy(&line[4..colon]);
-        self.book().received(self.session, &sender, line.get(colon + 1..).unwrap_or_default());
     }
 
     fn acknowledge(&mut self, count: usize) -> Result<(), Over> {
@@ -192,45 +196,50 @@ impl<'a> Client<'a> {
             return Ok(());
         }
         let mut book = self.book();
-        (0..count).for_each(|_| book.acknowledging(self.session));
+        for _ in 0..count {
+            book.acknowledging(self.session);
+            assert!(self.cp.acknowledge(), "every message that was received can be acknowledged");
+        }
         drop(book);
-        self.write(&b"250 message successfully downloaded\r\n".repeat(count))
+        self.flush()
     }
 
     /// 550, and 201 at once; what comes before its answer was sent before the 550.
     fn reject(&mut self) -> Result<(), Over> {
         self.book().stopping(self.session);
-        self.write(b"550\r\n201\r\n")?;
+        assert!(self.cp.reject(), "a message can be rejected");
+        self.flush()?;
         loop {
+            // The protocol's client drops what comes from here on; the ledger counts it.
             let line = self.line()?;
             if self.site.is_dark() {
                 return Err(self.close(Parting::Torn));
             }
-            if line.starts_with(b"201") {
-                self.book().recovered(self.session);
-                return Ok(());
+            if let Some(message) = line.strip_prefix(b"RMSG") {
+                let colon = message.iter().position(|byte| *byte == b':').unwrap_or(message.len());
+                let sender = String::from_utf8_lossy(&message[..colon]);
+                self.book().received(self.session, &sender, message.get(colon + 1..).unwrap_or_default());
             }
             // The server's own 550 may have been under way already: then this one was out of order, which is 500, and
             // nobody knows which 250s came before it.
             if self.site.failing && line.starts_with(b"550") {
                 self.book().ended(self.session, End::Failed);
-                continue;
             }
             if self.site.failing && line.starts_with(b"500") {
                 continue;
             }
-            assert!(line.starts_with(b"RMSG"), "{:?} after 550", String::from_utf8_lossy(&line));
-            self.note_message(&line);
+            self.cp.input(&[line.as_slice(), b"\r\n"].concat());
+            match self.cp.next_event() {
+                None if line.starts_with(b"RMSG") || self.site.failing => {}
+                Some(Event::DownloadEnded(DownloadEnd::Rejected)) => break,
+                event => panic!("{:?} after 550: {event:?}", String::from_utf8_lossy(&line)),
+            }
         }
+        self.book().recovered(self.session);
+        Ok(())
     }
 
-    fn end(&mut self, line: &[u8]) -> Result<End, Over> {
-        let end = match line.get(..3) {
-            Some(b"255") => End::All,
-            Some(b"256") => End::Nothing,
-            Some(b"550") => End::Failed,
-            _ => panic!("{:?} in a download", String::from_utf8_lossy(line)),
-        };
+    fn end(&mut self, end: End) -> Result<End, Over> {
         self.book().ended(self.session, end);
         if end == End::Failed {
             self.recover()?;
@@ -238,15 +247,33 @@ impl<'a> Client<'a> {
         Ok(end)
     }
 
+    /// Waits for the answer to the 201 that the protocol's client sends by itself behind an error.
     fn recover(&mut self) -> Result<(), Over> {
-        self.write(b"201\r\n")?;
-        self.expect("201")
+        self.flush()?;
+        let line = self.line()?;
+        self.cp.input(&[line.as_slice(), b"\r\n"].concat());
+        let event = self.cp.next_event();
+        let right = line.starts_with(b"201") && event.is_none();
+        assert!(right, "{:?} instead of 201: {event:?}", String::from_utf8_lossy(&line));
+        Ok(())
     }
 
-    fn expect(&mut self, code: &str) -> Result<(), Over> {
-        let line = self.line()?;
-        assert!(line.starts_with(code.as_bytes()), "{:?} instead of {code}", String::from_utf8_lossy(&line));
-        Ok(())
+    /// What `take` makes of the next event, for which what is to be sent is sent.
+    fn next<T>(&mut self, take: impl FnOnce(Event<'_>) -> T) -> Result<T, Over> {
+        self.flush()?;
+        loop {
+            let line = self.line()?;
+            self.cp.input(&[line.as_slice(), b"\r\n"].concat());
+            if let Some(event) = self.cp.next_event() {
+                return Ok(take(event));
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Over> {
+        let bytes = self.cp.output().to_vec();
+        self.cp.output_sent(bytes.len());
+        self.write(&bytes)
     }
 
     fn book(&self) -> MutexGuard<'a, Ledger> {
@@ -301,6 +328,16 @@ impl<'a> Client<'a> {
             }
         }
     }
+}
+
+/// What comes in a download.
+enum Heard {
+    Message(Username, Vec<u8>),
+    End(End),
+}
+
+fn name(text: &str) -> Username {
+    Username::parse(text.as_bytes()).expect("a name")
 }
 
 fn is_gone(error: &std::io::Error) -> bool {
