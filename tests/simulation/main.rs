@@ -39,7 +39,6 @@ mod trace;
 mod twins;
 mod world;
 
-
 use cpd_testing::environment::number;
 use cpd_testing::ledger;
 use plan::{Cut, Twin};
