@@ -1,5 +1,6 @@
 //! Floods of logins against the whole engine, on virtual time: who comes from an address from which somebody has logged in
-//! before hardly notices them, and who comes from a new one waits for no more than the others who are new.
+//! before hardly notices them, and who comes from a new one waits neither for those who have had a turn nor, once the first
+//! wave is over, for all of it to have had one.
 //!
 //! The twin is a cpd with one queue for all, which has to be caught:
 //! `CPD_SABOTAGE=one-queue EXPECT_VIOLATION=1 cargo test --features sabotage --test fair_logins`.
@@ -22,8 +23,10 @@ const ATTACKERS: u32 = 6000;
 const LOGINS_A_SECOND: u64 = 5000 / 30;
 /// Honest logins of each kind, one a second.
 const TRIES: u64 = 200;
-/// Until each attacker has had a turn.
-const WARM_UP_MS: Millis = 400_000;
+/// Until the last attacker has arrived; most of them have had no turn by then.
+const FIRST_WAVE_MS: Millis = ATTACKERS as u64 * 1000 / LOGINS_A_SECOND + 1000;
+/// Of a flood from few networks nobody has to see the end.
+const FEW_NETWORKS_MS: Millis = 2000;
 const OWNER: AddressKey = AddressKey::V4(1);
 const NEWCOMERS: u32 = 0x0a00_0000;
 const FLOOD: u32 = 0xc000_0000;
@@ -40,6 +43,8 @@ struct World {
     /// Honest logins under way.
     begun: HashMap<SessionId, (Kind, Millis)>,
     waited: HashMap<Kind, Vec<Millis>>,
+    /// Each attacker has an IPv4 /24 of its own; if not, there are 256 in each.
+    spread: bool,
     /// The attackers' sessions, and which of them are connected.
     flooding: HashMap<SessionId, u32>,
     connected: Vec<bool>,
@@ -73,6 +78,7 @@ impl World {
             number: 0,
             begun: HashMap::new(),
             waited: HashMap::new(),
+            spread: true,
             flooding: HashMap::new(),
             connected: vec![false; ATTACKERS as usize],
         }
@@ -151,14 +157,15 @@ impl World {
         if std::mem::replace(&mut self.connected[attacker as usize], true) {
             return;
         }
-        let id = self.connect(AddressKey::V4(FLOOD + attacker), &guess(attacker));
+        let from = FLOOD + if self.spread { attacker << 8 } else { attacker };
+        let id = self.connect(AddressKey::V4(from), &guess(attacker));
         self.flooding.insert(id, attacker);
     }
 
     fn honest(&mut self, kind: Kind, number: u64) {
         let from = match kind {
             Kind::Owner => OWNER,
-            Kind::Newcomer => AddressKey::V4(NEWCOMERS + number as u32),
+            Kind::Newcomer => AddressKey::V4(NEWCOMERS + ((number as u32) << 8)),
         };
         let id = self.connect(from, "USERbob\r\nPASSbob\r\n");
         self.begun.insert(id, (kind, self.now));
@@ -177,11 +184,11 @@ fn p99(world: &World, kind: Kind) -> Millis {
     waited[TRIES as usize * 99 / 100 - 1]
 }
 
-#[test]
-fn a_flood_of_logins_keeps_nobody_out() {
-    let mut world = World::new();
+/// A flood from addresses that are `spread` over as many networks or not, in which honest clients come after `start`.
+fn flood(spread: bool, start: Millis) {
+    let mut world = World { spread, ..World::new() };
     let (mut attacker, mut tried) = (0, 0);
-    let end = WARM_UP_MS + TRIES * 1000 + 30_000;
+    let end = start + TRIES * 1000 + 30_000;
     while world.now < end {
         world.now += 1;
         world.verified();
@@ -189,7 +196,7 @@ fn a_flood_of_logins_keeps_nobody_out() {
             world.flood(attacker % ATTACKERS);
             attacker += 1;
         }
-        if world.now > WARM_UP_MS && tried < TRIES && world.now.is_multiple_of(1000) {
+        if world.now > start && tried < TRIES && world.now.is_multiple_of(1000) {
             tried += 1;
             world.honest(Kind::Owner, tried);
             world.honest(Kind::Newcomer, tried);
@@ -198,7 +205,11 @@ fn a_flood_of_logins_keeps_nobody_out() {
     }
     let (owner, newcomer) = (p99(&world, Kind::Owner), p99(&world, Kind::Newcomer));
     let (owners, newcomers) = (shown(owner), shown(newcomer));
-    let told = format!("{attacker} of {ATTACKERS} addresses; p99 of an owner {owners}, of a newcomer {newcomers}");
+    let networks = if spread { ATTACKERS } else { ATTACKERS.div_ceil(256) };
+    let told = format!(
+        "{attacker} logins of {ATTACKERS} addresses in {networks} networks, honest ones after {start} ms; p99 of an owner \
+         {owners}, of a newcomer {newcomers}"
+    );
     if std::env::var_os("EXPECT_VIOLATION").is_some() {
         assert!(owner > OWNER_MS && newcomer > NEWCOMER_MS, "not caught: {told}");
         println!("proof: flood of logins: twin one-queue caught: {told}");
@@ -206,6 +217,16 @@ fn a_flood_of_logins_keeps_nobody_out() {
         assert!(owner <= OWNER_MS && newcomer <= NEWCOMER_MS, "{told}");
         println!("proof: flood of logins: {told}");
     }
+}
+
+#[test]
+fn a_flood_of_logins_keeps_nobody_out() {
+    flood(true, FIRST_WAVE_MS);
+}
+
+#[test]
+fn a_flood_from_few_networks_keeps_nobody_out_from_its_beginning() {
+    flood(false, FEW_NETWORKS_MS);
 }
 
 /// Users with all the sessions that they may have, from many addresses, leave places for addresses that are known.
