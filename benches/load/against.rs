@@ -3,12 +3,14 @@
 
 use crate::client::Fleet;
 use crate::fetch::{self, fill_and_fetch};
+use crate::flood::{Waits, waits};
 use crate::idle::{self, bytes_each};
 use crate::lab::Lab;
 use crate::login::storm;
 use crate::scripts::{self, Recipients, Run, Until};
 use crate::server::{Build, Hashing, Server, USERS};
 use crate::table::{Row, Target, Unit, median};
+use crate::targets;
 
 /// Connections, and PDUs that each keeps outstanding.
 const LOADS: [(usize, usize); 3] = [(1, 1), (200, 1), (200, 16)];
@@ -82,6 +84,9 @@ pub fn run(lab: &mut Lab) -> Result<(), String> {
         let turn = |server: &Server| Ok(storm(server.address, time, sleep)?.0);
         in_turns(lab, &builds, ("login", Unit::PerSecond, LOGIN), Hashing::Default, turn)?;
     }
+    if lab.options.wants("flood") {
+        flood(lab, &builds)?;
+    }
     Ok(())
 }
 
@@ -127,6 +132,32 @@ fn compare(
         rounds.push(both);
     }
     lab.push(row(name, unit, target, &rounds, |value| *value));
+    Ok(())
+}
+
+/// What both kinds of honest logins wait for under a flood; each build has one of its own, as long as a round.
+fn flood(lab: &mut Lab, builds: &[Build; 2]) -> Result<(), String> {
+    let mut rounds = Vec::new();
+    for _ in 0..lab.options.rounds {
+        let mut both = Vec::new();
+        for build in builds {
+            let server = lab.build(build, Hashing::Default)?;
+            both.push(waits(lab, &server)?);
+        }
+        rounds.extend(<[Waits; 2]>::try_from(both));
+    }
+    let told = |[ours, theirs]: &[Waits; 2]| format!("this build: {}; the other: {}", ours.told(), theirs.told());
+    let note = rounds.iter().map(told).collect::<Vec<_>>().join("; ");
+    type Of = fn(&Waits) -> f64;
+    let kinds: [(&str, Of, Target); 2] = [
+        ("an owner", |waits| Waits::p99(&waits.owner), targets::FLOOD_OWNER),
+        ("a new address", |waits| Waits::p99(&waits.newcomer), targets::FLOOD_NEWCOMER),
+    ];
+    for (who, of, target) in kinds {
+        let name = format!("login under a flood, p99 of {who}");
+        let row = row(&name, Unit::Seconds, target, &rounds, of);
+        lab.push(Row { note: note.clone(), ..row });
+    }
     Ok(())
 }
 

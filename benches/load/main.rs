@@ -9,6 +9,7 @@ mod client;
 mod deaf;
 mod fetch;
 mod flat;
+mod flood;
 mod floor;
 mod histogram;
 mod idle;
@@ -70,7 +71,8 @@ fn run(options: Options) -> Result<(), String> {
     let mut lab = Lab::new(options)?;
     let machine = machine::describe(lab.root());
     eprintln!("{machine}");
-    let scenarios: [Scenario; SCENARIOS.len()] = [store::run, fetch::run, flat::run, idle::run, deaf::run, login::run];
+    let scenarios: [Scenario; SCENARIOS.len()] =
+        [store::run, fetch::run, flat::run, idle::run, deaf::run, login::run, flood::run];
     for (name, scenario) in SCENARIOS.iter().zip(scenarios) {
         if lab.options.against.is_none() && lab.options.wants(name) {
             scenario(&mut lab).map_err(|e| format!("{name}: {e}"))?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub const USAGE: &str =
-    "usage: cargo bench --bench load -- [--quick] [--only store,fetch,flat,idle,deaf,login] [--rounds N]
+    "usage: cargo bench --bench load -- [--quick] [--only store,fetch,flat,idle,deaf,login,flood] [--rounds N]
                                  [--json FILE] [--limits-only]
                                  [--against CPD]
   --quick        short rounds and small numbers: does it work, not how fast is it
@@ -12,8 +12,8 @@ pub const USAGE: &str =
   --rounds N     pairs of rounds of each scenario, 1 to 100 (5; 1 with --quick)
   --json FILE    the table for programs, too
   --limits-only  measure what cpd is compared with, without cpd
-  --against CPD  store, fetch, idle and login with this build and another one's cpd, in turns";
-pub const SCENARIOS: [&str; 6] = ["store", "fetch", "flat", "idle", "deaf", "login"];
+  --against CPD  store, fetch, idle, login and flood with this build and another one's cpd, in turns";
+pub const SCENARIOS: [&str; 7] = ["store", "fetch", "flat", "idle", "deaf", "login", "flood"];
 const ROUNDS: usize = 5;
 const ROUNDS_MAX: usize = 100;
 

@@ -36,3 +36,6 @@ pub const LOGIN: Target = Target::RatioAtLeast(0.90);
 /// Latency of other sessions while logins storm, of that in quiet.
 pub const LOGIN_P50: Target = Target::RatioAtMost(3.0);
 pub const LOGIN_P99: Target = Target::Shown;
+/// Seconds that an honest login takes while 6,000 addresses flood cpd with others.
+pub const FLOOD_OWNER: Target = Target::ValueAtMost(1.0);
+pub const FLOOD_NEWCOMER: Target = Target::ValueAtMost(10.0);
