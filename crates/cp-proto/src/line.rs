@@ -2,14 +2,12 @@
 //! and between two lines it holds no memory.
 
 mod silence;
-mod snapshot;
+pub mod snapshot;
 
 use crate::command::{Line, Verb};
 use crate::limits::{PASSWORD_MAX_BYTES, PDU_MAX_BYTES, UNTERMINATED_MAX_BYTES, VERB_BYTES};
 use crate::secret::wipe;
 use crate::telnet::{IAC, NvtEvent, NvtParser};
-
-pub use self::snapshot::DecoderSnapshot;
 
 const LF: u8 = b'\n';
 const CR: u8 = b'\r';

@@ -2,6 +2,7 @@
 //! Programs read the code alone; the text explains the cause to a human reader and what to send next. No text contains
 //! anything that a client sent.
 
+use crate::command::SendFault;
 use crate::values::Username;
 
 /// Longest reply in bytes, without its CRLF, so that it fits a line of a terminal.
@@ -271,6 +272,21 @@ pub fn write_message(sender: Username, body: &[u8], out: &mut Vec<u8>) {
     out.push(b':');
     out.extend_from_slice(body);
     out.extend_from_slice(b"\r\n");
+}
+
+/// The reply to a malformed SMSG (docs/protocol.md section 5).
+impl From<SendFault> for Reply {
+    fn from(fault: SendFault) -> Reply {
+        match fault {
+            SendFault::NoColon => Reply::SendError(SendFailure::NoColon),
+            SendFault::EmptySide => Reply::SendError(SendFailure::EmptySide),
+            SendFault::TooManyColons => Reply::TooManyColons,
+            SendFault::TooLong => Reply::SendError(SendFailure::TooLong),
+            SendFault::NotUtf8 => Reply::SendError(SendFailure::NotUtf8),
+            SendFault::ControlCharacter => Reply::SendError(SendFailure::ControlCharacter),
+            SendFault::ImpossibleName => Reply::NoSuchUser,
+        }
+    }
 }
 
 #[cfg(test)]

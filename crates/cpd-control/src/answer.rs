@@ -14,26 +14,10 @@ use cpd_core::engine::throttle::{Subject, Throttled};
 use cpd_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
-use super::encoding::{Numbers, encode_error, encode_ok, rfc3339};
-use super::error::{ControlError, ErrorCode};
-use super::{ANSWER_MAX_BYTES, DAMAGED_ROWS_MAX};
-
-/// The part that all answers share: whether the request succeeded, and the error if it did not. The other fields depend
-/// on the command and have a type of their own.
-#[derive(Serialize, Deserialize, Debug)]
-pub struct Envelope {
-    pub ok: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<ErrorBody>,
-}
-
-/// The reason for a refusal. `code` is text, not an [`ErrorCode`], so that a client can also read codes that are newer
-/// than itself.
-#[derive(Serialize, Deserialize, Debug)]
-pub struct ErrorBody {
-    pub code: String,
-    pub message: String,
-}
+use super::encoding::{Numbers, encode_ok, rfc3339};
+use super::error::{ControlError, ErrorCode, encode_error};
+pub use super::error::{Envelope, ErrorBody};
+use super::limits::{ANSWER_MAX_BYTES, DAMAGED_ROWS_MAX};
 
 /// The request succeeded; there is nothing to add.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]

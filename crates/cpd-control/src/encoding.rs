@@ -5,8 +5,7 @@ use std::fmt;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::answer::{Envelope, ErrorBody};
-use super::error::ErrorCode;
+use super::error::{ErrorCode, encode_error};
 
 /// The answer to a request that succeeded: one line with its newline. `body` must be a struct; its fields are put next
 /// to `ok`.
@@ -24,16 +23,6 @@ pub fn encode_ok(body: &impl Serialize) -> Vec<u8> {
         }
         Err(_) => encode_error(ErrorCode::Internal, "the answer could not be encoded"),
     }
-}
-
-/// The answer to a request that was refused: one line with its newline.
-pub fn encode_error(code: ErrorCode, message: &str) -> Vec<u8> {
-    let refusal = ErrorBody { code: code.as_str().to_owned(), message: message.to_owned() };
-    let envelope = Envelope { ok: false, error: Some(refusal) };
-    // Encoding text and a boolean cannot fail. If it did, the client would not take the empty line for a success.
-    let mut line = serde_json::to_vec(&envelope).unwrap_or_default();
-    line.push(b'\n');
-    line
 }
 
 /// Formats `seconds` since 1970 as RFC 3339 in UTC: `2026-01-31T12:00:00Z`. A time after the year 9999 becomes the last

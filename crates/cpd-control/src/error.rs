@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 macro_rules! codes {
     ($($variant:ident $name:literal $meaning:literal,)*) => {
         /// The reason for a refusal as a code. The names are stable; new ones may be added.
@@ -82,7 +84,7 @@ impl ControlError {
 
     /// The answer to send: one line with its newline.
     pub fn encode(&self) -> Vec<u8> {
-        super::encode_error(self.code, &self.message)
+        encode_error(self.code, &self.message)
     }
 }
 
@@ -93,3 +95,30 @@ impl fmt::Display for ControlError {
 }
 
 impl std::error::Error for ControlError {}
+
+/// The part that all answers share: whether the request succeeded, and the error if it did not. The other fields depend
+/// on the command and have a type of their own.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Envelope {
+    pub ok: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorBody>,
+}
+
+/// The reason for a refusal. `code` is text, not an [`ErrorCode`], so that a client can also read codes that are newer
+/// than itself.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct ErrorBody {
+    pub code: String,
+    pub message: String,
+}
+
+/// The answer to a request that was refused: one line with its newline.
+pub fn encode_error(code: ErrorCode, message: &str) -> Vec<u8> {
+    let refusal = ErrorBody { code: code.as_str().to_owned(), message: message.to_owned() };
+    let envelope = Envelope { ok: false, error: Some(refusal) };
+    // Encoding text and a boolean cannot fail. If it did, the client would not take the empty line for a success.
+    let mut line = serde_json::to_vec(&envelope).unwrap_or_default();
+    line.push(b'\n');
+    line
+}

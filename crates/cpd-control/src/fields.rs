@@ -10,8 +10,8 @@ use cp_proto::values::{Password, Username};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::error::{ControlError, ErrorCode};
+use super::limits::{FIELDS_MAX, JSON_DEPTH_MAX, NAME_RULE};
 use super::password::parse_new_password;
-use super::{FIELDS_MAX, JSON_DEPTH_MAX, NAME_RULE};
 
 /// The fields of a request that have not been read yet.
 #[derive(Default)]

@@ -6,7 +6,7 @@ use std::fmt;
 use cp_proto::secret::{WipedBytes, wipe};
 
 use super::error::{ControlError, ErrorCode};
-use super::{REQUEST_MAX_BYTES, Request, request};
+use super::limits::REQUEST_MAX_BYTES;
 
 /// The bytes of one line, which may contain a password. `Debug` shows only their number, and they are overwritten when
 /// the line is dropped.
@@ -20,14 +20,6 @@ impl RequestLine {
     /// The bytes of the line.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    /// Parses the request in this line.
-    ///
-    /// # Errors
-    /// The errors of [`request::parse`].
-    pub fn request(&self) -> Result<Request, ControlError> {
-        request::parse(&self.0)
     }
 }
 

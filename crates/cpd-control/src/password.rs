@@ -7,7 +7,7 @@ use std::fmt;
 use cp_proto::limits::PASSWORD_MAX_BYTES;
 use cp_proto::values::Password;
 
-use super::PASSWORD_RULE;
+use super::limits::PASSWORD_RULE;
 
 /// A byte order mark. Some editors and shells put one at the beginning of a file, where it is invisible.
 const BYTE_ORDER_MARK: char = '\u{feff}';

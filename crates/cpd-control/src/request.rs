@@ -9,7 +9,7 @@ use serde::ser::SerializeMap;
 use super::error::{ControlError, ErrorCode};
 use super::fields::{Fields, missing_field, printable_name};
 use super::frame::RequestLine;
-use super::{PROTOCOL_VERSION, ROWS_DEFAULT, ROWS_MAX};
+use super::limits::{PROTOCOL_VERSION, ROWS_DEFAULT, ROWS_MAX};
 
 /// A request as it is sent and received. `Debug` does not show passwords.
 pub type Request = requests::Request<Password>;
@@ -117,6 +117,16 @@ pub fn parse(line: &[u8]) -> Result<Request, ControlError> {
 /// Whether a command is logged with the peer's credentials; see [`CommandSpec::changes`].
 pub fn changes(command: &str) -> bool {
     COMMANDS.iter().any(|spec| spec.name == command && spec.changes)
+}
+
+impl RequestLine {
+    /// Parses the request in this line.
+    ///
+    /// # Errors
+    /// The errors of [`parse`].
+    pub fn request(&self) -> Result<Request, ControlError> {
+        parse(self.as_bytes())
+    }
 }
 
 /// Encodes the request as one line with its newline.

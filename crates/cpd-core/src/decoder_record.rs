@@ -1,7 +1,8 @@
 //! The decoder's part of a session's record, which lets the successor continue in the middle of the stream.
 
 use cp_proto::limits::{PDU_MAX_BYTES, VERB_BYTES};
-use cp_proto::line::{Decoder, DecoderSnapshot, LineMode};
+use cp_proto::line::snapshot::DecoderSnapshot;
+use cp_proto::line::{Decoder, LineMode};
 use cp_proto::telnet::NvtParser;
 
 use super::record::{RecordFormat, RecordReader, RecordWriter};

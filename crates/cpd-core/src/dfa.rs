@@ -8,7 +8,6 @@ use cp_proto::command::{PduFault, SendFault, Verb};
 use cp_proto::reply::{DownloadFailure, Reply, SendFailure};
 use cp_proto::values::{Password, Username};
 
-use self::causes::{fault_reply, refusal_reply};
 use super::download::{Download, MessageId, Page};
 
 pub use self::state_name::StateName;
@@ -328,7 +327,7 @@ fn process_command(user: Username, event: Event, dialect: Dialect) -> Transition
         Event::Send => {
             Transition { state: State::SendingMessage { user }, response: Response::Nothing, action: Action::None }
         }
-        Event::BadSend(fault) => failed(fault_reply(fault)),
+        Event::BadSend(fault) => failed(fault.into()),
         Event::TimedOut(Verb::Smsg) => failed(Reply::SendError(SendFailure::TimedOut)),
         Event::Receive { window, serial } => Transition {
             state: State::ReceivingMessage { user, download: Box::new(Download::new(serial, window, false)) },
@@ -368,7 +367,7 @@ fn sending_message(user: Username, event: Event, dialect: Dialect) -> Transition
     let state = State::SendingMessage { user };
     match event {
         Event::Stored => State::ProcessCommand { user }.replies(Reply::Sent),
-        Event::Refused(refusal) => error_state(user, dialect).replies(refusal_reply(refusal)),
+        Event::Refused(refusal) => error_state(user, dialect).replies(refusal.into()),
         Event::User(_)
         | Event::BadUser
         | Event::Pass(_)

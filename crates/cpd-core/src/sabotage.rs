@@ -2,6 +2,8 @@
 //! that a check of cpd notices it. This needs the feature `sabotage`, which no package enables; without it,
 //! [`is_ordered`] is `false` at compile time and no fault is compiled in.
 
+use crate::time::{Millis, NEVER};
+
 /// A promise of cpd that is broken on purpose; most are those of docs/protocol.md section 7.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
@@ -105,3 +107,8 @@ static ORDERED: std::sync::LazyLock<Option<Fault>> = std::sync::LazyLock::new(||
     }
     fault
 });
+
+/// The time that is passed to a session whose timer fires.
+pub(crate) fn inject_early_timer(now: Millis, deadline: Millis) -> Millis {
+    if is_ordered(Fault::EarlyTimer) && deadline != NEVER { now.max(deadline) } else { now }
+}

@@ -3,6 +3,7 @@
 
 mod deadlines;
 mod dispatch;
+mod expiry;
 mod handover;
 mod output;
 pub mod settings;

@@ -1,6 +1,6 @@
 //! The causes of errors, translated into replies.
 
-use cp_proto::command::{PduFault, SendFault};
+use cp_proto::command::PduFault;
 use cp_proto::reply::{BadCommandCause, Reply, ReplyStage, SendFailure};
 
 use super::{Event, Refusal, State, Transition};
@@ -44,28 +44,17 @@ fn bad_command_cause(event: &Event, stage: ReplyStage) -> BadCommandCause {
     }
 }
 
-/// The reply to a malformed SMSG.
-pub(super) fn fault_reply(fault: SendFault) -> Reply {
-    match fault {
-        SendFault::NoColon => Reply::SendError(SendFailure::NoColon),
-        SendFault::EmptySide => Reply::SendError(SendFailure::EmptySide),
-        SendFault::TooManyColons => Reply::TooManyColons,
-        SendFault::TooLong => Reply::SendError(SendFailure::TooLong),
-        SendFault::NotUtf8 => Reply::SendError(SendFailure::NotUtf8),
-        SendFault::ControlCharacter => Reply::SendError(SendFailure::ControlCharacter),
-        SendFault::ImpossibleName => Reply::NoSuchUser,
-    }
-}
-
 /// The reply to a well-formed SMSG that is not stored.
-pub(super) fn refusal_reply(refusal: Refusal) -> Reply {
-    match refusal {
-        Refusal::NoSuchUser => Reply::NoSuchUser,
-        Refusal::QueueFull => Reply::SendError(SendFailure::QueueFull),
-        Refusal::SenderFull => Reply::SendError(SendFailure::SenderFull),
-        Refusal::SenderLimit => Reply::SendError(SendFailure::SenderLimit),
-        Refusal::NoRoom => Reply::SendError(SendFailure::NoRoom),
-        Refusal::Stalled => Reply::SendError(SendFailure::Stalled),
-        Refusal::OutcomeUnknown => Reply::SendError(SendFailure::OutcomeUnknown),
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Reply {
+        match refusal {
+            Refusal::NoSuchUser => Reply::NoSuchUser,
+            Refusal::QueueFull => Reply::SendError(SendFailure::QueueFull),
+            Refusal::SenderFull => Reply::SendError(SendFailure::SenderFull),
+            Refusal::SenderLimit => Reply::SendError(SendFailure::SenderLimit),
+            Refusal::NoRoom => Reply::SendError(SendFailure::NoRoom),
+            Refusal::Stalled => Reply::SendError(SendFailure::Stalled),
+            Refusal::OutcomeUnknown => Reply::SendError(SendFailure::OutcomeUnknown),
+        }
     }
 }

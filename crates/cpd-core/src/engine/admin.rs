@@ -4,39 +4,13 @@
 use cp_proto::values::Username;
 
 use super::Engine;
-use super::core::Core;
+use super::core::{Core, Pending};
 use super::port::{AddressKey, AdminAnswer, AdminOp, RequestId, UserRow};
 use super::requests::{AdminResult, BACKUP_CHUNK_BYTES, Request, SessionRow, Status, UserState, keep_first_by_key};
 use crate::dfa::StateName;
 use crate::download::MessageId;
 use crate::mailboxes::Mailboxes;
 use crate::time::Millis;
-
-/// What to do with the answer to a request.
-#[derive(Debug)]
-pub(super) enum Pending {
-    UserAdd {
-        name: Username,
-    },
-    UserPasswd {
-        name: Username,
-        keep_sessions: bool,
-    },
-    UserLock {
-        name: Username,
-        locked: bool,
-    },
-    UserRemove {
-        name: Username,
-    },
-    Users {
-        limit: usize,
-    },
-    Purge,
-    Status,
-    /// The answer is the result.
-    Plain,
-}
 
 impl<M: Mailboxes> Engine<M> {
     /// Handles a request; its result comes from [`Engine::next_result`].

@@ -5,7 +5,6 @@ use std::collections::{HashMap, VecDeque};
 use cp_proto::reply::Reply;
 use cp_proto::values::{Password, Username};
 
-use super::admin::Pending;
 use super::counters::Counters;
 use super::counts::Counts;
 use super::events::{Limit, LogEvent};
@@ -39,6 +38,32 @@ pub(super) struct Core<M> {
     pub former_keys: HashMap<SessionId, AddressKey>,
     pub pending: HashMap<RequestId, Pending>,
     pub results: VecDeque<(RequestId, AdminResult)>,
+}
+
+/// What to do with the answer to a request.
+#[derive(Debug)]
+pub(super) enum Pending {
+    UserAdd {
+        name: Username,
+    },
+    UserPasswd {
+        name: Username,
+        keep_sessions: bool,
+    },
+    UserLock {
+        name: Username,
+        locked: bool,
+    },
+    UserRemove {
+        name: Username,
+    },
+    Users {
+        limit: usize,
+    },
+    Purge,
+    Status,
+    /// The answer is the result.
+    Plain,
 }
 
 impl<M: Mailboxes> Core<M> {

@@ -8,8 +8,9 @@ mod core;
 pub mod counters;
 mod counts;
 pub mod events;
+mod expiry;
 mod guests;
-mod handover;
+pub mod handover;
 pub mod login_queue;
 mod logins;
 mod mailbox_events;
@@ -30,16 +31,17 @@ use self::core::{Core, SessionServices};
 use self::counts::Counts;
 use self::events::{Limit, LogEvent};
 use self::guests::Guests;
-pub use self::handover::RECORD_VERSION;
 pub use self::logins::Verification;
 use self::port::{AddressKey, Origin, RequestId, SessionId};
 use self::requests::AdminResult;
 use self::settings::Settings;
 use self::slot::Slot;
+use self::trusted_clock::TrustedClock;
 use crate::dfa::Dialect;
 use crate::download::MessageId;
 use crate::mailboxes::Mailboxes;
 use crate::mailboxes::local::LocalMailboxes;
+use crate::sabotage::inject_early_timer;
 use crate::services::SessionContext;
 use crate::session::{Closing, Session};
 use crate::time::{Millis, NEVER};
@@ -59,7 +61,7 @@ pub struct Engine<M = LocalMailboxes> {
     core: Core<M>,
     /// When the next scan for expired messages is due, and the index of the user at which it begins.
     expiry_scan: (Millis, usize),
-    trusted_clock: trusted_clock::TrustedClock,
+    trusted_clock: TrustedClock,
     /// Messages with lower ids were in the store when the process started.
     first_new_id: MessageId,
     stopping: bool,
@@ -104,7 +106,7 @@ impl<M: Mailboxes> Engine<M> {
             dirty: VecDeque::new(),
             core,
             expiry_scan: (now, 0),
-            trusted_clock: trusted_clock::TrustedClock::default(),
+            trusted_clock: TrustedClock::default(),
             first_new_id,
             stopping: false,
         }
@@ -304,7 +306,7 @@ impl<M: Mailboxes> Engine<M> {
             };
             slot.timer = None;
             let id = slot.id();
-            let at = sabotage::inject_early_timer(now, self.session(id).map_or(NEVER, Session::deadline));
+            let at = inject_early_timer(now, self.session(id).map_or(NEVER, Session::deadline));
             if self.session(id).is_some_and(|s| s.deadline() <= at) {
                 self.core.counters.timeouts += 1;
                 self.with_session(id, at, |s, cx| s.expire(cx));

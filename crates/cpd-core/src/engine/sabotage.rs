@@ -1,14 +1,9 @@
 //! The engine's part of the fault injection (see [`crate::sabotage`]).
 
 use super::port::SessionId;
-use super::{Engine, Millis, NEVER, Username};
+use super::{Engine, Millis, Username};
 use crate::mailboxes::Mailboxes;
 use crate::sabotage::{Fault, is_ordered};
-
-/// The time that is passed to a session whose timer fires.
-pub(super) fn inject_early_timer(now: Millis, deadline: Millis) -> Millis {
-    if is_ordered(Fault::EarlyTimer) && deadline != NEVER { now.max(deadline) } else { now }
-}
 
 impl<M: Mailboxes> Engine<M> {
     pub(super) fn inject_leaky_reply(&mut self, id: SessionId, name: Username, now: Millis) {

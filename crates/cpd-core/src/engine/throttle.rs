@@ -10,8 +10,9 @@ mod admin;
 mod bucket;
 mod handover;
 mod name_failures;
+mod subject;
 
-pub use self::admin::{Subject, Throttled};
+pub use self::subject::{Subject, Throttled};
 use cp_proto::values::Username;
 
 use self::bucket::{Failures, Headroom, Level, Rate, Table};

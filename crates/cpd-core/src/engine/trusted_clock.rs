@@ -1,20 +1,15 @@
 //! The time by which messages expire: the wall clock's, except that a jump forward is trusted only after a day. A message
 //! that was answered with 240 must not be deleted because a clock was wrong for a while.
 
-use super::events::LogEvent;
-use super::{Engine, Millis, NEVER};
 use crate::download::MessageId;
-use crate::mailboxes::Mailboxes;
 use crate::record::{RecordReader, RecordWriter};
+use crate::time::{Millis, NEVER};
 
 /// By how many seconds the wall clock may be ahead of the time that the monotonic clock predicts before it is
 /// distrusted.
 const JUMP_MIN_SECONDS: u64 = 3600;
 /// How long it has to stay ahead before it is trusted again.
 const JUMP_GRACE_MS: Millis = 24 * 3600 * 1000;
-
-/// Messages that one scan removes at most; the next scan follows a tick later.
-const EXPIRED_PER_SCAN_MAX: usize = 256;
 
 /// The wall clock as far as it is trusted.
 #[derive(Debug)]
@@ -131,26 +126,6 @@ impl TrustedClock {
             distrusted_since,
             ..TrustedClock::default()
         })
-    }
-}
-
-impl<M: Mailboxes> Engine<M> {
-    /// Removes messages that are older than `message_age`, except from queues that are being downloaded.
-    pub(super) fn expire_messages(&mut self, now: Millis) {
-        let age = self.settings.limits.message_age;
-        let cutoff = self.trusted_clock.expiry_cutoff(self.core.wall_seconds, now, age, self.first_new_id);
-        let (messages, next) = cutoff.map_or((0, None), |cutoff| {
-            let has_expired = |id, stamp| cutoff.has_expired(id, stamp);
-            self.core.mailboxes.expire(has_expired, self.expiry_scan.1, EXPIRED_PER_SCAN_MAX, now)
-        });
-        if messages > 0 {
-            self.core.counters.messages_expired += messages;
-            self.core.events.push_back(LogEvent::Expired { messages });
-        }
-        self.expiry_scan = match next {
-            Some(place) => (now + crate::timer::TICK_MS, place),
-            None => (now.saturating_add(age.saturating_mul(100).clamp(1000, 60_000)), 0),
-        };
     }
 }
 

@@ -14,10 +14,9 @@ use std::vec;
 use cp_proto::values::Username;
 
 use self::batcher::Batcher;
-use self::events::ReturnedBatch;
-use self::operators::PendingRequest;
-use self::queues::Queues;
+use self::queues::{Purged, Queues};
 use super::{MailboxContext, MailboxEvent, Mailboxes, NotStored, SenderAndRecipient};
+use crate::dfa::Refusal;
 use crate::download::MessageId;
 use crate::engine::counters::Counters;
 use crate::engine::port::{
@@ -58,6 +57,29 @@ struct PendingRead {
     user: Username,
     /// The download has more messages behind the page.
     more: bool,
+}
+
+/// A batch that came back from the store.
+#[derive(Debug)]
+struct ReturnedBatch {
+    batch: Batch,
+    /// Whether its inserts are stored, or why not.
+    inserts: Result<(), Refusal>,
+    /// Whether its deletes are on stable storage.
+    deletes: bool,
+    /// The index of the next operation.
+    next: usize,
+}
+
+/// What to do with the store's answer to a request.
+#[derive(Debug)]
+enum PendingRequest {
+    /// The user with this name is added to the queues, once it is in the store.
+    Addition(Username),
+    Removal(Username),
+    Purge(Username, Purged),
+    /// The messages of one page. `true`: more follow.
+    Messages(bool),
 }
 
 impl LocalMailboxes {

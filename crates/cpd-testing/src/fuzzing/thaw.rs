@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use cp_proto::values::Username;
 use cpd::daemon::fd_store::{parse_records, write_records};
 use cpd_core::engine::Engine;
-use cpd_core::engine::RECORD_VERSION;
+use cpd_core::engine::handover::RECORD_VERSION;
 use cpd_core::engine::port::{AddressKey, MessageId, SessionId, StoredMessage};
 use cpd_core::engine::settings::Settings;
 use cpd_core::record::{RecordFormat, RecordReader, RecordWriter};

@@ -1,5 +1,6 @@
 //! The hand-over of a decoder from one process to the next.
 
+use super::super::snapshot::DecoderSnapshot;
 use super::*;
 
 /// The decoder that continues from this one's snapshot.

@@ -1,27 +1,14 @@
 //! What comes back from the store, and the leases that become free, as events for the sessions. Each event changes the
 //! queues only when it is fetched, after the session of the one before has handled that.
 
-use super::LocalMailboxes;
 use super::queues::Queues;
-use super::sabotage;
+use super::{LocalMailboxes, ReturnedBatch, sabotage};
 use crate::dfa::Refusal;
 use crate::download::Page;
 use crate::engine::counters::Counters;
-use crate::engine::port::{Answer, Batch, FromStore, Op, Outcome};
+use crate::engine::port::{Answer, FromStore, Op, Outcome};
 use crate::mailboxes::MailboxEvent;
 use crate::time::Millis;
-
-/// A batch that came back from the store.
-#[derive(Debug)]
-pub(super) struct ReturnedBatch {
-    batch: Batch,
-    /// Whether its inserts are stored, or why not.
-    inserts: Result<(), Refusal>,
-    /// Whether its deletes are on stable storage.
-    deletes: bool,
-    /// The index of the next operation.
-    next: usize,
-}
 
 impl LocalMailboxes {
     /// Takes what the store has handed back.

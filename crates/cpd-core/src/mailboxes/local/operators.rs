@@ -3,23 +3,12 @@
 
 use cp_proto::values::Username;
 
-use super::LocalMailboxes;
-use super::queues::{Purged, QueuedMessage};
+use super::queues::QueuedMessage;
+use super::{LocalMailboxes, PendingRequest};
 use crate::download::MessageId;
 use crate::engine::port::{AdminAnswer, AdminOp, MessageRow, Op, RequestId};
 use crate::engine::requests::{AdminResult, PurgeFilter};
 use crate::mailboxes::MailboxEvent;
-
-/// What to do with the store's answer to a request.
-#[derive(Debug)]
-pub(super) enum PendingRequest {
-    /// The user with this name is added to the queues, once it is in the store.
-    Addition(Username),
-    Removal(Username),
-    Purge(Username, Purged),
-    /// The messages of one page. `true`: more follow.
-    Messages(bool),
-}
 
 impl LocalMailboxes {
     /// Passes a request to the store.

@@ -7,8 +7,6 @@ mod quota;
 
 use std::collections::VecDeque;
 
-pub use purge::Purged;
-
 use cp_proto::values::Username;
 
 use super::names::NameMap;
@@ -60,6 +58,10 @@ struct Lease {
     cursor: MessageId,
     last: MessageId,
 }
+
+/// The messages that were removed from one queue.
+#[derive(Debug)]
+pub struct Purged(Vec<Entry>);
 
 /// One user's queue.
 #[derive(Debug, Default)]

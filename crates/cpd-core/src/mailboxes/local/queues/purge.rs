@@ -1,10 +1,6 @@
 //! Messages that an administrator purges. They are put back if the store could not delete them.
 
-use super::{Entry, Mailbox, MessageId, Queues, Username};
-
-/// The messages that were removed from one queue.
-#[derive(Debug)]
-pub struct Purged(Vec<Entry>);
+use super::{Entry, Mailbox, MessageId, Purged, Queues, Username};
 
 impl Purged {
     /// The number of messages.
