@@ -5,7 +5,8 @@ use std::process::Command;
 
 use cpd::ctl::exit::EXIT_CODES;
 use cpd::ctl::table::COMMANDS;
-use cpd::ctl::{GROUP_DEFAULT, SOCKET_DEFAULT, SOCKET_VARIABLE, arguments};
+use cpd::ctl::arguments;
+use cpd::ctl::defaults::{GROUP_DEFAULT, SOCKET_DEFAULT, SOCKET_VARIABLE};
 use cpd_control::{NAME_RULE, PASSWORD_RULE};
 
 const PAGE: &str = include_str!("../man/cpctl.8");

@@ -8,9 +8,9 @@ use cp_proto::values::Username;
 use cpd_control::NAME_RULE;
 use cpd_control::fields::parse_address;
 
+use super::defaults::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT};
 use super::table::{COMMANDS, Command, GROUPS, ValueKind};
 use super::target::parse_timeout;
-use super::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT};
 use crate::duration;
 
 /// The position of the global options in the help of each command: after its own options.

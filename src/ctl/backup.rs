@@ -21,11 +21,10 @@ use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 use super::client::Client;
-use super::commands::json_or_text;
+use super::context::{Context, Output, json_or_text};
 use super::exit::{ExitStatus, Failure};
 use super::render::format_count;
 use super::signals::DeferredSignals;
-use super::{Context, Output};
 
 /// The file name that means standard output.
 const STDOUT: &str = "-";

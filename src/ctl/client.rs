@@ -14,7 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, set
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::de::DeserializeOwned;
 
-use crate::ctl::GROUP_DEFAULT;
+use crate::ctl::defaults::GROUP_DEFAULT;
 use crate::ctl::exit::{ExitStatus, Failure};
 use crate::ctl::peer;
 use crate::ctl::service::ServiceState;

@@ -10,9 +10,10 @@ use cpd_control::{ErrorCode, PurgeFilter, ROWS_MAX, Request};
 use serde::Serialize;
 
 use super::client::Client;
+use super::context::{Context, Output, json_or_text};
 use super::exit::{ExitStatus, Failure};
-use super::render::{Table, format_count, format_pairs, to_json_line};
-use super::{Context, Output, generate, prompt};
+use super::render::{Table, format_count, format_pairs};
+use super::{generate, prompt};
 use crate::duration;
 
 type CommandResult = Result<Output, Failure>;
@@ -286,11 +287,6 @@ pub(super) fn ping(context: &Context, _: &ArgMatches) -> CommandResult {
         pong => pong?,
     };
     Ok(json_or_text(context, &pong, || format!("cpd {} answers\n", pong.version)))
-}
-
-/// The output of a command: the document as JSON with `--json`, otherwise the text.
-pub(super) fn json_or_text(context: &Context, document: &impl Serialize, text: impl FnOnce() -> String) -> Output {
-    if context.json { to_json_line(document).into() } else { text().into() }
 }
 
 /// A password to set, and its text if it was generated and must be printed.

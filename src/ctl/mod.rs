@@ -8,6 +8,8 @@ pub mod arguments;
 mod backup;
 mod client;
 mod commands;
+mod context;
+pub mod defaults;
 pub mod exit;
 mod generate;
 mod line_editor;
@@ -25,48 +27,14 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::error::ErrorKind;
+use context::{Context, Output};
 use cp_proto::printable::escape;
+use defaults::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT};
 use exit::{ExitStatus, Failure};
 use service::ServiceManager;
 use target::{SocketOrigin, Target};
-
-/// The control socket of a daemon whose configuration does not name another.
-pub const SOCKET_DEFAULT: &str = "/run/cpd/control.sock";
-/// The environment variable that is used if `--socket` is missing.
-pub const SOCKET_VARIABLE: &str = "CPCTL_SOCKET";
-/// The file name of the control socket in the folder of `cpd --data`.
-pub const DATA_SOCKET: &str = "control.sock";
-/// How long the daemon may be silent before cpctl gives up, unless `--timeout` is set.
-pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
-/// The group whose members may use the control socket unless cpd.toml names another.
-pub const GROUP_DEFAULT: &str = "cpd-admin";
-
-/// The global options, which every command gets.
-pub(crate) struct Context {
-    pub target: Target,
-    pub json: bool,
-}
-
-/// The result of a command.
-#[derive(Default)]
-pub(crate) struct Output {
-    /// The text for stdout.
-    pub text: String,
-    /// The error to report after the text, if the command itself worked but found something bad.
-    pub failure: Option<Failure>,
-    /// A sentence to add to the error if the text cannot be written to stdout. With `None`, nothing is lost then, and a
-    /// closed pipe is not an error.
-    pub write_failure_note: Option<&'static str>,
-}
-
-impl From<String> for Output {
-    fn from(text: String) -> Output {
-        Output { text, ..Output::default() }
-    }
-}
 
 /// Runs cpctl with the arguments and the environment of the process.
 pub fn main() -> ExitCode {

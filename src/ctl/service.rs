@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use super::SOCKET_DEFAULT;
+use super::defaults::SOCKET_DEFAULT;
 
 /// How long systemctl may take before it is killed.
 const SYSTEMCTL_TIMEOUT: Duration = Duration::from_millis(1500);

@@ -5,11 +5,10 @@ use cpd_control::answer::{ConfigurationInfo, ListenerInfo, Status};
 use cpd_control::{ErrorCode, Request};
 
 use super::client::Client;
-use super::commands::json_or_text;
+use super::context::{Context, Output, json_or_text};
 use super::exit::Failure;
 use super::render::format_pairs;
 use super::target::{SocketOrigin, Target};
-use super::{Context, Output};
 use crate::duration;
 
 pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<Output, Failure> {

@@ -4,8 +4,9 @@ use clap::ArgMatches;
 use cpd_control::answer::COUNTERS;
 use cpd_control::request;
 
+use super::context::{Context, Output};
 use super::exit::Failure;
-use super::{Context, Output, backup, commands, status, throttle};
+use super::{backup, commands, status, throttle};
 
 /// The kind of value that an argument or a flag takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::service::ServiceManager;
+use crate::duration;
 
 /// How the control socket was chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,15 +41,10 @@ impl Target {
 /// # Errors
 /// A message that states this rule.
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     const MAX_MILLIS: u64 = 24 * 3_600_000;
-    let rule = || "a time is a number and its unit, one of ms, s, m and h, up to 24h: 5s".to_owned();
-    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
-    let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(rule)?;
-    let number: u64 = text.strip_suffix(unit).unwrap_or_default().parse().map_err(|_| rule())?;
-    match number.checked_mul(*millis) {
-        Some(total @ 1..=MAX_MILLIS) => Ok(Duration::from_millis(total)),
-        _ => Err(rule()),
+    match duration::parse(text) {
+        Some(millis @ 1..=MAX_MILLIS) => Ok(Duration::from_millis(millis)),
+        _ => Err("a time is a number and its unit, one of ms, s, m and h, up to 24h: 5s".to_owned()),
     }
 }
 

@@ -7,10 +7,9 @@ use cpd_control::{ROWS_MAX, Request};
 use serde::Serialize;
 
 use super::client::Client;
-use super::commands::json_or_text;
+use super::context::{Context, Output, json_or_text};
 use super::exit::{ExitStatus, Failure};
 use super::render::Table;
-use super::{Context, Output};
 
 /// Shown for a throttle that applies to all users, or to all addresses.
 const ANY: &str = "any";
