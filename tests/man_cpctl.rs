@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use cpd::ctl::exit::EXIT_CODES;
-use cpd::ctl::table::COMMANDS;
 use cpd::ctl::arguments;
 use cpd::ctl::defaults::{GROUP_DEFAULT, SOCKET_DEFAULT, SOCKET_VARIABLE};
+use cpd::ctl::exit::EXIT_CODES;
+use cpd::ctl::table::COMMANDS;
 use cpd_control::{NAME_RULE, PASSWORD_RULE};
 
 const PAGE: &str = include_str!("../man/cpctl.8");

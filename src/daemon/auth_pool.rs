@@ -229,7 +229,7 @@ impl AuthPool {
         drop(results);
         shared.filled.notify_all();
         for thread in threads {
-            // A thread that panicked has ended the process already (exit::exit_on_panic).
+            // A thread that panicked has ended the process already (panics::exit_on_panic).
             let _ = thread.join();
         }
     }

@@ -23,7 +23,8 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use self::connection::{Connection, Turn};
-pub use self::connection::{READ_MAX_BYTES, TURN_MAX_STEPS};
+pub use self::connection::{IDLE_TIMEOUT_MS, Peer, READ_MAX_BYTES, TURN_MAX_STEPS, WRITE_TIMEOUT_MS};
+pub use self::listener::ACCEPT_PAUSE_MS;
 use self::listener::{Accepting, Listener, SpareDescriptor};
 use super::logging::RepeatSuppressor;
 
@@ -37,12 +38,6 @@ pub const CONNECTIONS_FOR_ROOT: usize = 8;
 pub const CONNECTIONS_PER_UID_MAX: usize = 16;
 /// Tokens that the hub needs.
 pub const TOKENS: usize = LISTENERS_MAX + CONNECTIONS_MAX;
-/// How long a connection may stay without a complete request. One that waits for its answer is not idle.
-pub const IDLE_TIMEOUT_MS: Millis = 60_000;
-/// How long a peer may take no byte of its answer.
-pub const WRITE_TIMEOUT_MS: Millis = 30_000;
-/// How long accepting pauses after it has failed, for want of a descriptor for example.
-pub const ACCEPT_PAUSE_MS: Millis = 1_000;
 /// Connections accepted from one socket before it is another one's turn.
 pub const ACCEPTS_PER_TURN: usize = 16;
 /// How long further refusals and failures to accept are only counted after one was reported.
@@ -51,13 +46,6 @@ pub const REPORT_INTERVAL_MS: Millis = 60_000;
 pub const EVENTS_MAX: usize = 64;
 
 const _: () = assert!(CONNECTIONS_FOR_ROOT < CONNECTIONS_MAX && CONNECTIONS_PER_UID_MAX < CONNECTIONS_MAX);
-
-/// The process at the other end, as it was when it connected, by the kernel's word (SO_PEERCRED).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Peer {
-    pub uid: u32,
-    pub pid: i32,
-}
 
 /// A request that [`Hub::answer`] has to answer.
 #[derive(Debug)]
@@ -320,6 +308,20 @@ impl Hub {
         for index in 0..self.slots.len() {
             self.close(index);
         }
+    }
+
+    /// Replaces the first listener, to which nobody can connect any more, by `socket`. Existing connections stay.
+    ///
+    /// # Errors
+    /// `socket` cannot be registered; the old listener stays.
+    pub fn replace_listener(&mut self, mut socket: UnixListener, registry: &Registry, now: Millis) -> io::Result<()> {
+        // Connections that were made to the old socket.
+        self.accept(0, registry, now);
+        let Some(listener) = self.listeners.first_mut() else { return Ok(()) };
+        registry.register(&mut socket, Token(self.first_token), Interest::READABLE)?;
+        // Closing the old socket removes it from the poll.
+        *listener = Listener { socket, accepting: Accepting::Blocked };
+        Ok(())
     }
 
     fn accept(&mut self, index: usize, registry: &Registry, now: Millis) {

@@ -5,7 +5,8 @@ use std::io::Write;
 
 use cp_proto::printable::escape_into;
 
-use super::logging::{Level, stderr_is_a_journal};
+use super::logging::levels::Level;
+use super::logging::sinks::stderr_is_a_journal;
 
 /// Exit codes (cpd(8)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,19 +70,6 @@ impl fmt::Display for Fatal {
 }
 
 impl std::error::Error for Fatal {}
-
-/// Installs a panic hook: from now on a panic in any thread writes one line to stderr and ends the process with
-/// [`ExitCode::Internal`]. A daemon that had lost a thread would look alive without answering anybody.
-pub fn exit_on_panic() {
-    std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
-        let cause = info.payload_as_str().unwrap_or("no cause given");
-        let fatal = Fatal::new(ExitCode::Internal, format!("internal error{place}: {cause}"));
-        let _ = fatal.report();
-        super::unserved::report_to_manager(&fatal);
-        std::process::exit(i32::from(ExitCode::Internal as u8));
-    }));
-}
 
 #[cfg(test)]
 mod tests {

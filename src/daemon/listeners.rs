@@ -3,21 +3,21 @@
 //! socket of another cpd is not taken away.
 
 mod control;
+mod handed_over;
+pub mod kind;
 mod tcp;
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::SocketAddr as UnixAddress;
-use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 
 pub use control::{ControlFile, ControlListener, Note};
+pub use kind::ListenerKind;
 pub use tcp::BACKLOG;
 
-use cpd_core::dfa::Dialect;
-
+use self::handed_over::wrong_kind;
 use super::config::Config;
 use super::config::addresses::overlap;
 use super::exit::{ExitCode, Fatal};
@@ -30,42 +30,6 @@ use super::logging::{Level, Line};
 pub const SEND_BUFFER_BYTES: usize = 32 * 1024;
 /// The receive buffer requested from the kernel for each connection, in bytes; doubled likewise.
 pub const RECEIVE_BUFFER_BYTES: usize = 32 * 1024;
-
-/// What a listener is for. Its name is that of its key in the configuration's section `[listen]`, and of its sockets in a
-/// systemd unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListenerKind {
-    Cp,
-    Classic,
-}
-
-impl ListenerKind {
-    /// All kinds that accept clients.
-    pub const ALL: [ListenerKind; 2] = [ListenerKind::Cp, ListenerKind::Classic];
-
-    /// The kind whose clients speak this dialect.
-    pub fn of(dialect: Dialect) -> ListenerKind {
-        match dialect {
-            Dialect::Cp => ListenerKind::Cp,
-            Dialect::Classic => ListenerKind::Classic,
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            ListenerKind::Cp => "cp",
-            ListenerKind::Classic => "classic",
-        }
-    }
-
-    /// What its clients speak.
-    pub fn dialect(self) -> Dialect {
-        match self {
-            ListenerKind::Cp => Dialect::Cp,
-            ListenerKind::Classic => Dialect::Classic,
-        }
-    }
-}
 
 /// A socket that accepts clients; non-blocking and close-on-exec.
 #[derive(Debug)]
@@ -244,17 +208,9 @@ fn check_listening(name: &str, fd: &OwnedFd) -> Result<(), Fatal> {
     Ok(())
 }
 
-fn wrong_kind(name: &str, wanted: &str) -> Fatal {
-    Fatal::new(ExitCode::Config, format!("the descriptor that was handed over as {name:?} is not {wanted}"))
-}
-
 fn join_addresses(addresses: &[SocketAddr]) -> String {
     let all: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     all.join(",")
-}
-
-fn path_of(address: &UnixAddress) -> Option<PathBuf> {
-    address.as_pathname().map(PathBuf::from)
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! When the channel is full, lines are dropped and counted, and the count is logged: the log must never stop the
 //! service that it describes. Text from peers enters a line only through [`Line::field`], which escapes it.
 
+pub mod levels;
 mod line;
-mod sinks;
+pub mod sinks;
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,8 +12,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+pub use levels::{Level, LogTarget};
 pub use line::{LINE_MAX_BYTES, Line, VALUE_MAX_BYTES};
-pub use sinks::{JOURNAL_SOCKET, SEND_TIMEOUT, SYSLOG_SOCKET, Sink, stderr_is_a_journal};
+pub use sinks::{JOURNAL_SOCKET, SEND_TIMEOUT, SYSLOG_SOCKET, Sink};
 
 use cpd_core::time::Millis;
 
@@ -21,66 +23,6 @@ use super::sandbox;
 
 /// Lines that may wait for the log thread; further ones are dropped and counted.
 pub const QUEUE_MAX_LINES: usize = 1024;
-
-/// The importance of a line, the most important one first. Levels after the configured one are not logged.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
-pub enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-}
-
-impl Level {
-    /// All levels, in the order of their discriminants.
-    pub const ALL: [Level; 4] = [Level::Error, Level::Warn, Level::Info, Level::Debug];
-
-    /// The name in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-        }
-    }
-
-    /// The priority of syslog(3).
-    pub fn priority(self) -> u8 {
-        match self {
-            Level::Error => 3,
-            Level::Warn => 4,
-            Level::Info => 6,
-            Level::Debug => 7,
-        }
-    }
-}
-
-/// Where the log goes (`log.target`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogTarget {
-    /// The journal if systemd's listens, otherwise syslog if `/dev/log` exists, otherwise stderr.
-    Auto,
-    Journal,
-    Syslog,
-    Stderr,
-}
-
-impl LogTarget {
-    /// All targets.
-    pub const ALL: [LogTarget; 4] = [LogTarget::Auto, LogTarget::Journal, LogTarget::Syslog, LogTarget::Stderr];
-
-    /// The name in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            LogTarget::Auto => "auto",
-            LogTarget::Journal => "journal",
-            LogTarget::Syslog => "syslog",
-            LogTarget::Stderr => "stderr",
-        }
-    }
-}
 
 /// What all handles and the log thread share.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 pub mod auth_pool;
 pub mod clients;
+mod clock;
 pub mod config;
 pub mod control_hub;
 pub mod exit;
@@ -14,6 +15,7 @@ mod next_steps;
 pub mod notify;
 pub mod operator_log;
 mod operators;
+mod panics;
 pub mod port;
 mod reactor;
 mod reload;
@@ -29,7 +31,7 @@ use std::ffi::OsString;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use cpd_control::answer::StatusDetails;
 use cpd_control::answer::{ConfigurationInfo, ListenerInfo};
@@ -68,7 +70,7 @@ const RESERVED_DESCRIPTORS: u64 = 64 + 64 + clients::LINGER_MAX as u64;
 /// The daemon's main function: parses the arguments, does what they ask for, and returns the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> std::process::ExitCode {
     let inherited = fd::take_inherited();
-    exit::exit_on_panic();
+    panics::exit_on_panic();
     let sockets = UnservedSockets::duplicates_of(inherited.as_deref().unwrap_or_default());
     let result = match config::parse_arguments(arguments) {
         Ok(Invocation::Print(text)) => {
@@ -208,7 +210,7 @@ fn enter_sandbox(arguments: &Arguments, config: &Config, listeners: &Listeners, 
         let _ = nix::sys::prctl::set_dumpable(false);
     }
     let made = listeners.control.iter().find(|one| !one.inherited()).and_then(ControlListener::path);
-    if let Err(cause) = sandbox::confine(&sandbox::allowed_paths(arguments, config, made)) {
+    if let Err(cause) = sandbox::confine(&sandbox::paths::allowed_paths(arguments, config, made)) {
         logger.info(Line::new("own sandbox incomplete").field("cause", cause));
     }
 }
@@ -302,15 +304,10 @@ fn status_details(config: &Config, streams: &[StreamListener], control: &[Contro
         listeners: clients.chain(operators).collect(),
         configuration: ConfigurationInfo {
             file: config.file.as_ref().map(|file| file.display().to_string()),
-            read_at: rfc3339(wall_clock().as_secs()),
+            read_at: rfc3339(clock::wall_clock().as_secs()),
             ..ConfigurationInfo::default()
         },
     }
-}
-
-/// The time since 1970.
-fn wall_clock() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Raises the soft limit of open files to the hard one. Returns how many connections that allows.

@@ -17,6 +17,7 @@ use signal_hook_mio::v1_0::Signals;
 
 use super::auth_pool::{AuthPool, Job, JobResult, VerifyAgainst};
 use super::clients::Clients;
+use super::clock::wall_clock;
 use super::config::{Arguments, Config};
 use super::exit::{ExitCode, Fatal};
 use super::health::{Health, store_stall_line};
@@ -28,7 +29,6 @@ use super::port::{StorePort, fatal_outcome};
 use super::reload::Reload;
 use super::session_log::SessionLog;
 use super::transport::{Peer, Stream};
-use super::wall_clock;
 
 /// The poll's token of the waker. The store, the verifiers, the health thread and a reload wake the loop with it.
 pub const WAKER: Token = Token(0);

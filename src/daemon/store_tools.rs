@@ -12,9 +12,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, setegid, seteuid, setgroups};
 use signal_hook::consts::signal::SIGXFSZ;
 
+use super::clock::wall_clock;
 use super::config::{self, Arguments, Config, StoreTool};
 use super::exit::{ExitCode, Fatal};
-use super::wall_clock;
 
 /// Runs the tool that the arguments name and prints the result on standard output.
 pub fn run(arguments: &Arguments) -> Result<(), Fatal> {

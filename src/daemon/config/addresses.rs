@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use super::Config;
+use super::values::Config;
 
 /// Two configured addresses that take the same connections, each with its key.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-use super::{Config, check_socket_path};
+use super::values::{Config, check_socket_path};
 use crate::auth;
-use crate::daemon::logging::{Level, LogTarget};
+use crate::daemon::logging::levels::{Level, LogTarget};
 use crate::duration;
 
 /// The number of addresses that one key of `[listen]` may have.
@@ -309,7 +309,7 @@ impl ConfigKey {
             }
             ValueKind::Path { socket: false, .. } => String::from("an absolute path"),
             ValueKind::Path { socket: true, .. } => {
-                format!("an absolute path of at most {} bytes", super::SOCKET_PATH_MAX_BYTES)
+                format!("an absolute path of at most {} bytes", super::values::SOCKET_PATH_MAX_BYTES)
             }
             ValueKind::Group { .. } => {
                 format!("the name of a group, at most {GROUP_MAX_BYTES} bytes, or empty for none")

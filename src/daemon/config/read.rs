@@ -8,7 +8,9 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigKey, KEYS, addresses};
+use super::addresses;
+use super::keys::{ConfigKey, KEYS};
+use super::values::Config;
 use crate::auth::{HashParams, WORK_MAX_KIB};
 use crate::daemon::exit::{ExitCode, Fatal};
 

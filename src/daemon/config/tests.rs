@@ -1,8 +1,9 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cpd_core::session::settings::SessionSettings;
 
 use super::*;
+use crate::daemon::logging::levels::Level;
 
 fn read(text: &str) -> Result<Config, Fatal> {
     read::apply(Config::default(), Path::new("f.toml"), text)

@@ -9,12 +9,21 @@ use cpd_core::engine::port::RequestId;
 use cpd_core::time::{Millis, NEVER};
 use mio::net::UnixStream;
 
-use super::{IDLE_TIMEOUT_MS, Peer, WRITE_TIMEOUT_MS};
-
+/// How long a connection may stay without a complete request. One that waits for its answer is not idle.
+pub const IDLE_TIMEOUT_MS: Millis = 60_000;
+/// How long a peer may take no byte of its answer.
+pub const WRITE_TIMEOUT_MS: Millis = 30_000;
 /// The most bytes of one read.
 pub const READ_MAX_BYTES: usize = 16 * 1024;
 /// Reads, writes and requests of one connection before it is another one's turn.
 pub const TURN_MAX_STEPS: usize = 16;
+
+/// The process at the other end, as it was when it connected, by the kernel's word (SO_PEERCRED).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    pub uid: u32,
+    pub pid: i32,
+}
 
 #[derive(Debug)]
 enum State {

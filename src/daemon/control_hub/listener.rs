@@ -5,10 +5,10 @@ use std::io;
 
 use cpd_core::time::Millis;
 use mio::net::UnixListener;
-use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 
-use super::{ACCEPT_PAUSE_MS, Hub};
+/// How long accepting pauses after it has failed, for want of a descriptor for example.
+pub const ACCEPT_PAUSE_MS: Millis = 1_000;
 
 /// A control socket, and whether it is time to accept.
 #[derive(Debug)]
@@ -39,22 +39,6 @@ impl Listener {
         if matches!(self.accepting, Accepting::Paused(_)) {
             self.accepting = Accepting::Ready;
         }
-    }
-}
-
-impl Hub {
-    /// Replaces the first listener, to which nobody can connect any more, by `socket`. Existing connections stay.
-    ///
-    /// # Errors
-    /// `socket` cannot be registered; the old listener stays.
-    pub fn replace_listener(&mut self, mut socket: UnixListener, registry: &Registry, now: Millis) -> io::Result<()> {
-        // Connections that were made to the old socket.
-        self.accept(0, registry, now);
-        let Some(listener) = self.listeners.first_mut() else { return Ok(()) };
-        registry.register(&mut socket, Token(self.first_token), Interest::READABLE)?;
-        // Closing the old socket removes it from the poll.
-        *listener = Listener { socket, accepting: Accepting::Blocked };
-        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Group, fchownat};
 
-use super::{path_of, wrong_kind};
+use super::handed_over::{path_of, wrong_kind};
 use crate::daemon::exit::{ExitCode, Fatal};
 use crate::daemon::logging::{Level, Line};
 use crate::daemon::notify;

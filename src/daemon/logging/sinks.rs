@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use syslog::{Facility, LogFormat, LoggerBackend, Severity};
 
-use super::{Level, LogTarget};
+use super::levels::{Level, LogTarget};
 
 /// Where systemd's journal listens for its native protocol.
 pub const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
