@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use cpd::ctl::table::{COMMANDS, ValueKind};
+use cpd::ctl::table::{COMMANDS, ArgumentKind};
 use cpd_control::answer::*;
 use cpd_control::{ErrorCode, REQUEST_MAX_BYTES, Request, encode_error, encode_ok, request};
 use cpd_testing::fake_daemon;
@@ -111,8 +111,8 @@ fn example(words: &[&'static str], file: &str) -> Vec<String> {
     let command = COMMANDS.iter().find(|command| command.words == words).expect("in the table");
     let mut line: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     line.extend(command.arguments.iter().map(|argument| match argument.kind {
-        ValueKind::File => file.to_owned(),
-        ValueKind::SessionId => "7".to_owned(),
+        ArgumentKind::File => file.to_owned(),
+        ArgumentKind::SessionId => "7".to_owned(),
         _ => "bob".to_owned(),
     }));
     let wanted = ["yes", "generate", "body", "all"];

@@ -9,7 +9,7 @@ use cpd_control::NAME_RULE;
 use cpd_control::fields::parse_address;
 
 use super::defaults::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT};
-use super::table::{COMMANDS, Command, GROUPS, ValueKind};
+use super::table::{ArgumentKind, COMMANDS, CtlCommand, GROUPS};
 use super::target::parse_timeout;
 use crate::duration;
 
@@ -70,7 +70,7 @@ pub fn cpctl() -> clap::Command {
 }
 
 /// The command that was typed, with its own arguments, or `None` if the table has no such command.
-pub(super) fn matched_command(matches: &ArgMatches) -> Option<(&'static Command, &ArgMatches)> {
+pub(super) fn matched_command(matches: &ArgMatches) -> Option<(&'static CtlCommand, &ArgMatches)> {
     let (first, inner) = matches.subcommand()?;
     let found = |words: &[&str]| COMMANDS.iter().find(|command| command.words == words);
     match inner.subcommand() {
@@ -92,7 +92,7 @@ pub(super) fn one_line_error(error_text: &str) -> String {
     line + "; see cpctl --help"
 }
 
-fn subcommand(command: &Command) -> clap::Command {
+fn subcommand(command: &CtlCommand) -> clap::Command {
     let word = command.words.last().copied().unwrap_or_default();
     let arguments = command.arguments.iter().map(|argument| {
         with_value_parser(Arg::new(argument.name).value_name(argument.name), argument.kind)
@@ -109,16 +109,16 @@ fn subcommand(command: &Command) -> clap::Command {
     clap::Command::new(word).about(command.about).args(arguments).args(flags)
 }
 
-fn with_value_parser(arg: Arg, kind: ValueKind) -> Arg {
+fn with_value_parser(arg: Arg, kind: ArgumentKind) -> Arg {
     match kind {
-        ValueKind::Name => arg.value_parser(|text: &str| Username::parse(text.as_bytes()).ok_or(NAME_RULE)),
-        ValueKind::MessageId => arg.value_parser(value_parser!(u64).range(1..)),
-        ValueKind::SessionId => arg.value_parser(value_parser!(u64)),
-        ValueKind::Age => arg.value_parser(duration::parse_age),
-        ValueKind::Address => arg.value_parser(|text: &str| {
+        ArgumentKind::Name => arg.value_parser(|text: &str| Username::parse(text.as_bytes()).ok_or(NAME_RULE)),
+        ArgumentKind::MessageId => arg.value_parser(value_parser!(u64).range(1..)),
+        ArgumentKind::SessionId => arg.value_parser(value_parser!(u64)),
+        ArgumentKind::Age => arg.value_parser(duration::parse_age),
+        ArgumentKind::Address => arg.value_parser(|text: &str| {
             parse_address(text).ok_or("an IP address is needed, as 192.0.2.1 or 2001:db8::1")
         }),
-        ValueKind::File => arg.value_parser(value_parser!(PathBuf)),
+        ArgumentKind::File => arg.value_parser(value_parser!(PathBuf)),
     }
 }
 

@@ -20,8 +20,8 @@ use nix::unistd::{UnlinkatFlags, geteuid, linkat, unlinkat};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
-use super::client::Client;
-use super::context::{Context, Output, json_or_text};
+use super::client::DaemonClient;
+use super::context::{CommandOutput, Context, json_or_text};
 use super::exit::{ExitStatus, Failure};
 use super::render::format_count;
 use super::signals::DeferredSignals;
@@ -33,7 +33,7 @@ const PART_AFFIXES: (&str, &str) = (".cpctl-backup.", ".part");
 /// The mode of a copy, which contains password hashes and messages.
 const PRIVATE_MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
-pub(super) fn backup(context: &Context, arguments: &ArgMatches) -> Result<Output, Failure> {
+pub(super) fn backup(context: &Context, arguments: &ArgMatches) -> Result<CommandOutput, Failure> {
     #[derive(Serialize)]
     struct Document {
         file: String,
@@ -50,7 +50,7 @@ pub(super) fn backup(context: &Context, arguments: &ArgMatches) -> Result<Output
             format!("{}: is there already; nothing was written", path.display()),
         ));
     }
-    let mut client = Client::connect(&context.target)?;
+    let mut client = DaemonClient::connect(&context.target)?;
     // With this signal deferred, reaching the file size limit is a failed write, like a full disk.
     let _limit = DeferredSignals::new(&[SIGXFSZ]);
     // First check that a file can be created, so that the daemon does not copy its store in vain.
@@ -74,7 +74,7 @@ pub(super) fn backup(context: &Context, arguments: &ArgMatches) -> Result<Output
 }
 
 /// Writes the copy to standard output, and nothing else; the output must not be a terminal.
-fn to_stdout(context: &Context) -> Result<Output, Failure> {
+fn to_stdout(context: &Context) -> Result<CommandOutput, Failure> {
     let mut stdout = io::stdout().lock();
     if stdout.is_terminal() {
         let said = "a backup is not for a terminal; send standard output to a file or a program";
@@ -84,7 +84,7 @@ fn to_stdout(context: &Context) -> Result<Output, Failure> {
         let said = "--json cannot be used when the backup goes to standard output";
         return Err(Failure::new(ExitStatus::Usage, said));
     }
-    let mut client = Client::connect(&context.target)?;
+    let mut client = DaemonClient::connect(&context.target)?;
     let _limit = DeferredSignals::new(&[SIGXFSZ]);
     let copy: Backup = client.ask(&Request::StoreBackup)?;
     let name = Path::new("standard output");
@@ -94,8 +94,8 @@ fn to_stdout(context: &Context) -> Result<Output, Failure> {
     Ok(String::new().into())
 }
 
-pub(super) fn shrink(context: &Context, _: &ArgMatches) -> Result<Output, Failure> {
-    let shrunk: Shrunk = Client::connect(&context.target)?.ask(&Request::StoreShrink).map_err(|failure| {
+pub(super) fn shrink(context: &Context, _: &ArgMatches) -> Result<CommandOutput, Failure> {
+    let shrunk: Shrunk = DaemonClient::connect(&context.target)?.ask(&Request::StoreShrink).map_err(|failure| {
         let is_old = failure.daemon_code == Some(ErrorCode::UnknownCommand);
         let said = "this daemon is of a version that cannot shrink its store";
         if is_old { Failure { message: said.to_owned(), ..failure } } else { failure }
@@ -109,7 +109,7 @@ pub(super) fn shrink(context: &Context, _: &ArgMatches) -> Result<Output, Failur
 
 /// Downloads the whole copy into `target`; `name` stands for it in errors.
 fn download(
-    client: &mut Client,
+    client: &mut DaemonClient,
     copy: &Backup,
     target: &mut dyn Write,
     name: &Path,

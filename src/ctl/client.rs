@@ -26,17 +26,17 @@ const SLOW_REQUEST_MAX_WAIT: Duration = Duration::from_secs(120);
 const STORE_COPY_MAX_WAIT: Duration = Duration::from_secs(2 * 3600);
 
 /// A connection to the daemon.
-pub(crate) struct Client {
+pub(crate) struct DaemonClient {
     target: Target,
     reader: BufReader<UnixStream>,
 }
 
-impl Client {
+impl DaemonClient {
     /// Connects to the daemon. A command that may not start a stopped service does not connect if that would start it.
     ///
     /// # Errors
     /// [`ExitStatus::Unreachable`], or [`ExitStatus::NotPermitted`] if the socket is not for this user or not trusted.
-    pub fn connect(target: &Target) -> Result<Client, Failure> {
+    pub fn connect(target: &Target) -> Result<DaemonClient, Failure> {
         if !target.may_start_service && target.is_service_socket() && target.manager.service_has_no_process() {
             let state = target.manager.state();
             if state.would_activate() {
@@ -47,7 +47,7 @@ impl Client {
             ConnectError::System(errno) => cannot_connect(target, errno),
             ConnectError::Untrusted(why) => untrusted_peer(target, &why),
         })?;
-        Ok(Client { target: target.clone(), reader: BufReader::new(stream) })
+        Ok(DaemonClient { target: target.clone(), reader: BufReader::new(stream) })
     }
 
     /// Sends a request and waits for the answer.
@@ -125,7 +125,7 @@ impl Client {
         }
     }
 
-    /// The same as [`Client::rows_by_name`] for a list in the order of ids.
+    /// The same as [`DaemonClient::rows_by_name`] for a list in the order of ids.
     pub fn rows_by_id<T: DeserializeOwned>(&mut self, request: impl Fn(u64) -> Request) -> Result<Vec<T>, Failure> {
         let (mut rows, mut after) = (Vec::new(), 0);
         loop {

@@ -4,19 +4,19 @@ use clap::ArgMatches;
 use cp_proto::secret::WipedText;
 use cp_proto::values::{Password, Username};
 use cpd_control::answer::{
-    CheckPage, Done, MessageInfo, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionsEnded, Status, UserInfo,
+    CheckPage, Done, MessageInfo, Pong, Purged, QueueInfo, Removed, SessionInfo, SessionsEnded, StatusAnswer, UserInfo,
 };
 use cpd_control::{ErrorCode, PurgeFilter, ROWS_MAX, Request};
 use serde::Serialize;
 
-use super::client::Client;
-use super::context::{Context, Output, json_or_text};
+use super::client::DaemonClient;
+use super::context::{CommandOutput, Context, json_or_text};
 use super::exit::{ExitStatus, Failure};
 use super::render::{Table, format_count, format_pairs};
 use super::{generate, prompt};
 use crate::duration;
 
-type CommandResult = Result<Output, Failure>;
+type CommandResult = Result<CommandOutput, Failure>;
 
 /// Shown in text output where there is no value.
 const NO_VALUE: &str = "-";
@@ -33,11 +33,14 @@ pub(super) fn user_add(context: &Context, arguments: &ArgMatches) -> CommandResu
     }
     let name = username(arguments, "NAME")?;
     let NewPassword { password, generated } = NewPassword::obtain(context, arguments, name, ExpectedUser::Absent)?;
-    let _: Done = Client::connect(&context.target)?.ask(&Request::UserAdd { name, password })?;
+    let _: Done = DaemonClient::connect(&context.target)?.ask(&Request::UserAdd { name, password })?;
     let shown = generated.as_deref();
     let document = Document { name: name.as_str(), password: shown };
     let text = shown.map_or_else(|| format!("user {name} added\n"), |password| format!("{password}\n"));
-    Ok(Output { write_failure_note: shown.and(Some(PASSWORD_NOT_SHOWN)), ..json_or_text(context, &document, || text) })
+    Ok(CommandOutput {
+        write_failure_note: shown.and(Some(PASSWORD_NOT_SHOWN)),
+        ..json_or_text(context, &document, || text)
+    })
 }
 
 pub(super) fn user_passwd(context: &Context, arguments: &ArgMatches) -> CommandResult {
@@ -51,19 +54,22 @@ pub(super) fn user_passwd(context: &Context, arguments: &ArgMatches) -> CommandR
     let name = username(arguments, "NAME")?;
     let NewPassword { password, generated } = NewPassword::obtain(context, arguments, name, ExpectedUser::Existing)?;
     let request = Request::UserPasswd { name, password, keep_sessions: arguments.get_flag("keep-sessions") };
-    let ended: SessionsEnded = Client::connect(&context.target)?.ask(&request)?;
+    let ended: SessionsEnded = DaemonClient::connect(&context.target)?.ask(&request)?;
     let shown = generated.as_deref();
     let document = Document { name: name.as_str(), sessions: ended.sessions, password: shown };
     let text = match shown {
         Some(password) => format!("{password}\n"),
         None => format!("password of {name} changed, {} ended\n", format_count(ended.sessions, "session")),
     };
-    Ok(Output { write_failure_note: shown.and(Some(PASSWORD_NOT_SHOWN)), ..json_or_text(context, &document, || text) })
+    Ok(CommandOutput {
+        write_failure_note: shown.and(Some(PASSWORD_NOT_SHOWN)),
+        ..json_or_text(context, &document, || text)
+    })
 }
 
 pub(super) fn user_list(context: &Context, _: &ArgMatches) -> CommandResult {
     let users: Vec<UserInfo> =
-        Client::connect(&context.target)?.rows_by_name(|after| Request::UserList { after, limit: ROWS_MAX })?;
+        DaemonClient::connect(&context.target)?.rows_by_name(|after| Request::UserList { after, limit: ROWS_MAX })?;
     Ok(json_or_text(context, &users, || {
         let mut table = Table::new(&["NAME", "LOCKED", "CREATED", "LAST LOGIN", ">QUEUED"]);
         for user in &users {
@@ -82,7 +88,7 @@ pub(super) fn user_list(context: &Context, _: &ArgMatches) -> CommandResult {
 
 pub(super) fn user_show(context: &Context, arguments: &ArgMatches) -> CommandResult {
     let name = username(arguments, "NAME")?;
-    let user: UserInfo = Client::connect(&context.target)?.ask(&Request::UserShow { name })?;
+    let user: UserInfo = DaemonClient::connect(&context.target)?.ask(&Request::UserShow { name })?;
     Ok(json_or_text(context, &user, || {
         format_pairs(&[
             ("name", user.name.clone()),
@@ -108,7 +114,7 @@ pub(super) fn user_lock(context: &Context, arguments: &ArgMatches) -> CommandRes
         sessions: u64,
     }
     let name = username(arguments, "NAME")?;
-    let SessionsEnded { sessions } = Client::connect(&context.target)?.ask(&Request::UserLock { name })?;
+    let SessionsEnded { sessions } = DaemonClient::connect(&context.target)?.ask(&Request::UserLock { name })?;
     let document = Document { name: name.as_str(), sessions };
     Ok(json_or_text(context, &document, || {
         format!("user {name} locked, {} ended\n", format_count(sessions, "session"))
@@ -121,7 +127,7 @@ pub(super) fn user_unlock(context: &Context, arguments: &ArgMatches) -> CommandR
         name: &'a str,
     }
     let name = username(arguments, "NAME")?;
-    let _: Done = Client::connect(&context.target)?.ask(&Request::UserUnlock { name })?;
+    let _: Done = DaemonClient::connect(&context.target)?.ask(&Request::UserUnlock { name })?;
     Ok(json_or_text(context, &Document { name: name.as_str() }, || format!("user {name} unlocked\n")))
 }
 
@@ -136,7 +142,7 @@ pub(super) fn user_remove(context: &Context, arguments: &ArgMatches) -> CommandR
     confirm(context, arguments, name, |queued| {
         format!("Remove {name} and the {} in its queue?", format_count(queued, "message"))
     })?;
-    let Removed { messages, sessions } = Client::connect(&context.target)?.ask(&Request::UserRemove { name })?;
+    let Removed { messages, sessions } = DaemonClient::connect(&context.target)?.ask(&Request::UserRemove { name })?;
     let document = Document { name: name.as_str(), messages, sessions };
     Ok(json_or_text(context, &document, || {
         let (messages, sessions) = (format_count(messages, "message"), format_count(sessions, "session"));
@@ -146,7 +152,7 @@ pub(super) fn user_remove(context: &Context, arguments: &ArgMatches) -> CommandR
 
 pub(super) fn queue_list(context: &Context, _: &ArgMatches) -> CommandResult {
     let queues: Vec<QueueInfo> =
-        Client::connect(&context.target)?.rows_by_name(|after| Request::QueueList { after, limit: ROWS_MAX })?;
+        DaemonClient::connect(&context.target)?.rows_by_name(|after| Request::QueueList { after, limit: ROWS_MAX })?;
     Ok(json_or_text(context, &queues, || {
         let mut table = Table::new(&["USER", ">MESSAGES", ">BYTES", "OLDEST"]);
         for queue in &queues {
@@ -160,12 +166,8 @@ pub(super) fn queue_list(context: &Context, _: &ArgMatches) -> CommandResult {
 pub(super) fn queue_show(context: &Context, arguments: &ArgMatches) -> CommandResult {
     let user = username(arguments, "USER")?;
     let body = arguments.get_flag("body");
-    let messages: Vec<MessageInfo> = Client::connect(&context.target)?.rows_by_id(|after| Request::QueueShow {
-        user,
-        after,
-        limit: ROWS_MAX,
-        body,
-    })?;
+    let messages: Vec<MessageInfo> = DaemonClient::connect(&context.target)?
+        .rows_by_id(|after| Request::QueueShow { user, after, limit: ROWS_MAX, body })?;
     Ok(json_or_text(context, &messages, || {
         let mut headers = vec![">ID", "SENDER", "QUEUED AT", ">BYTES"];
         headers.extend(body.then_some("BODY"));
@@ -211,7 +213,7 @@ pub(super) fn queue_purge(context: &Context, arguments: &ArgMatches) -> CommandR
         }
     })?;
     let request = Request::QueuePurge { user, which };
-    let Purged { messages } = Client::connect(&context.target)?.ask(&request)?;
+    let Purged { messages } = DaemonClient::connect(&context.target)?.ask(&request)?;
     let document = Document { user: user.as_str(), messages };
     Ok(json_or_text(context, &document, || {
         format!("{} deleted from the queue of {user}\n", format_count(messages, "message"))
@@ -224,7 +226,7 @@ pub(super) fn store_check(context: &Context, _: &ArgMatches) -> CommandResult {
         rows: u64,
         damaged: Vec<String>,
     }
-    let mut client = Client::connect(&context.target)?;
+    let mut client = DaemonClient::connect(&context.target)?;
     let (mut document, mut after) = (Document { rows: 0, damaged: Vec::new() }, 0);
     loop {
         let page: CheckPage = client.ask(&Request::StoreCheck { after, limit: ROWS_MAX })?;
@@ -249,7 +251,7 @@ pub(super) fn store_check(context: &Context, _: &ArgMatches) -> CommandResult {
 
 pub(super) fn session_list(context: &Context, _: &ArgMatches) -> CommandResult {
     let sessions: Vec<SessionInfo> =
-        Client::connect(&context.target)?.rows_by_id(|after| Request::SessionList { after, limit: ROWS_MAX })?;
+        DaemonClient::connect(&context.target)?.rows_by_id(|after| Request::SessionList { after, limit: ROWS_MAX })?;
     Ok(json_or_text(context, &sessions, || {
         let mut table = Table::new(&[">ID", "USER", "ADDRESS", "LISTENER", "STATE", "SINCE", ">IDLE"]);
         for session in &sessions {
@@ -273,16 +275,16 @@ pub(super) fn session_close(context: &Context, arguments: &ArgMatches) -> Comman
         id: u64,
     }
     let id = *arguments.get_one::<u64>("ID").ok_or_else(|| missing_argument("ID"))?;
-    let _: Done = Client::connect(&context.target)?.ask(&Request::SessionClose { id })?;
+    let _: Done = DaemonClient::connect(&context.target)?.ask(&Request::SessionClose { id })?;
     Ok(json_or_text(context, &Document { id }, || format!("session {id} closed\n")))
 }
 
 pub(super) fn ping(context: &Context, _: &ArgMatches) -> CommandResult {
-    let mut client = Client::connect(&context.target)?;
+    let mut client = DaemonClient::connect(&context.target)?;
     let pong = match client.ask::<Pong>(&Request::Ping) {
         // An older daemon does not know `ping`; `status` is cheap, too.
         Err(failure) if failure.daemon_code == Some(ErrorCode::UnknownCommand) => {
-            Pong { version: client.ask::<Status>(&Request::Status { details: false })?.version }
+            Pong { version: client.ask::<StatusAnswer>(&Request::Status { details: false })?.version }
         }
         pong => pong?,
     };
@@ -333,7 +335,7 @@ impl ExpectedUser {
     /// Checks, before the password is asked for, that the daemon answers and that the user exists or does not exist, so
     /// that no password is typed in vain. This may change before the request is sent; the daemon checks again then.
     fn check(self, context: &Context, name: Username) -> Result<(), Failure> {
-        let found = Client::connect(&context.target)?.ask::<UserInfo>(&Request::UserShow { name });
+        let found = DaemonClient::connect(&context.target)?.ask::<UserInfo>(&Request::UserShow { name });
         match (self, found) {
             (ExpectedUser::Absent, Ok(_)) => {
                 let message = format!("there is a user '{name}' already");
@@ -366,7 +368,7 @@ fn confirm(
             "there is no terminal to ask at; use --yes to go on without asking",
         ));
     }
-    let info: UserInfo = Client::connect(&context.target)?.ask(&Request::UserShow { name: user })?;
+    let info: UserInfo = DaemonClient::connect(&context.target)?.ask(&Request::UserShow { name: user })?;
     if prompt::ask_yes_or_no(&question(info.queued))? {
         Ok(())
     } else {

@@ -14,7 +14,7 @@ pub(crate) struct Context {
 
 /// The result of a command.
 #[derive(Default)]
-pub(crate) struct Output {
+pub(crate) struct CommandOutput {
     /// The text for stdout.
     pub text: String,
     /// The error to report after the text, if the command itself worked but found something bad.
@@ -24,13 +24,17 @@ pub(crate) struct Output {
     pub write_failure_note: Option<&'static str>,
 }
 
-impl From<String> for Output {
-    fn from(text: String) -> Output {
-        Output { text, ..Output::default() }
+impl From<String> for CommandOutput {
+    fn from(text: String) -> CommandOutput {
+        CommandOutput { text, ..CommandOutput::default() }
     }
 }
 
 /// The output of a command: the document as JSON with `--json`, otherwise the text.
-pub(crate) fn json_or_text(context: &Context, document: &impl Serialize, text: impl FnOnce() -> String) -> Output {
+pub(crate) fn json_or_text(
+    context: &Context,
+    document: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> CommandOutput {
     if context.json { to_json_line(document).into() } else { text().into() }
 }

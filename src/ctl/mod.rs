@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use context::{Context, Output};
+use context::{CommandOutput, Context};
 use cp_proto::printable::escape;
 use defaults::{DATA_SOCKET, SOCKET_DEFAULT, SOCKET_VARIABLE, TIMEOUT_DEFAULT};
 use exit::{ExitStatus, Failure};
@@ -64,7 +64,7 @@ fn run_command(
     arguments: impl Iterator<Item = OsString>,
     socket: Option<OsString>,
     json: &mut bool,
-) -> Result<Output, Failure> {
+) -> Result<CommandOutput, Failure> {
     let matches = match arguments::cpctl().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
@@ -88,8 +88,8 @@ fn run_command(
 }
 
 /// Writes the text to stdout. It is not an error that the reader has closed the pipe, as `head` does, unless the text
-/// is needed (see [`Output::write_failure_note`]).
-fn write_output(output: &Output) -> Result<(), Failure> {
+/// is needed (see [`CommandOutput::write_failure_note`]).
+fn write_output(output: &CommandOutput) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match (out.write_all(output.text.as_bytes()).and_then(|()| out.flush()), output.write_failure_note) {
         (Err(error), Some(write_failure_note)) => {

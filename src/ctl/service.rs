@@ -167,7 +167,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::ctl::client::Client;
+    use crate::ctl::client::DaemonClient;
     use crate::ctl::target::{SocketOrigin, Target};
 
     /// A manager whose systemctl is `script`, with links for `units` and with its socket in a temporary folder.
@@ -276,7 +276,7 @@ mod tests {
                 may_start_service: false,
                 manager,
             };
-            let asked = Client::connect(&target);
+            let asked = DaemonClient::connect(&target);
             match (says, asked) {
                 (None, Ok(_)) => assert!(listener.accept().is_ok(), "{script}"),
                 (Some(says), Err(failure)) => {
@@ -287,11 +287,14 @@ mod tests {
                 (says, asked) => panic!("{script}: {says:?}, {}", asked.is_ok()),
             }
             target.may_start_service = true;
-            assert!(Client::connect(&target).is_ok() && listener.accept().is_ok(), "{script}: a change starts it");
+            assert!(
+                DaemonClient::connect(&target).is_ok() && listener.accept().is_ok(),
+                "{script}: a change starts it"
+            );
             // systemd is not asked about a socket that is not the service's.
             target.manager.socket = PathBuf::from(SOCKET_DEFAULT);
             target.may_start_service = false;
-            assert!(Client::connect(&target).is_ok());
+            assert!(DaemonClient::connect(&target).is_ok());
         }
     }
 }

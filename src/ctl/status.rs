@@ -1,17 +1,17 @@
 //! `cpctl status`: the state of the daemon, its listeners, its configuration and its counters.
 
 use clap::ArgMatches;
-use cpd_control::answer::{ConfigurationInfo, ListenerInfo, Status};
+use cpd_control::answer::{ConfigurationInfo, ListenerInfo, StatusAnswer};
 use cpd_control::{ErrorCode, Request};
 
-use super::client::Client;
-use super::context::{Context, Output, json_or_text};
+use super::client::DaemonClient;
+use super::context::{CommandOutput, Context, json_or_text};
 use super::exit::Failure;
 use super::render::format_pairs;
 use super::target::{SocketOrigin, Target};
 use crate::duration;
 
-pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<Output, Failure> {
+pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<CommandOutput, Failure> {
     let status = fetch_status(context)?;
     Ok(json_or_text(context, &status, || {
         let words = |name: &str| name.replace('_', " ");
@@ -32,8 +32,8 @@ pub(super) fn status(context: &Context, _: &ArgMatches) -> Result<Output, Failur
 }
 
 /// Asks for the status with details, or without them if the daemon is too old to know that field.
-fn fetch_status(context: &Context) -> Result<Status, Failure> {
-    let mut client = Client::connect(&context.target)?;
+fn fetch_status(context: &Context) -> Result<StatusAnswer, Failure> {
+    let mut client = DaemonClient::connect(&context.target)?;
     match client.ask(&Request::Status { details: true }) {
         Err(failure) if failure.daemon_code == Some(ErrorCode::UnknownField) => {
             client.ask(&Request::Status { details: false })
@@ -43,7 +43,7 @@ fn fetch_status(context: &Context) -> Result<Status, Failure> {
 }
 
 /// One line for each listener and, if clients can connect from this machine only, a line that says how to change that.
-fn listener_lines(status: &Status, target: &Target) -> Vec<(&'static str, String)> {
+fn listener_lines(status: &StatusAnswer, target: &Target) -> Vec<(&'static str, String)> {
     let listeners = status.listeners.as_deref().unwrap_or_default();
     let mut lines: Vec<(&str, String)> = listeners
         .iter()
@@ -72,7 +72,7 @@ fn is_loopback(address: &str) -> bool {
 }
 
 /// The command or setting with which other machines can connect.
-fn how_to_listen_publicly(first: &ListenerInfo, status: &Status, target: &Target) -> String {
+fn how_to_listen_publicly(first: &ListenerInfo, status: &StatusAnswer, target: &Target) -> String {
     if first.opened_by == "systemd" {
         return "sudo cpd-listen all".to_owned();
     }
@@ -124,10 +124,10 @@ mod tests {
             address: (*address).to_owned(),
             opened_by: (*opened_by).to_owned(),
         };
-        let status = Status {
+        let status = StatusAnswer {
             listeners: Some(listeners.iter().map(listener).collect()),
             configuration: Some(ConfigurationInfo { file: file.map(str::to_owned), ..ConfigurationInfo::default() }),
-            ..Status::default()
+            ..StatusAnswer::default()
         };
         let lines = listener_lines(&status, &target(origin));
         lines.into_iter().map(|(name, text)| format!("{name}: {text}\n")).collect()

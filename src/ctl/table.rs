@@ -4,13 +4,13 @@ use clap::ArgMatches;
 use cpd_control::answer::COUNTERS;
 use cpd_control::request;
 
-use super::context::{Context, Output};
+use super::context::{CommandOutput, Context};
 use super::exit::Failure;
 use super::{backup, commands, status, throttle};
 
 /// The kind of value that an argument or a flag takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ValueKind {
+pub enum ArgumentKind {
     /// A user name.
     Name,
     /// A message id, which is at least 1.
@@ -29,7 +29,7 @@ pub enum ValueKind {
 pub struct Argument {
     /// The name in capitals, which the help shows and by which the parser knows the argument.
     pub name: &'static str,
-    pub kind: ValueKind,
+    pub kind: ArgumentKind,
     pub help: &'static str,
 }
 
@@ -37,14 +37,14 @@ pub struct Argument {
 pub struct Flag {
     pub long: &'static str,
     /// The name and the kind of the value; `None` for a flag without a value.
-    pub value: Option<(&'static str, ValueKind)>,
+    pub value: Option<(&'static str, ArgumentKind)>,
     pub help: &'static str,
     /// Flags that cannot be combined with this one.
     pub conflicts: &'static [&'static str],
 }
 
 /// A command of cpctl.
-pub struct Command {
+pub struct CtlCommand {
     /// One or two words, as typed.
     pub words: &'static [&'static str],
     pub about: &'static str,
@@ -52,14 +52,14 @@ pub struct Command {
     pub flags: &'static [Flag],
     /// The commands of the control protocol that it may send.
     pub sends: &'static [&'static str],
-    /// The fields of its JSON document, see [`Command::json_fields`].
+    /// The fields of its JSON document, see [`CtlCommand::json_fields`].
     pub json: &'static [&'static str],
     /// Whether the document is an array of objects with those fields.
     pub list: bool,
-    pub(super) run: fn(&Context, &ArgMatches) -> Result<Output, Failure>,
+    pub(super) run: fn(&Context, &ArgMatches) -> Result<CommandOutput, Failure>,
 }
 
-impl Command {
+impl CtlCommand {
     /// The command as typed: `user add`.
     pub fn name(&self) -> String {
         self.words.join(" ")
@@ -89,8 +89,8 @@ pub const GROUPS: &[(&str, &str)] = &[
     ("throttle", "Throttles: who is kept out, as too many logins have failed"),
 ];
 
-const NAME: Argument = Argument { name: "NAME", kind: ValueKind::Name, help: "The user's name" };
-const USER: Argument = Argument { name: "USER", kind: ValueKind::Name, help: "The user whose queue it is" };
+const NAME: Argument = Argument { name: "NAME", kind: ArgumentKind::Name, help: "The user's name" };
+const USER: Argument = Argument { name: "USER", kind: ArgumentKind::Name, help: "The user whose queue it is" };
 
 const fn switch(long: &'static str, help: &'static str, conflicts: &'static [&'static str]) -> Flag {
     Flag { long, value: None, help, conflicts }
@@ -104,8 +104,8 @@ const YES: Flag = switch("yes", "Do not ask first", &[]);
 const USER_FIELDS: &[&str] = &["name", "locked", "created", "last_login", "queued", "throttled"];
 
 /// Every command in the order of the help.
-pub const COMMANDS: &[Command] = &[
-    Command {
+pub const COMMANDS: &[CtlCommand] = &[
+    CtlCommand {
         words: &["user", "add"],
         about: "Add a user; asks for the password twice, without echo",
         arguments: &[NAME],
@@ -115,7 +115,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: commands::user_add,
     },
-    Command {
+    CtlCommand {
         words: &["user", "passwd"],
         about: "Set a user's password, and end that user's sessions",
         arguments: &[NAME],
@@ -125,7 +125,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: commands::user_passwd,
     },
-    Command {
+    CtlCommand {
         words: &["user", "list"],
         about: "List every user",
         arguments: &[],
@@ -135,7 +135,7 @@ pub const COMMANDS: &[Command] = &[
         list: true,
         run: commands::user_list,
     },
-    Command {
+    CtlCommand {
         words: &["user", "show"],
         about: "Show one user",
         arguments: &[NAME],
@@ -145,7 +145,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: commands::user_show,
     },
-    Command {
+    CtlCommand {
         words: &["user", "lock"],
         about: "Keep a user from logging in; messages for it are still queued",
         arguments: &[NAME],
@@ -155,7 +155,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: commands::user_lock,
     },
-    Command {
+    CtlCommand {
         words: &["user", "unlock"],
         about: "Let a locked user log in again",
         arguments: &[NAME],
@@ -165,7 +165,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: commands::user_unlock,
     },
-    Command {
+    CtlCommand {
         words: &["user", "remove"],
         about: "Remove a user and the messages in its queue; asks first",
         arguments: &[NAME],
@@ -175,7 +175,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: commands::user_remove,
     },
-    Command {
+    CtlCommand {
         words: &["queue", "list"],
         about: "List every queue that is not empty",
         arguments: &[],
@@ -185,7 +185,7 @@ pub const COMMANDS: &[Command] = &[
         list: true,
         run: commands::queue_list,
     },
-    Command {
+    CtlCommand {
         words: &["queue", "show"],
         about: "List the messages in a user's queue",
         arguments: &[USER],
@@ -195,21 +195,26 @@ pub const COMMANDS: &[Command] = &[
         list: true,
         run: commands::queue_show,
     },
-    Command {
+    CtlCommand {
         words: &["queue", "purge"],
         about: "Delete messages from a user's queue: all, or those that meet every flag; asks first",
         arguments: &[USER],
         flags: &[
             Flag {
                 long: "id",
-                value: Some(("N", ValueKind::MessageId)),
+                value: Some(("N", ArgumentKind::MessageId)),
                 help: "Only the message with this id",
                 conflicts: &[],
             },
-            Flag { long: "from", value: Some(("SENDER", ValueKind::Name)), help: "Only this sender's", conflicts: &[] },
+            Flag {
+                long: "from",
+                value: Some(("SENDER", ArgumentKind::Name)),
+                help: "Only this sender's",
+                conflicts: &[],
+            },
             Flag {
                 long: "older-than",
-                value: Some(("AGE", ValueKind::Age)),
+                value: Some(("AGE", ArgumentKind::Age)),
                 help: "Only those queued longer ago: a number and s, m, h, d or w",
                 conflicts: &[],
             },
@@ -220,12 +225,12 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: commands::queue_purge,
     },
-    Command {
+    CtlCommand {
         words: &["store", "backup"],
         about: "Write a consistent copy of the store to a new file, while the daemon runs",
         arguments: &[Argument {
             name: "FILE",
-            kind: ValueKind::File,
+            kind: ArgumentKind::File,
             help: "Where to; must not exist. - is standard output",
         }],
         flags: &[],
@@ -234,7 +239,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: backup::backup,
     },
-    Command {
+    CtlCommand {
         words: &["store", "check"],
         about: "Verify the checksum of every row",
         arguments: &[],
@@ -244,7 +249,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: commands::store_check,
     },
-    Command {
+    CtlCommand {
         words: &["store", "shrink"],
         about: "Return unused space of the store to the file system",
         arguments: &[],
@@ -254,7 +259,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: backup::shrink,
     },
-    Command {
+    CtlCommand {
         words: &["session", "list"],
         about: "List who is connected",
         arguments: &[],
@@ -264,17 +269,17 @@ pub const COMMANDS: &[Command] = &[
         list: true,
         run: commands::session_list,
     },
-    Command {
+    CtlCommand {
         words: &["session", "close"],
         about: "Close a session",
-        arguments: &[Argument { name: "ID", kind: ValueKind::SessionId, help: "Its id, from session list" }],
+        arguments: &[Argument { name: "ID", kind: ArgumentKind::SessionId, help: "Its id, from session list" }],
         flags: &[],
         sends: &["session.close"],
         json: &["id"],
         list: false,
         run: commands::session_close,
     },
-    Command {
+    CtlCommand {
         words: &["throttle", "list"],
         about: "List the users and addresses whose logins are refused, as too many have failed",
         arguments: &[],
@@ -284,20 +289,20 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: throttle::list,
     },
-    Command {
+    CtlCommand {
         words: &["throttle", "clear"],
         about: "Forget failed logins: of a user, of an address, or all",
         arguments: &[],
         flags: &[
             Flag {
                 long: "user",
-                value: Some(("NAME", ValueKind::Name)),
+                value: Some(("NAME", ArgumentKind::Name)),
                 help: "Those for this user",
                 conflicts: &["all"],
             },
             Flag {
                 long: "address",
-                value: Some(("ADDRESS", ValueKind::Address)),
+                value: Some(("ADDRESS", ArgumentKind::Address)),
                 help: "Those from this IP address (IPv6: from its /64)",
                 conflicts: &["all"],
             },
@@ -308,7 +313,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: throttle::clear,
     },
-    Command {
+    CtlCommand {
         words: &["ping"],
         about: "Ask whether the daemon answers; for monitors",
         arguments: &[],
@@ -318,7 +323,7 @@ pub const COMMANDS: &[Command] = &[
         list: false,
         run: commands::ping,
     },
-    Command {
+    CtlCommand {
         words: &["status"],
         about: "Show how the daemon is and what it did since it started",
         arguments: &[],

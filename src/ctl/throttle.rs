@@ -6,16 +6,16 @@ use cpd_control::answer::{Throttles, ThrottlesCleared};
 use cpd_control::{ROWS_MAX, Request};
 use serde::Serialize;
 
-use super::client::Client;
-use super::context::{Context, Output, json_or_text};
+use super::client::DaemonClient;
+use super::context::{CommandOutput, Context, json_or_text};
 use super::exit::{ExitStatus, Failure};
 use super::render::Table;
 
 /// Shown for a throttle that applies to all users, or to all addresses.
 const ANY: &str = "any";
 
-pub(super) fn list(context: &Context, _: &ArgMatches) -> Result<Output, Failure> {
-    let found: Throttles = Client::connect(&context.target)?.ask(&Request::ThrottleList { limit: ROWS_MAX })?;
+pub(super) fn list(context: &Context, _: &ArgMatches) -> Result<CommandOutput, Failure> {
+    let found: Throttles = DaemonClient::connect(&context.target)?.ask(&Request::ThrottleList { limit: ROWS_MAX })?;
     Ok(json_or_text(context, &found, || {
         let mut table = Table::new(&["USER", "ADDRESS", ">FAILURES", ">ADDRESSES", "UNTIL"]);
         for one in &found.throttles {
@@ -32,7 +32,7 @@ pub(super) fn list(context: &Context, _: &ArgMatches) -> Result<Output, Failure>
     }))
 }
 
-pub(super) fn clear(context: &Context, arguments: &ArgMatches) -> Result<Output, Failure> {
+pub(super) fn clear(context: &Context, arguments: &ArgMatches) -> Result<CommandOutput, Failure> {
     #[derive(Serialize)]
     struct Document {
         user: Option<String>,
@@ -44,7 +44,7 @@ pub(super) fn clear(context: &Context, arguments: &ArgMatches) -> Result<Output,
         return Err(Failure::new(ExitStatus::Usage, "which ones: --user NAME, --address ADDRESS or --all"));
     }
     let ThrottlesCleared { forgotten } =
-        Client::connect(&context.target)?.ask(&Request::ThrottleClear { user, address })?;
+        DaemonClient::connect(&context.target)?.ask(&Request::ThrottleClear { user, address })?;
     let of: Vec<String> = user
         .iter()
         .map(|user| format!("for {user}"))

@@ -94,7 +94,7 @@ impl fmt::Debug for JobResult {
 
 /// Counters since the start, for the watchdog: if jobs are under way and `finished` does not change, the pool hangs.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct PoolProgress {
     /// Jobs that were accepted.
     pub submitted: AtomicU64,
     /// Jobs that were finished, their results delivered to the channel.
@@ -108,13 +108,13 @@ struct Queue {
     closing: bool,
 }
 
-struct Shared {
+struct PoolShared {
     queue: Mutex<Queue>,
     filled: Condvar,
-    progress: Arc<Progress>,
+    progress: Arc<PoolProgress>,
 }
 
-impl Shared {
+impl PoolShared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // A poisoned lock is used all the same: nothing that holds it can panic half way through a change.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,7 +123,7 @@ impl Shared {
 
 /// The pool, held by the event loop.
 pub struct AuthPool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
     results: Receiver<JobResult>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -142,7 +142,7 @@ impl AuthPool {
     pub fn start(threads: usize, costs: Costs, wake: Arc<dyn Fn() + Send + Sync>) -> Result<AuthPool, Fatal> {
         let (sender, results) = sync_channel(RESULTS_MAX);
         let costs = Arc::new(costs);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PoolShared {
             queue: Mutex::new(Queue { jobs: VecDeque::new(), costs: Arc::clone(&costs), closing: false }),
             filled: Condvar::new(),
             progress: Arc::default(),
@@ -203,7 +203,7 @@ impl AuthPool {
     }
 
     /// The counters.
-    pub fn progress(&self) -> Arc<Progress> {
+    pub fn progress(&self) -> Arc<PoolProgress> {
         Arc::clone(&self.shared.progress)
     }
 
@@ -236,7 +236,7 @@ impl AuthPool {
 }
 
 struct Worker {
-    shared: Arc<Shared>,
+    shared: Arc<PoolShared>,
     results: SyncSender<JobResult>,
     wake: Arc<dyn Fn() + Send + Sync>,
     hasher: Hasher,

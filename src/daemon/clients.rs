@@ -31,7 +31,7 @@ const DRAIN_TURN_BYTES: usize = 64 * 1024;
 
 /// One client's connection.
 #[derive(Debug)]
-struct Client {
+struct ClientConnection {
     stream: Stream,
     peer: Peer,
     /// The session. Its slot is also the index in [`Clients`].
@@ -63,7 +63,7 @@ struct Lingering {
 #[derive(Debug)]
 pub struct Clients {
     first_token: usize,
-    clients: Vec<Option<Client>>,
+    clients: Vec<Option<ClientConnection>>,
     /// Slots of the clients that wait for their turn to be read.
     turns: VecDeque<u32>,
     lingering: HashMap<usize, Lingering>,
@@ -143,7 +143,7 @@ impl Clients {
             engine.close(id, now);
             return Err(error);
         }
-        let client = Client {
+        let client = ClientConnection {
             stream,
             peer,
             id,

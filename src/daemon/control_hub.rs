@@ -22,8 +22,8 @@ use mio::event::Event;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
+pub use self::connection::{Caller, IDLE_TIMEOUT_MS, READ_MAX_BYTES, TURN_MAX_STEPS, WRITE_TIMEOUT_MS};
 use self::connection::{Connection, Turn};
-pub use self::connection::{IDLE_TIMEOUT_MS, Peer, READ_MAX_BYTES, TURN_MAX_STEPS, WRITE_TIMEOUT_MS};
 pub use self::listener::ACCEPT_PAUSE_MS;
 use self::listener::{Accepting, Listener, SpareDescriptor};
 use super::logging::RepeatSuppressor;
@@ -52,14 +52,14 @@ const _: () = assert!(CONNECTIONS_FOR_ROOT < CONNECTIONS_MAX && CONNECTIONS_PER_
 pub struct IncomingRequest {
     pub id: RequestId,
     pub request: Request,
-    pub peer: Peer,
+    pub peer: Caller,
 }
 
 /// Something to act on or to log. Of a flood, the first event is reported, and later the number of the others.
 #[derive(Debug)]
 pub enum HubEvent {
     /// A connection was refused.
-    Refused { peer: Peer, limit: HubLimit },
+    Refused { peer: Caller, limit: HubLimit },
     /// This many more connections were refused.
     MoreRefused(u64),
     /// A connection was dropped because the kernel does not say who connected.
@@ -474,14 +474,14 @@ fn stopping_answer() -> Vec<u8> {
     encode_error(ErrorCode::Stopping, ErrorCode::Stopping.meaning())
 }
 
-fn peer_credentials(stream: &UnixStream) -> io::Result<Peer> {
+fn peer_credentials(stream: &UnixStream) -> io::Result<Caller> {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
     let found = getsockopt(stream, PeerCredentials)?;
     // The kernel's value for an unknown peer.
     if found.uid() == u32::MAX {
         return Err(io::Error::new(ErrorKind::InvalidData, "the kernel does not say who connected"));
     }
-    Ok(Peer { uid: found.uid(), pid: found.pid() })
+    Ok(Caller { uid: found.uid(), pid: found.pid() })
 }
 
 /// The limit that refuses a further connection of `uid`, which has `of_uid` of the `open` ones. `None`: it is admitted.

@@ -11,9 +11,9 @@ use std::time::Duration;
 use cpd_core::sabotage;
 use cpd_core::time::{Millis, NEVER};
 
-use super::auth_pool::Progress;
+use super::auth_pool::PoolProgress;
 use super::exit::{ExitCode, Fatal};
-use super::logging::{Line, Logger};
+use super::logging::{LogLine, Logger};
 
 /// Time between two checks of the watching thread.
 const TICK_INTERVAL: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ impl StallCounter {
 }
 
 /// The number of outstanding jobs and the number of finished ones.
-fn outstanding_and_finished(pool: &Progress) -> (u64, u64) {
+fn outstanding_and_finished(pool: &PoolProgress) -> (u64, u64) {
     let (submitted, finished) = (pool.submitted.load(Ordering::Relaxed), pool.finished.load(Ordering::Relaxed));
     (submitted.saturating_sub(finished), finished)
 }
@@ -110,7 +110,7 @@ impl Health {
     /// [`ExitCode::System`] if the thread cannot be started.
     pub fn start(
         interval: Option<Duration>,
-        pool: Arc<Progress>,
+        pool: Arc<PoolProgress>,
         wake: impl Fn() + Send + 'static,
         logger: Logger,
     ) -> Result<Health, Fatal> {
@@ -186,19 +186,19 @@ impl Health {
 
     /// Whether the verifiers make progress, so that systemd's watchdog may be notified. A store that does not answer is
     /// not considered here, since a restart would not help.
-    pub fn verifiers_make_progress(&mut self, pool: &Progress) -> bool {
+    pub fn verifiers_make_progress(&mut self, pool: &PoolProgress) -> bool {
         let (outstanding, finished) = outstanding_and_finished(pool);
         self.pool.observe(outstanding, finished) < WATCHDOG_STALLED_CHECKS
     }
 }
 
 /// The log line for a store that stops answering (`stalled`) or answers again.
-pub fn store_stall_line(stalled: bool) -> Line {
+pub fn store_stall_line(stalled: bool) -> LogLine {
     let event = match stalled {
         true => "it does not answer, senders are refused: is the disk stuck?",
         false => "it answers again",
     };
-    Line::new("store").field("event", event)
+    LogLine::new("store").field("event", event)
 }
 
 /// Ends the process from the watching thread, because `part` is stuck.
@@ -206,7 +206,7 @@ fn exit_because_stuck(part: &str, logger: &Logger) {
     let seconds = TICK_INTERVAL.as_secs() * u64::from(STUCK_TICKS);
     let cause = format!("{part} did not move for {seconds} s");
     if !logger.has_same_reader_as_stderr() {
-        logger.error(Line::new("ended").field("cause", &cause));
+        logger.error(LogLine::new("ended").field("cause", &cause));
     }
     std::thread::sleep(LAST_LINE_GRACE);
     let _ = Fatal::new(ExitCode::Internal, cause).report();
@@ -273,7 +273,7 @@ mod tests {
         let mut none = Health::new(None);
         assert_eq!(none.next_deadline(), NEVER);
         assert!(!none.take_due(u64::MAX));
-        let pool = Progress::default();
+        let pool = PoolProgress::default();
         assert!(health.verifiers_make_progress(&pool) && health.verifiers_make_progress(&pool));
         pool.submitted.store(1, Ordering::Relaxed);
         assert!(health.verifiers_make_progress(&pool));

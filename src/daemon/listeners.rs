@@ -22,7 +22,7 @@ use super::config::Config;
 use super::config::addresses::overlap;
 use super::exit::{ExitCode, Fatal};
 use super::fd::Inherited;
-use super::logging::{Level, Line};
+use super::logging::{Level, LogLine};
 
 /// The send buffer requested from the kernel for each connection, in bytes. The kernel doubles it for its own
 /// bookkeeping (socket(7)). Replies that do not fit wait in cpd, up to 16 KiB, and then nothing more is read.
@@ -49,7 +49,7 @@ pub struct Listeners {
     /// At least one. Dropping one that was made here removes its file.
     pub control: Vec<ControlListener>,
     /// Lines for the log.
-    pub notes: Vec<(Level, Line)>,
+    pub notes: Vec<(Level, LogLine)>,
 }
 
 /// Opens every listener of `config`, using `inherited` sockets first.
@@ -94,12 +94,12 @@ impl Listeners {
                 Ok(())
             }
             "tls" | "unix" => {
-                let line = Line::new("inherited socket closed").field("name", name);
+                let line = LogLine::new("inherited socket closed").field("name", name);
                 self.note(Level::Warn, line.field("reason", "not supported in this version"));
                 Ok(())
             }
             _ => {
-                let line = Line::new("inherited socket closed").field("name", name);
+                let line = LogLine::new("inherited socket closed").field("name", name);
                 self.note(Level::Warn, line.field("reason", "unknown name"));
                 Ok(())
             }
@@ -135,7 +135,7 @@ impl Listeners {
         let same = handed.len() == configured.len() && configured.iter().all(|address| handed.contains(address));
         // Defaults that are not used deserve no warning.
         if !same && config.is_explicit(&key) {
-            let line = Line::new("configured addresses not used: sockets were handed over")
+            let line = LogLine::new("configured addresses not used: sockets were handed over")
                 .field("key", key)
                 .field("configured", join_addresses(configured))
                 .field("used", join_addresses(&handed));
@@ -166,7 +166,7 @@ impl Listeners {
             && !self.control.iter().any(|one| one.path() == Some(config.control_socket.as_path()))
         {
             let used: Vec<String> = self.control.iter().map(ControlListener::name).collect();
-            let line = Line::new("configured socket not used: one was handed over")
+            let line = LogLine::new("configured socket not used: one was handed over")
                 .field("key", "control.socket")
                 .field("configured", config.control_socket.display())
                 .field("used", used.join(","));
@@ -175,7 +175,7 @@ impl Listeners {
         Ok(())
     }
 
-    fn note(&mut self, level: Level, line: Line) {
+    fn note(&mut self, level: Level, line: LogLine) {
         self.notes.push((level, line));
     }
 }

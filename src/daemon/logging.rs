@@ -1,6 +1,6 @@
 //! The log: one line for each event. The caller only puts the line into a bounded channel; a separate thread writes it.
 //! When the channel is full, lines are dropped and counted, and the count is logged: the log must never stop the
-//! service that it describes. Text from peers enters a line only through [`Line::field`], which escapes it.
+//! service that it describes. Text from peers enters a line only through [`LogLine::field`], which escapes it.
 
 pub mod levels;
 mod line;
@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::Duration;
 
 pub use levels::{Level, LogTarget};
-pub use line::{LINE_MAX_BYTES, Line, VALUE_MAX_BYTES};
+pub use line::{LINE_MAX_BYTES, LogLine, VALUE_MAX_BYTES};
 pub use sinks::{JOURNAL_SOCKET, SEND_TIMEOUT, SYSLOG_SOCKET, Sink};
 
 use cpd_core::time::Millis;
@@ -26,7 +26,7 @@ pub const QUEUE_MAX_LINES: usize = 1024;
 
 /// What all handles and the log thread share.
 #[derive(Debug)]
-struct Shared {
+struct LoggerShared {
     level: AtomicU8,
     /// Lines dropped because the channel was full, as far as not logged yet.
     dropped: AtomicU64,
@@ -38,7 +38,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Logger {
     lines: SyncSender<QueuedLine>,
-    shared: Arc<Shared>,
+    shared: Arc<LoggerShared>,
 }
 
 /// An item of the channel; `None` asks the thread to end.
@@ -54,7 +54,7 @@ impl Logger {
         let (sink, why) = Sink::open(target);
         let (logger, thread) = Logger::start_with(sink, level)?;
         if let Some(cause) = why {
-            let line = Line::new("log target unreachable").field("target", target.name()).field("cause", cause);
+            let line = LogLine::new("log target unreachable").field("target", target.name()).field("cause", cause);
             logger.log(Level::Warn, line.field("using", "stderr"));
         }
         Ok((logger, thread))
@@ -67,7 +67,7 @@ impl Logger {
     pub fn start_with(sink: Sink, level: Level) -> Result<(Logger, LogThread), Fatal> {
         let (lines, from) = sync_channel(QUEUE_MAX_LINES);
         let (done_sender, done) = sync_channel(1);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LoggerShared {
             level: AtomicU8::new(level as u8),
             dropped: AtomicU64::new(0),
             same_reader_as_stderr: sink.has_same_reader_as_stderr(),
@@ -102,7 +102,7 @@ impl Logger {
     }
 
     /// Logs one event, without blocking: if the channel is full, the line is dropped and counted.
-    pub fn log(&self, level: Level, line: Line) {
+    pub fn log(&self, level: Level, line: LogLine) {
         if !self.enabled(level) {
             return;
         }
@@ -115,22 +115,22 @@ impl Logger {
     }
 
     /// Logs one event at [`Level::Error`].
-    pub fn error(&self, line: Line) {
+    pub fn error(&self, line: LogLine) {
         self.log(Level::Error, line);
     }
 
     /// Logs one event at [`Level::Warn`].
-    pub fn warn(&self, line: Line) {
+    pub fn warn(&self, line: LogLine) {
         self.log(Level::Warn, line);
     }
 
     /// Logs one event at [`Level::Info`].
-    pub fn info(&self, line: Line) {
+    pub fn info(&self, line: LogLine) {
         self.log(Level::Info, line);
     }
 
     /// Logs one event at [`Level::Debug`].
-    pub fn debug(&self, line: Line) {
+    pub fn debug(&self, line: LogLine) {
         self.log(Level::Debug, line);
     }
 }
@@ -167,7 +167,7 @@ impl LogThread {
     }
 }
 
-fn write_lines(mut sink: Sink, from: &Receiver<QueuedLine>, shared: &Shared) {
+fn write_lines(mut sink: Sink, from: &Receiver<QueuedLine>, shared: &LoggerShared) {
     let mut lost = 0;
     while let Ok(Some((level, text))) = from.recv() {
         write_line(&mut sink, &mut lost, level, &text);
@@ -180,10 +180,10 @@ fn write_lines(mut sink: Sink, from: &Receiver<QueuedLine>, shared: &Shared) {
 
 /// Writes how many lines were dropped because the channel was full. If that fails, the number is kept for the next
 /// time.
-fn log_dropped_count(sink: &mut Sink, shared: &Shared) {
+fn log_dropped_count(sink: &mut Sink, shared: &LoggerShared) {
     let dropped = shared.dropped.load(Ordering::Relaxed);
     if dropped > 0 {
-        let text = Line::new("log overflow").field("dropped", dropped).into_text();
+        let text = LogLine::new("log overflow").field("dropped", dropped).into_text();
         if sink.write(Level::Warn, &text).is_ok() {
             shared.dropped.fetch_sub(dropped, Ordering::Relaxed);
         }
@@ -194,7 +194,7 @@ fn log_dropped_count(sink: &mut Sink, shared: &Shared) {
 /// first.
 fn write_line(sink: &mut Sink, lost: &mut u64, level: Level, text: &str) {
     if *lost > 0 {
-        let note = Line::new("log service was unreachable").field("lost", *lost).into_text();
+        let note = LogLine::new("log service was unreachable").field("lost", *lost).into_text();
         if sink.write(Level::Warn, &note).is_err() {
             *lost += 1;
             return;

@@ -52,7 +52,7 @@ use self::exit::{ExitCode, Fatal};
 use self::fd::Inherited;
 use self::fd_store::HandoverFds;
 use self::listeners::{ControlListener, Listeners, StreamListener};
-use self::logging::{Line, LogThread, Logger};
+use self::logging::{LogLine, LogThread, Logger};
 use self::notify::{Notice, Notifier};
 use self::operators::Operators;
 use self::port::StorePort;
@@ -133,10 +133,10 @@ fn run(arguments: Arguments, inherited: Vec<Inherited>) -> Result<(), Fatal> {
     let (logger, log_thread) = Logger::start(config.log_target, config.log_level)?;
     let result = start(arguments, config, inherited, &logger);
     match &result {
-        Ok(()) => logger.info(Line::new("stopped")),
+        Ok(()) => logger.info(LogLine::new("stopped")),
         // `main` writes the cause to stderr; whoever reads both would see it twice.
         Err(_) if logger.has_same_reader_as_stderr() => {}
-        Err(fatal) => logger.error(Line::new("ended").field("cause", &fatal.message)),
+        Err(fatal) => logger.error(LogLine::new("ended").field("cause", &fatal.message)),
     }
     end_log(log_thread);
     result
@@ -158,7 +158,7 @@ fn end_log(thread: LogThread) {
 
 fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger: &Logger) -> Result<(), Fatal> {
     for warning in &config.warnings {
-        logger.warn(Line::new("configuration").field("warning", warning));
+        logger.warn(LogLine::new("configuration").field("warning", warning));
     }
     let system = |what: &str, e: std::io::Error| Fatal::new(ExitCode::System, format!("{what}: {e}"));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| system("cannot take signals", e))?;
@@ -174,13 +174,13 @@ fn start(arguments: Arguments, config: Config, inherited: Vec<Inherited>, logger
     let settings = cap_connections(config.settings, connections_max, logger);
     let Some(mut store) = open_store(&arguments, &config, &mut signals, logger)? else { return Ok(()) };
     for warning in store.warnings() {
-        logger.warn(Line::new("store").field("warning", warning));
+        logger.warn(LogLine::new("store").field("warning", warning));
     }
     let warned = store.warnings().len();
     let store_error = |error| store_tools::store_error(error, &arguments);
     let engine = load_engine(&mut store, settings).map_err(store_error)?;
     for warning in store.warnings().iter().skip(warned) {
-        logger.warn(Line::new("store").field("warning", warning));
+        logger.warn(LogLine::new("store").field("warning", warning));
     }
     let hashes = store.password_hashes().map_err(store_error)?;
     let costs = Costs::new(config.auth.hash_params(), hashes.iter().map(String::as_str));
@@ -211,7 +211,7 @@ fn enter_sandbox(arguments: &Arguments, config: &Config, listeners: &Listeners, 
     }
     let made = listeners.control.iter().find(|one| !one.inherited()).and_then(ControlListener::path);
     if let Err(cause) = sandbox::confine(&sandbox::paths::allowed_paths(arguments, config, made)) {
-        logger.info(Line::new("own sandbox incomplete").field("cause", cause));
+        logger.info(LogLine::new("own sandbox incomplete").field("cause", cause));
     }
 }
 
@@ -251,7 +251,7 @@ pub fn serve(
     let wake_for_passwords = Arc::new(move || drop(wake.wake()));
     let pool = AuthPool::start(verifiers, costs, wake_for_passwords)?;
     let notifier = Notifier::start(logger)?;
-    let mut line = Line::new("started").field("version", env!("CARGO_PKG_VERSION"));
+    let mut line = LogLine::new("started").field("version", env!("CARGO_PKG_VERSION"));
     for stream in &streams {
         line = line.field(stream.kind.name(), stream.address);
     }
@@ -285,7 +285,7 @@ pub fn serve(
     match handover_fds {
         Ok(None) => {}
         Ok(Some(handover_fds)) => reactor.resume_connections(handover_fds),
-        Err(cause) => logger.error(Line::new("connections of the predecessor closed").field("cause", cause)),
+        Err(cause) => logger.error(LogLine::new("connections of the predecessor closed").field("cause", cause)),
     }
     reactor.notifier().send(Notice::Ready);
     reactor.run()
@@ -327,7 +327,7 @@ fn raise_file_limit() -> u32 {
 fn cap_connections(mut settings: Settings, connections_max: u32, logger: &Logger) -> Settings {
     let configured = settings.limits.connections;
     if connections_max < configured {
-        let line = Line::new("limits.connections lowered").field("to", connections_max);
+        let line = LogLine::new("limits.connections lowered").field("to", connections_max);
         logger.warn(line.field("configured", configured).field("cause", "the limit of open files"));
         settings.limits.connections = connections_max;
     }
@@ -344,7 +344,7 @@ fn open_store(
     let (mut waits, mut stops) = (false, false);
     let mut ask = || {
         if !waits {
-            logger.warn(Line::new("store").field("event", "waiting for cpd --restore, --salvage or --check-store"));
+            logger.warn(LogLine::new("store").field("event", "waiting for cpd --restore, --salvage or --check-store"));
         }
         waits = true;
         stops |= signals.pending().any(|signal| signal != SIGHUP);
@@ -359,7 +359,7 @@ fn open_store(
     }
     let store = opened.map_err(|error| store_tools::store_error(error, arguments))?;
     if store.was_created() {
-        logger.info(Line::new("store made").field("path", config.store_path.display()));
+        logger.info(LogLine::new("store made").field("path", config.store_path.display()));
     }
     Ok(Some(store))
 }
@@ -381,7 +381,7 @@ fn load_engine(store: &mut Store, settings: Settings) -> Result<Engine, OpenErro
 fn spawn_store(store: Store, waker: Arc<Waker>, logger: Logger) -> Result<Box<dyn StorePort>, Fatal> {
     let wake = move || drop(waker.wake());
     let on_event =
-        move |event: StoreEvent| logger.log(store_event_level(&event), Line::new("store").field("event", event));
+        move |event: StoreEvent| logger.log(store_event_level(&event), LogLine::new("store").field("event", event));
     let writer = store
         .spawn(wake, on_event)
         .map_err(|e| Fatal::new(ExitCode::System, format!("cannot start the store's thread: {e}")))?;

@@ -18,7 +18,7 @@ use nix::sys::time::TimeVal;
 use sd_notify::NotifyState;
 
 use super::exit::{ExitCode, Fatal};
-use super::logging::{Line, Logger};
+use super::logging::{LogLine, Logger};
 
 /// Notices that may wait for the thread.
 pub const QUEUE_MAX_MESSAGES: usize = 32;
@@ -133,7 +133,7 @@ impl Notifier {
             let sent = notify_manager(states, &[]);
             if let (Err(cause), false) = (&sent, failure_logged) {
                 failure_logged = true;
-                logger.warn(Line::new("cannot notify the service manager").field("cause", cause));
+                logger.warn(LogLine::new("cannot notify the service manager").field("cause", cause));
             }
             sent
         };

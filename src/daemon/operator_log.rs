@@ -4,15 +4,15 @@ use cpd_control::answer::{Effect, outcome};
 use cpd_control::{ErrorCode, PurgeFilter, request};
 use cpd_core::engine::requests::{AdminResult, Request};
 
-use super::control_hub::Peer;
-use super::logging::Line;
+use super::control_hub::Caller;
+use super::logging::LogLine;
 
 /// The line of a request with this result; `None` if the request was not to change anything.
-pub fn log_line(request: &Request<()>, peer: Peer, result: &AdminResult) -> Option<Line> {
+pub fn log_line(request: &Request<()>, peer: Caller, result: &AdminResult) -> Option<LogLine> {
     if !request::changes(request.command()) {
         return None;
     }
-    let mut line = Line::new("admin").field("cmd", request.command());
+    let mut line = LogLine::new("admin").field("cmd", request.command());
     if let Some(user) = request.user() {
         line = line.field("user", user);
     }

@@ -18,8 +18,8 @@ use mio::net::UnixListener;
 
 use super::auth_pool::{AuthPool, Job};
 use super::clients::Clients;
-use super::control_hub::{Hub, HubEvent, IncomingRequest, Peer};
-use super::logging::{Line, Logger};
+use super::control_hub::{Caller, Hub, HubEvent, IncomingRequest};
+use super::logging::{LogLine, Logger};
 use super::operator_log::log_line;
 use super::wall_time::WallTimeConverter;
 use crate::auth::AuthError;
@@ -34,7 +34,7 @@ pub struct Operators {
     hub: Hub,
     logger: Logger,
     /// Requests under way.
-    pending: HashMap<RequestId, (Request<()>, Peer)>,
+    pending: HashMap<RequestId, (Request<()>, Caller)>,
     /// The last id of a request that the daemon made itself.
     last_own_request: u64,
     /// The loop's time, on the monotonic clock.
@@ -113,7 +113,7 @@ impl Operators {
                     self.last_own_request += 1;
                     engine.admin(RequestId(self.last_own_request), Request::StoreBackupEnd { backup }, self.now);
                 }
-                other => self.logger.warn(Line::new("control").field("event", other)),
+                other => self.logger.warn(LogLine::new("control").field("event", other)),
             }
         }
     }

@@ -22,7 +22,7 @@ use super::config::{Arguments, Config};
 use super::exit::{ExitCode, Fatal};
 use super::health::{Health, store_stall_line};
 use super::listeners::{ControlFile, StreamListener};
-use super::logging::{Line, Logger};
+use super::logging::{LogLine, Logger};
 use super::notify::{Notice, Notifier};
 use super::operators::Operators;
 use super::port::{StorePort, fatal_outcome};
@@ -291,7 +291,7 @@ impl Reactor {
                 JobResult::Verified { token, ok, rehash, problem } => {
                     self.verifying = self.verifying.saturating_sub(1);
                     if let Some(problem) = problem {
-                        self.parts.logger.error(Line::new("password not verified").field("cause", problem));
+                        self.parts.logger.error(LogLine::new("password not verified").field("cause", problem));
                     }
                     self.parts.engine.verified(token, ok, rehash, now);
                 }
@@ -412,7 +412,7 @@ impl Reactor {
             SIGHUP => "HUP",
             _ => "INT",
         };
-        self.parts.logger.info(Line::new("stopping").field("signal", name));
+        self.parts.logger.info(LogLine::new("stopping").field("signal", name));
         self.parts.notifier.send(Notice::Stopping);
         self.stop_at = now + STOP_MS;
         for listening in &mut self.listeners {

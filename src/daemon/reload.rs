@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use super::config::{Arguments, Config};
 use super::exit::Fatal;
 use super::listeners::{ControlFile, ControlListener, Note};
-use super::logging::{Line, Logger};
+use super::logging::{LogLine, Logger};
 
 /// The result of a reload.
 pub struct ReloadResult {
@@ -68,7 +68,7 @@ impl Reload {
                 true
             }
             Err(error) => {
-                logger.error(Line::new("configuration not reloaded").field("cause", error));
+                logger.error(LogLine::new("configuration not reloaded").field("cause", error));
                 false
             }
         }

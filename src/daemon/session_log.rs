@@ -10,7 +10,7 @@ use cpd_core::engine::port::{AddressKey, SessionId};
 use cpd_core::time::{Millis, NEVER};
 
 use super::clients::Clients;
-use super::logging::{Line, Logger, RepeatSuppressor};
+use super::logging::{LogLine, Logger, RepeatSuppressor};
 
 /// A limit that is reached repeatedly is logged once in this time; further cases are only counted.
 const SUPPRESS_MS: Millis = 10_000;
@@ -29,7 +29,7 @@ enum LimitSubject {
 }
 
 impl LimitSubject {
-    fn add_to(self, line: Line) -> Line {
+    fn add_to(self, line: LogLine) -> LogLine {
         match self {
             LimitSubject::All => line,
             LimitSubject::User(user) => line.field("user", user),
@@ -74,7 +74,7 @@ impl SessionLog {
         self.due = self.due.min(now + SUPPRESS_MS);
         match event {
             LogEvent::LoggedIn { session, user } => {
-                self.logger.info(with_peer(Line::new("login").field("user", user), *session, clients, None));
+                self.logger.info(with_peer(LogLine::new("login").field("user", user), *session, clients, None));
             }
             LogEvent::LoginFailed { session, login } => self.log_failed_login(*session, *login, clients, now),
             LogEvent::Throttled { session, login } => {
@@ -90,7 +90,7 @@ impl SessionLog {
                 }
             }
             LogEvent::GuessingAlert(GuessingAlert { name, failures, addresses }) => {
-                let line = Line::new("guessing").field("user", name).field("failures", failures);
+                let line = LogLine::new("guessing").field("user", name).field("failures", failures);
                 self.logger.warn(line.field("addresses", addresses));
             }
             LogEvent::TooManySessions { session, login } => {
@@ -117,7 +117,7 @@ impl SessionLog {
                 }
             }
             LogEvent::Expired { messages } => {
-                self.logger.info(Line::new("messages expired").field("messages", messages));
+                self.logger.info(LogLine::new("messages expired").field("messages", messages));
             }
         }
     }
@@ -125,7 +125,7 @@ impl SessionLog {
     /// Logs a failed login. For a throttled address it logs one line in [`SUPPRESS_MS`] only, with the number of those
     /// not logged (protocol.md section 7).
     fn log_failed_login(&mut self, session: SessionId, login: Ended, clients: &Clients, now: Millis) {
-        let line = Line::new("auth failure").field("user", login.name);
+        let line = LogLine::new("auth failure").field("user", login.name);
         if !login.throttled {
             return self.logger.warn(with_peer(line, session, clients, Some(login.from)));
         }
@@ -142,20 +142,20 @@ impl SessionLog {
     }
 
     /// The line for a limit that was reached, or `None` if it was logged less than [`SUPPRESS_MS`] ago.
-    fn limit_line(&mut self, limit: Limit, subject: LimitSubject, now: Millis) -> Option<Line> {
+    fn limit_line(&mut self, limit: Limit, subject: LimitSubject, now: Millis) -> Option<LogLine> {
         let apart = self.limits.len() < TRACKED_MAX || self.limits.contains_key(&(limit, subject));
         // Those counted together have no common subject to name.
         let subject = if apart { subject } else { LimitSubject::All };
         let more =
             self.limits.entry((limit, subject)).or_insert_with(|| RepeatSuppressor::new(SUPPRESS_MS)).note(now)?;
-        Some(subject.add_to(Line::new("limit reached").field("limit", limit.key()).field("more", more)))
+        Some(subject.add_to(LogLine::new("limit reached").field("limit", limit.key()).field("more", more)))
     }
 
     /// Logs that a connection could not be accepted.
     pub fn accept_failed(&mut self, error: &io::Error, now: Millis) {
         self.due = self.due.min(now + SUPPRESS_MS);
         if let Some(more) = self.accept_failures.note(now) {
-            self.logger.warn(Line::new("accepting paused").field("cause", error).field("more", more));
+            self.logger.warn(LogLine::new("accepting paused").field("cause", error).field("more", more));
         }
     }
 
@@ -174,17 +174,17 @@ impl SessionLog {
         self.due = NEVER;
         for ((limit, subject), repeated) in &mut self.limits {
             if let Some(more) = repeated.take_suppressed(now) {
-                let line = Line::new("limit reached").field("limit", limit.key()).field("more", more);
+                let line = LogLine::new("limit reached").field("limit", limit.key()).field("more", more);
                 self.logger.warn(subject.add_to(line));
             }
         }
         self.limits.retain(|_, repeated| repeated.has_suppressed() || repeated.is_suppressing(now));
         if let Some(more) = self.accept_failures.take_suppressed(now) {
-            self.logger.warn(Line::new("accepting paused").field("more", more));
+            self.logger.warn(LogLine::new("accepting paused").field("more", more));
         }
         for (from, (repeated, name)) in &mut self.throttled_failures {
             if let Some(more) = repeated.take_suppressed(now) {
-                let line = with_address(Line::new("auth failure").field("user", name), *from);
+                let line = with_address(LogLine::new("auth failure").field("user", name), *from);
                 self.logger.warn(line.field("more", more));
             }
         }
@@ -197,7 +197,7 @@ impl SessionLog {
 }
 
 /// Adds the client's address, port and listener, or only the address `from` if the session is closed already.
-fn with_peer(line: Line, session: SessionId, clients: &Clients, from: Option<AddressKey>) -> Line {
+fn with_peer(line: LogLine, session: SessionId, clients: &Clients, from: Option<AddressKey>) -> LogLine {
     if let Some((peer, kind)) = clients.peer_of(session) {
         let line = line.field("addr", peer.host()).field("port", peer.port());
         return line.field("listener", kind.name());
@@ -206,7 +206,7 @@ fn with_peer(line: Line, session: SessionId, clients: &Clients, from: Option<Add
 }
 
 /// Adds the address. An IPv6 prefix is written as an address without `/64`, as programs that read the log expect.
-fn with_address(line: Line, from: Option<AddressKey>) -> Line {
+fn with_address(line: LogLine, from: Option<AddressKey>) -> LogLine {
     match from {
         Some(AddressKey::V4(bits)) => line.field("addr", Ipv4Addr::from_bits(bits)),
         Some(AddressKey::V6(bits)) => line.field("addr", Ipv6Addr::from_bits(u128::from(bits) << 64)),

@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
         return after_service_end();
     }
     let sockets = fd::take_inherited().map(|inherited| UnservedSockets::duplicates_of(&inherited)).unwrap_or_default();
-    let state = ServiceState::query();
+    let state = FailedService::query();
     let Some(period) = state.period(time_since_boot()) else { return ExitCode::SUCCESS };
     if already_stood_in(&runtime_folder(), &state) {
         return ExitCode::SUCCESS;
@@ -68,10 +68,10 @@ pub fn main() -> ExitCode {
 /// Starts the stand-in if the manager will restart cpd, unless cpd ended with a code of its own: then it has already
 /// turned away those who waited.
 fn after_service_end() -> ExitCode {
-    let state = ServiceState {
+    let state = FailedService {
         result: environment_variable("SERVICE_RESULT"),
         exit_code: environment_variable("EXIT_STATUS").parse().ok(),
-        ..ServiceState::default()
+        ..FailedService::default()
     };
     if state.is_restarted_by_manager() && !state.has_own_exit_code() {
         output_of(Command::new("systemctl").args(["start", "--no-block", STAND_IN]));
@@ -81,7 +81,7 @@ fn after_service_end() -> ExitCode {
 
 /// How cpd ended, as the manager reports it.
 #[derive(Default, PartialEq, Eq, Debug)]
-struct ServiceState {
+struct FailedService {
     /// The invocation id of the start that failed.
     invocation: String,
     /// cpd runs, or is about to run.
@@ -102,11 +102,11 @@ struct ServiceState {
     processor_time: Duration,
 }
 
-impl ServiceState {
+impl FailedService {
     /// Asks the manager how cpd ended.
-    fn query() -> ServiceState {
+    fn query() -> FailedService {
         let mut state =
-            ServiceState { result: environment_variable("MONITOR_SERVICE_RESULT"), ..ServiceState::default() };
+            FailedService { result: environment_variable("MONITOR_SERVICE_RESULT"), ..FailedService::default() };
         state.exit_code = environment_variable("MONITOR_EXIT_STATUS").parse().ok();
         state.invocation = environment_variable("MONITOR_INVOCATION_ID");
         let properties = "Job,ActiveState,SubState,InvocationID,StatusText,Result,ExecMainStatus,CPUUsageNSec,\
@@ -237,7 +237,7 @@ fn runtime_folder() -> PathBuf {
 /// Whether the stand-in has already run for this failure and was ended by somebody: restarting cpd.service restarts the
 /// stand-in as well (`PartOf=`), and whoever does that does not want to wait. When the stand-in ends by itself, the
 /// manager removes `folder`.
-fn already_stood_in(folder: &Path, state: &ServiceState) -> bool {
+fn already_stood_in(folder: &Path, state: &FailedService) -> bool {
     let file = folder.join("stood-in-for");
     if state.invocation.is_empty() {
         return false;
@@ -297,8 +297,8 @@ fn output_of(command: &mut Command) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn state_from(properties: &str) -> ServiceState {
-        let mut state = ServiceState::default();
+    fn state_from(properties: &str) -> FailedService {
+        let mut state = FailedService::default();
         state.read(properties);
         state
     }
@@ -345,7 +345,7 @@ mod tests {
         for state in ["active", "activating", "reloading", "deactivating"] {
             assert!(state_from(&format!("ActiveState={state}")).is_running, "{state}");
         }
-        assert!(!state_from("ActiveState=inactive").is_running && !ServiceState::default().is_running);
+        assert!(!state_from("ActiveState=inactive").is_running && !FailedService::default().is_running);
     }
 
     #[test]
@@ -360,7 +360,7 @@ mod tests {
         {
             assert!(!ended(result, code).is_restarted_by_manager(), "{result} {code}");
         }
-        assert!(!ServiceState::default().is_restarted_by_manager());
+        assert!(!FailedService::default().is_restarted_by_manager());
     }
 
     #[test]
@@ -403,8 +403,8 @@ mod tests {
         assert!(!already_stood_in(folder.path(), &second) && already_stood_in(folder.path(), &second));
         // A start that did not come about has no invocation id, and so looks like the next one.
         assert!(
-            !already_stood_in(folder.path(), &ServiceState::default())
-                && !already_stood_in(folder.path(), &ServiceState::default())
+            !already_stood_in(folder.path(), &FailedService::default())
+                && !already_stood_in(folder.path(), &FailedService::default())
         );
         assert!(!already_stood_in(&folder.path().join("missing"), &first));
     }

@@ -193,7 +193,7 @@ pub struct Pong {
 
 /// The state of the daemon.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq, Clone, Default)]
-pub struct Status {
+pub struct StatusAnswer {
     pub version: String,
     pub uptime_seconds: u64,
     /// The number of open client connections, logged in or not.
@@ -399,11 +399,11 @@ fn session(row: SessionRow, context: &AnswerContext<'_>) -> Option<SessionInfo> 
     })
 }
 
-fn status(found: &requests::Status, context: &AnswerContext<'_>, details: Option<StatusDetails>) -> Status {
+fn status(found: &requests::Status, context: &AnswerContext<'_>, details: Option<StatusDetails>) -> StatusAnswer {
     let (listeners, configuration) = details.map(|found| (found.listeners, found.configuration)).unzip();
     let details = listeners.is_some();
     let counters = COUNTERS.iter().filter(|counter| details || !counter.in_details_only);
-    Status {
+    StatusAnswer {
         version: context.version.to_owned(),
         uptime_seconds: context.uptime_seconds,
         connections: u64::from(found.connections),

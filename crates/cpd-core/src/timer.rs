@@ -31,7 +31,7 @@ const NIL: u32 = u32::MAX;
 /// The generation at which an entry of the slab is no longer reused, so that no key is ever made twice.
 const GENERATION_LIMIT: u32 = u32::MAX - 1;
 
-const _: () = assert!(size_of::<Entry<u32>>() == 24 && size_of::<Entry<u64>>() == 32);
+const _: () = assert!(size_of::<TimerEntry<u32>>() == 24 && size_of::<TimerEntry<u64>>() == 32);
 const _: () = assert!(size_of::<Option<TimerKey>>() == 8);
 
 /// Identifies one timer from `insert` until it fires or is cancelled, and no other timer afterwards.
@@ -50,13 +50,13 @@ pub struct Wheel<T> {
     occupied: [u64; LEVELS + 1],
     /// The first entry of each list.
     heads: [u32; DUE + 1],
-    entries: Vec<Entry<T>>,
+    entries: Vec<TimerEntry<T>>,
     first_free: u32,
 }
 
 /// A timer, or a free entry, whose `next` is the next free one. The generation is odd while the entry is in use.
 #[derive(Debug)]
-struct Entry<T> {
+struct TimerEntry<T> {
     when: u64,
     payload: T,
     prev: u32,
@@ -208,7 +208,7 @@ impl<T: Copy> Wheel<T> {
     }
 
     fn unlink(&mut self, index: u32) {
-        let Entry { when, prev, next, .. } = self.entries[index as usize];
+        let TimerEntry { when, prev, next, .. } = self.entries[index as usize];
         let list = self.list_of(when);
         if self.heads[list] == index {
             self.set_head(list, if next == index { NIL } else { next });
@@ -223,7 +223,7 @@ impl<T: Copy> Wheel<T> {
             // There are about as many entries as connections, whose number stays far below NIL.
             let index = self.entries.len() as u32;
             debug_assert!(index < NIL);
-            self.entries.push(Entry { when, payload, prev: index, next: index, generation: NonZeroU32::MIN });
+            self.entries.push(TimerEntry { when, payload, prev: index, next: index, generation: NonZeroU32::MIN });
             return index;
         }
         let index = self.first_free;

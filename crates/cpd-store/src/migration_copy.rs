@@ -64,9 +64,9 @@ pub fn keep_copy(
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 make_copy(place, store, &name, faults).map_err(|error| match error {
-                    Failure::Sql(e) => sql(e),
-                    Failure::System(e) => system(e),
-                    Failure::NoRoom(bytes) => {
+                    CopyFailure::Sql(e) => sql(e),
+                    CopyFailure::System(e) => system(e),
+                    CopyFailure::NoRoom(bytes) => {
                         refused(OpenErrorKind::CannotCreate, &format!("the disk has no room for its {bytes} bytes"))
                     }
                 })?;
@@ -86,16 +86,16 @@ pub fn keep_copy(
     ))
 }
 
-enum Failure {
+enum CopyFailure {
     Sql(rusqlite::Error),
     System(io::Error),
     /// The disk has no room for a copy of this many bytes.
     NoRoom(u64),
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::System(error)
+impl From<io::Error> for CopyFailure {
+    fn from(error: io::Error) -> CopyFailure {
+        CopyFailure::System(error)
     }
 }
 
@@ -108,24 +108,24 @@ fn names(file: &Path, schema: usize) -> impl Iterator<Item = PathBuf> {
 
 /// Copies `store` to `name`, at which there is nothing yet. If a crash leaves a partial copy, the next start deletes
 /// it.
-fn make_copy(place: &StoreFiles, store: &File, name: &Path, faults: &mut Faults) -> Result<(), Failure> {
+fn make_copy(place: &StoreFiles, store: &File, name: &Path, faults: &mut Faults) -> Result<(), CopyFailure> {
     let bytes = store.metadata()?.len();
     if faults.check(FaultPoint::FreeSpace).is_err() || !place.can_allocate(bytes) {
-        return Err(Failure::NoRoom(bytes));
+        return Err(CopyFailure::NoRoom(bytes));
     }
     let (path, copy) = place.create_file(BACKUP_SUFFIX)?;
-    let mut fill = || -> Result<(), Failure> {
+    let mut fill = || -> Result<(), CopyFailure> {
         each_chunk(store, |at, chunk| {
             copy.write_all_at(chunk, at)?;
             Ok(true)
         })?;
         // This number says that no log belongs to the copy.
         history::set_number(&copy, history::COPY_NUMBER)?;
-        faults.check(FaultPoint::StartStep).map_err(Failure::Sql)?;
+        faults.check(FaultPoint::StartStep).map_err(CopyFailure::Sql)?;
         copy.sync_all()?;
-        faults.check(FaultPoint::StartStep).map_err(Failure::Sql)?;
+        faults.check(FaultPoint::StartStep).map_err(CopyFailure::Sql)?;
         fs::rename(&path, name)?;
-        faults.check(FaultPoint::StartStep).map_err(Failure::Sql)
+        faults.check(FaultPoint::StartStep).map_err(CopyFailure::Sql)
     };
     let filled = fill();
     if filled.is_err() {

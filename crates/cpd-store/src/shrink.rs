@@ -23,23 +23,25 @@ pub fn run(core: &mut WriterState, connection: &Connection, request: RequestId) 
     let before = core.files.bytes();
     let (answer, known) = match shrink(core, connection) {
         Ok(()) => (AdminAnswer::Shrunk { before, after: core.files.bytes() }, Ok(())),
-        Err(Refusal::Cannot(cause)) => (AdminAnswer::Failed(cause), Ok(())),
-        Err(Refusal::Unknown(cause)) => (AdminAnswer::Failed(format!("cannot shrink the store: {cause}")), Err(cause)),
+        Err(ShrinkRefusal::Cannot(cause)) => (AdminAnswer::Failed(cause), Ok(())),
+        Err(ShrinkRefusal::Unknown(cause)) => {
+            (AdminAnswer::Failed(format!("cannot shrink the store: {cause}")), Err(cause))
+        }
     };
     core.answer(request, answer);
     known
 }
 
-enum Refusal {
+enum ShrinkRefusal {
     Cannot(String),
     /// It is not known whether the change was stored.
     Unknown(String),
 }
 
-fn shrink(core: &mut WriterState, connection: &Connection) -> Result<(), Refusal> {
-    let cannot = |said: String| Err(Refusal::Cannot(said));
+fn shrink(core: &mut WriterState, connection: &Connection) -> Result<(), ShrinkRefusal> {
+    let cannot = |said: String| Err(ShrinkRefusal::Cannot(said));
     let pages = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, u32>(0));
-    let read = |e: Error| Refusal::Cannot(format!("cannot read the store: {}", sqlite::error_text(&e)));
+    let read = |e: Error| ShrinkRefusal::Cannot(format!("cannot read the store: {}", sqlite::error_text(&e)));
     let (all, empty) = (pages("PRAGMA page_count").map_err(read)?, pages("PRAGMA freelist_count").map_err(read)?);
     let live_bytes = u64::from(all.saturating_sub(empty)).saturating_mul(u64::from(PAGE_BYTES));
     if live_bytes > LIVE_MAX_BYTES {
@@ -69,7 +71,7 @@ fn shrink(core: &mut WriterState, connection: &Connection) -> Result<(), Refusal
     if let Err(error) = vacuumed {
         return match sqlite::is_full(&error) {
             true => cannot(format!("cannot shrink the store: {}", sqlite::error_text(&error))),
-            false => Err(Refusal::Unknown(sqlite::error_text(&error))),
+            false => Err(ShrinkRefusal::Unknown(sqlite::error_text(&error))),
         };
     }
     let (frames, left) = sqlite::log_frames(connection).unwrap_or_default();

@@ -201,12 +201,12 @@ pub enum FaultPoint {
     FreeSpace,
 }
 
-type Fault = Box<dyn FnMut(FaultPoint) -> Option<i32> + Send>;
+type FaultFn = Box<dyn FnMut(FaultPoint) -> Option<i32> + Send>;
 
 /// The failures that a test orders: the function returns SQLite's result code for a point that is to fail. `None`
 /// outside of tests.
 #[derive(Default)]
-pub struct Faults(pub Option<Fault>);
+pub struct Faults(pub Option<FaultFn>);
 
 impl Faults {
     /// Marks that execution has reached `point`.

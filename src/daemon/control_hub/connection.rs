@@ -20,13 +20,13 @@ pub const TURN_MAX_STEPS: usize = 16;
 
 /// The process at the other end, as it was when it connected, by the kernel's word (SO_PEERCRED).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Peer {
+pub struct Caller {
     pub uid: u32,
     pub pid: i32,
 }
 
 #[derive(Debug)]
-enum State {
+enum ConnectionState {
     /// It reads a request.
     Reading,
     /// It waits for the answer to this request, and reads nothing meanwhile.
@@ -51,9 +51,9 @@ pub(super) enum Turn {
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: UnixStream,
-    pub(super) peer: Peer,
+    pub(super) peer: Caller,
     framer: Framer,
-    state: State,
+    state: ConnectionState,
     /// The socket may have unread bytes or its end. Readiness is edge-triggered, so it is remembered.
     readable: bool,
     /// The end of input was read; earlier requests are still answered.
@@ -67,12 +67,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, peer: Peer, now: Millis) -> Connection {
+    pub(super) fn new(stream: UnixStream, peer: Caller, now: Millis) -> Connection {
         Connection {
             stream,
             peer,
             framer: Framer::new(),
-            state: State::Reading,
+            state: ConnectionState::Reading,
             readable: false,
             ended: false,
             stopping: false,
@@ -84,8 +84,8 @@ impl Connection {
     /// The request whose answer it waits for, if any.
     pub(super) fn awaited_request(&self) -> Option<RequestId> {
         match self.state {
-            State::Waiting(id) => Some(id),
-            State::Reading | State::Writing { .. } => None,
+            ConnectionState::Waiting(id) => Some(id),
+            ConnectionState::Reading | ConnectionState::Writing { .. } => None,
         }
     }
 
@@ -96,12 +96,12 @@ impl Connection {
 
     /// Gives the id `id` to the request that [`Connection::turn`] returned.
     pub(super) fn begin_waiting(&mut self, id: RequestId, now: Millis) {
-        self.enter(State::Waiting(id), now);
+        self.enter(ConnectionState::Waiting(id), now);
     }
 
     /// Begins to write the answer `line`.
     pub(super) fn answer(&mut self, line: Vec<u8>, now: Millis) {
-        self.enter(State::Writing { line, sent: 0 }, now);
+        self.enter(ConnectionState::Writing { line, sent: 0 }, now);
     }
 
     /// The daemon is stopping: from now on requests are refused, and the connection is over when nothing is left to
@@ -127,9 +127,9 @@ impl Connection {
     pub(super) fn turn(&mut self, scratch: &mut [u8], now: Millis) -> Turn {
         for _ in 0..TURN_MAX_STEPS {
             let step = match self.state {
-                State::Reading => self.parse_or_read(scratch, now),
-                State::Waiting(_) => Some(Turn::Blocked),
-                State::Writing { .. } => self.write(now),
+                ConnectionState::Reading => self.parse_or_read(scratch, now),
+                ConnectionState::Waiting(_) => Some(Turn::Blocked),
+                ConnectionState::Writing { .. } => self.write(now),
             };
             if let Some(turn) = step {
                 return turn;
@@ -184,12 +184,12 @@ impl Connection {
     }
 
     fn write(&mut self, now: Millis) -> Option<Turn> {
-        let State::Writing { line, sent } = &mut self.state else { return None };
+        let ConnectionState::Writing { line, sent } = &mut self.state else { return None };
         match self.stream.write(line.get(*sent..).unwrap_or_default()) {
             Ok(count) => {
                 *sent = sent.saturating_add(count);
                 if *sent >= line.len() {
-                    self.enter(State::Reading, now);
+                    self.enter(ConnectionState::Reading, now);
                 } else if count > 0 {
                     self.deadline = now.saturating_add(WRITE_TIMEOUT_MS);
                 }
@@ -201,11 +201,11 @@ impl Connection {
         }
     }
 
-    fn enter(&mut self, state: State, now: Millis) {
+    fn enter(&mut self, state: ConnectionState, now: Millis) {
         self.deadline = match state {
-            State::Reading => now.saturating_add(IDLE_TIMEOUT_MS),
-            State::Waiting(_) => NEVER,
-            State::Writing { .. } => now.saturating_add(WRITE_TIMEOUT_MS),
+            ConnectionState::Reading => now.saturating_add(IDLE_TIMEOUT_MS),
+            ConnectionState::Waiting(_) => NEVER,
+            ConnectionState::Writing { .. } => now.saturating_add(WRITE_TIMEOUT_MS),
         };
         self.state = state;
     }

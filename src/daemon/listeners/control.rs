@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Group, fchownat};
 
 use super::handed_over::{path_of, wrong_kind};
 use crate::daemon::exit::{ExitCode, Fatal};
-use crate::daemon::logging::{Level, Line};
+use crate::daemon::logging::{Level, LogLine};
 use crate::daemon::notify;
 
 /// The drop-in with which an administrator gives the control socket of systemd another path.
@@ -119,7 +119,7 @@ impl Drop for ControlFile {
 }
 
 /// A line for the log, if there is something to report.
-pub type Note = Option<(Level, Line)>;
+pub type Note = Option<(Level, LogLine)>;
 
 /// Makes the socket at `path`, for its owner and for `group` (empty: for no group). If it cannot be given to the group,
 /// that is noted, and the socket is the owner's alone.
@@ -157,7 +157,7 @@ fn make_with_gid(path: &Path, group: &str, gid: Option<Gid>) -> Result<(ControlL
             None
         }
         Err(cause) => {
-            let line = Line::new("control socket not opened to the group").field("path", path.display());
+            let line = LogLine::new("control socket not opened to the group").field("path", path.display());
             Some((Level::Warn, line.field("group", group).field("cause", cause)))
         }
     };

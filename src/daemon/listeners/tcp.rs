@@ -10,7 +10,7 @@ use nix::sys::socket::{
 };
 
 use crate::daemon::exit::{ExitCode, Fatal};
-use crate::daemon::logging::{Level, Line};
+use crate::daemon::logging::{Level, LogLine};
 use crate::daemon::notify;
 
 /// Connections that the kernel keeps for a listener until they are accepted; net.core.somaxconn may lower it.
@@ -22,7 +22,7 @@ const DROP_IN: &str = "/etc/systemd/system/cpd.service.d/network.conf";
 const IPV6_ADDRESSES: &str = "/proc/self/net/if_inet6";
 
 /// A line for the log, if there is something to report.
-type Note = Option<(Level, Line)>;
+type TcpNote = Option<(Level, LogLine)>;
 
 /// The circumstances that can explain why an address cannot be used.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl Environment {
 /// # Errors
 /// [`ExitCode::Unavailable`], [`ExitCode::NotPermitted`], [`ExitCode::Config`] or [`ExitCode::System`], naming the
 /// address.
-pub fn listen(address: SocketAddr) -> Result<(TcpListener, Note), Fatal> {
+pub fn listen(address: SocketAddr) -> Result<(TcpListener, TcpNote), Fatal> {
     listen_with(address, bind_to, Environment::detect)
 }
 
@@ -57,7 +57,7 @@ fn listen_with<S>(
     address: SocketAddr,
     bind: impl Fn(SocketAddr) -> Result<S, Errno>,
     detect: impl Fn() -> Environment,
-) -> Result<(S, Note), Fatal> {
+) -> Result<(S, TcpNote), Fatal> {
     let error = match bind(address) {
         Ok(socket) => return Ok((socket, None)),
         Err(error) => error,
@@ -68,7 +68,7 @@ fn listen_with<S>(
     }
     let instead = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
     let socket = bind(instead).map_err(|error| bind_error(instead, error, detect()))?;
-    let line = Line::new("no IPv6").field("address", address).field("using", instead).field("cause", error.desc());
+    let line = LogLine::new("no IPv6").field("address", address).field("using", instead).field("cause", error.desc());
     Ok((socket, Some((Level::Warn, line))))
 }
 

@@ -12,21 +12,21 @@ pub const LINE_MAX_BYTES: usize = 8 * 1024;
 
 /// A log line under construction.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Line {
+pub struct LogLine {
     text: String,
     /// Fields were left out.
     cut: bool,
 }
 
-impl Line {
+impl LogLine {
     /// Starts the line of an event. Its name is a few plain words fixed in the source, such as `auth failure`.
-    pub fn new(event: &'static str) -> Line {
-        Line { text: String::from(event), cut: false }
+    pub fn new(event: &'static str) -> LogLine {
+        LogLine { text: String::from(event), cut: false }
     }
 
     /// Adds ` key=value`. The value is quoted if it is empty, was cut, or contains anything but ASCII letters, digits
     /// and `._:/@+,-[]%`; inside the quotes it is escaped.
-    pub fn field(mut self, key: &'static str, value: impl Display) -> Line {
+    pub fn field(mut self, key: &'static str, value: impl Display) -> LogLine {
         let value = value.to_string();
         let (shown, more) = shorten(&value);
         let mut text = String::with_capacity(shown.len() + 2);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn plain_values_stay_bare_and_others_are_quoted() {
-        let line = Line::new("auth failure")
+        let line = LogLine::new("auth failure")
             .field("user", "bob")
             .field("addr", "[2001:db8::1]:4711")
             .field("path", "/var/lib/cpd/cpd.db")
@@ -100,17 +100,17 @@ mod tests {
 
     #[test]
     fn a_value_cannot_forge_a_field_or_a_line() {
-        let line = Line::new("x").field("v", "a\" addr=1.2.3.4 \\\r\nx v=b").into_text();
+        let line = LogLine::new("x").field("v", "a\" addr=1.2.3.4 \\\r\nx v=b").into_text();
         assert_eq!(line, r#"x v="a\" addr=1.2.3.4 \\\r\nx v=b""#);
-        assert_eq!(Line::new("x").field("v", "a=b").into_text(), r#"x v="a=b""#);
+        assert_eq!(LogLine::new("x").field("v", "a=b").into_text(), r#"x v="a=b""#);
     }
 
     #[test]
     fn lines_are_bounded() {
         let long = "é".repeat(VALUE_MAX_BYTES);
-        let line = Line::new("x").field("v", &long).into_text();
+        let line = LogLine::new("x").field("v", &long).into_text();
         assert!(line.len() < VALUE_MAX_BYTES + 16 && line.ends_with("…\""), "{line}");
-        let mut line = Line::new("x");
+        let mut line = LogLine::new("x");
         for _ in 0..1000 {
             line = line.field("v", "\u{1b}".repeat(100));
         }

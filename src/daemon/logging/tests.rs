@@ -45,13 +45,13 @@ impl Write for RecordingSink {
 fn lines_come_out_whole_in_order_and_by_level() {
     let recording = RecordingSink::default();
     let (logger, thread) = Logger::start_with(recording.sink(), Level::Info).unwrap();
-    logger.info(Line::new("start").field("version", "0.1.0"));
-    logger.debug(Line::new("hidden"));
+    logger.info(LogLine::new("start").field("version", "0.1.0"));
+    logger.debug(LogLine::new("hidden"));
     logger.set_level(Level::Debug);
-    logger.debug(Line::new("shown"));
+    logger.debug(LogLine::new("shown"));
     logger.set_level(Level::Error);
-    logger.warn(Line::new("hidden"));
-    logger.error(Line::new("end").field("cause", "a\nb"));
+    logger.warn(LogLine::new("hidden"));
+    logger.error(LogLine::new("end").field("cause", "a\nb"));
     assert!(thread.finish(TEST_TIMEOUT));
     assert_eq!(recording.text(), "<6>start version=0.1.0\n<7>shown\n<3>end cause=\"a\\nb\"\n");
 }
@@ -64,7 +64,7 @@ fn a_log_that_hangs_stops_nobody_and_what_is_dropped_is_counted() {
     let (logger, thread) = Logger::start_with(recording.sink(), Level::Info).unwrap();
     let sent = 3 * QUEUE_MAX_LINES;
     for number in 0..sent {
-        logger.info(Line::new("x").field("number", number));
+        logger.info(LogLine::new("x").field("number", number));
     }
     drop(open);
     assert!(thread.finish(TEST_TIMEOUT));
@@ -85,7 +85,7 @@ fn a_hanging_log_does_not_keep_the_daemon_from_ending() {
     let (_open, gate) = mpsc::channel();
     *recording.gate.lock().unwrap() = Some(gate);
     let (logger, thread) = Logger::start_with(recording.sink(), Level::Info).unwrap();
-    logger.info(Line::new("x"));
+    logger.info(LogLine::new("x"));
     assert!(!thread.finish(Duration::from_millis(20)));
 }
 
@@ -106,8 +106,11 @@ fn lines_that_the_service_did_not_take_are_counted() {
 
 #[test]
 fn the_number_of_dropped_lines_is_logged_when_the_service_is_back() {
-    let shared =
-        Shared { level: AtomicU8::new(Level::Info as u8), dropped: AtomicU64::new(7), same_reader_as_stderr: true };
+    let shared = LoggerShared {
+        level: AtomicU8::new(Level::Info as u8),
+        dropped: AtomicU64::new(7),
+        same_reader_as_stderr: true,
+    };
     let recording = RecordingSink::default();
     let mut sink = recording.sink();
     recording.failing.store(true, Ordering::SeqCst);

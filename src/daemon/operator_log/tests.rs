@@ -4,7 +4,7 @@ use cpd_control::request::COMMANDS;
 
 use super::*;
 
-const PEER: Peer = Peer { uid: 0, pid: 12 };
+const PEER: Caller = Caller { uid: 0, pid: 12 };
 
 /// A request of each command: its name and fields, and its line of the log if the result is just `Done`.
 const REQUESTS: &[(&str, &str, &str)] = &[
@@ -55,7 +55,7 @@ fn each_change_has_its_line() {
     for (command, _, logged) in REQUESTS {
         let request = ask(command);
         assert_eq!(request.command(), *command);
-        let line = log_line(&request, PEER, &AdminResult::Done).map(Line::into_text);
+        let line = log_line(&request, PEER, &AdminResult::Done).map(LogLine::into_text);
         assert_eq!(line.unwrap_or_default(), *logged);
     }
     let all = Request::ThrottleClear { user: None, address: None };

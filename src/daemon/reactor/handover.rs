@@ -7,7 +7,7 @@ use cpd_core::time::Millis;
 
 use super::Reactor;
 use crate::daemon::fd_store::{self, HandoverFds};
-use crate::daemon::logging::{Level, Line};
+use crate::daemon::logging::{Level, LogLine};
 use crate::daemon::transport::Stream;
 
 /// The result of resuming one connection.
@@ -28,17 +28,17 @@ impl Reactor {
         let handover = match fd_store::read_handover(handover_fds, connections_max) {
             Ok(handover) => handover,
             Err(cause) => {
-                let line = Line::new("connections of the predecessor closed").field("cause", cause);
+                let line = LogLine::new("connections of the predecessor closed").field("cause", cause);
                 return self.parts.logger.error(line);
             }
         };
         let (mut taken, mut gone, mut closed) = (0, 0, handover.left_out);
         if handover.left_out > 0 {
-            let line = Line::new("connections of the predecessor closed").field("closed", handover.left_out);
+            let line = LogLine::new("connections of the predecessor closed").field("closed", handover.left_out);
             self.parts.logger.warn(line.field("cause", "the limit of open files (LimitNOFILE=)"));
         }
         if self.parts.engine.thaw_common(&handover.common, now).is_none() {
-            self.parts.logger.warn(Line::new("failed logins and clock of the predecessor forgotten"));
+            self.parts.logger.warn(LogLine::new("failed logins and clock of the predecessor forgotten"));
         }
         for (stream, record) in handover.sessions {
             match self.resume_connection(stream, &record, now) {
@@ -49,7 +49,7 @@ impl Reactor {
         }
         self.parts.engine.finish_handover(now);
         let line =
-            Line::new("connections taken over").field("taken", taken).field("gone", gone).field("closed", closed);
+            LogLine::new("connections taken over").field("taken", taken).field("gone", gone).field("closed", closed);
         self.parts.logger.log(if closed > 0 { Level::Warn } else { Level::Info }, line);
     }
 
@@ -58,7 +58,7 @@ impl Reactor {
             return ResumeOutcome::Gone;
         };
         let Some(id) = self.parts.engine.thaw(record, peer.origin(), now) else {
-            let line = Line::new("connection of the predecessor closed").field("addr", peer.host());
+            let line = LogLine::new("connection of the predecessor closed").field("addr", peer.host());
             self.parts.logger.warn(line.field("cause", "its session cannot be resumed"));
             return ResumeOutcome::Closed;
         };
@@ -84,11 +84,11 @@ impl Reactor {
         match fd_store::store_handover(&self.parts.engine.freeze_common(now), &sessions) {
             Ok(left) => {
                 let closed = closed + sessions.len() - left;
-                let line = Line::new("connections handed over").field("left", left).field("closed", closed);
+                let line = LogLine::new("connections handed over").field("left", left).field("closed", closed);
                 self.parts.logger.info(line);
             }
             Err(cause) => {
-                let line = Line::new("connections closed").field("closed", closed + sessions.len());
+                let line = LogLine::new("connections closed").field("closed", closed + sessions.len());
                 self.parts.logger.warn(line.field("cause", cause));
             }
         }

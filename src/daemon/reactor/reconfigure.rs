@@ -5,7 +5,7 @@ use cpd_core::time::NEVER;
 use super::Reactor;
 use crate::daemon::exit::{ExitCode, Fatal};
 use crate::daemon::listeners::{ControlListener, Note};
-use crate::daemon::logging::Line;
+use crate::daemon::logging::LogLine;
 use crate::daemon::notify::Notice;
 use crate::daemon::reload::ReloadResult;
 
@@ -19,23 +19,23 @@ impl Reactor {
             Ok(new) => {
                 let (config, kept) = self.parts.config.reloaded(new);
                 for warning in &config.warnings {
-                    self.parts.logger.warn(Line::new("configuration").field("warning", warning));
+                    self.parts.logger.warn(LogLine::new("configuration").field("warning", warning));
                 }
                 for key in &kept {
-                    self.parts.logger.warn(Line::new("configuration").field("needs_restart", key));
+                    self.parts.logger.warn(LogLine::new("configuration").field("needs_restart", key));
                 }
                 let settings =
                     crate::daemon::cap_connections(config.settings, self.parts.connections_max, &self.parts.logger);
                 self.parts.engine.configure(settings);
                 self.parts.pool.set_params(config.auth.hash_params());
                 self.parts.logger.set_level(config.log_level);
-                self.parts.logger.info(Line::new("configuration reloaded"));
+                self.parts.logger.info(LogLine::new("configuration reloaded"));
                 self.parts.operators.configuration_applied(kept);
                 self.parts.config = config;
             }
             Err(fatal) => {
                 self.parts.operators.configuration_failed(&fatal.message);
-                self.parts.logger.error(Line::new("configuration not reloaded").field("cause", &fatal.message));
+                self.parts.logger.error(LogLine::new("configuration not reloaded").field("cause", &fatal.message));
             }
         }
         self.parts.notifier.send(Notice::Ready);
@@ -49,7 +49,7 @@ impl Reactor {
         }
         let renewed = made.and_then(|(listener, note)| {
             let name = listener.name();
-            let line = Line::new("control socket made anew").field("path", &name);
+            let line = LogLine::new("control socket made anew").field("path", &name);
             let system = |e| Fatal::new(ExitCode::System, format!("control socket {name}: {e}"));
             self.parts.operators.replace_listener(listener.socket, self.parts.poll.registry()).map_err(system)?;
             self.reload.replace_control_file(listener.file);
@@ -63,7 +63,7 @@ impl Reactor {
                 }
             }
             Err(fatal) => {
-                self.parts.logger.error(Line::new("control socket not made anew").field("cause", fatal.message));
+                self.parts.logger.error(LogLine::new("control socket not made anew").field("cause", fatal.message));
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::limits::{PDU_MAX_BYTES, VERB_BYTES};
 use crate::values::Username;
 
 /// An event whose text and body are still in the input.
-pub(super) enum Found {
+pub(super) enum FoundReply {
     LoggedIn,
     LoginFailed(Said),
     Sent(RequestNumber),
@@ -30,47 +30,47 @@ pub(super) struct Said {
 
 impl Client {
     /// Parses the line at `line` in the input, without its LF. `None`: it is no event.
-    pub(super) fn take_line(&mut self, line: Range<usize>) -> Option<Found> {
+    pub(super) fn take_line(&mut self, line: Range<usize>) -> Option<FoundReply> {
         let bytes = self.input.get(line.clone()).unwrap_or_default();
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
         let end = line.start + bytes.len();
         if bytes.len() > PDU_MAX_BYTES {
-            return Some(Found::Violation(Violation::Overlong));
+            return Some(FoundReply::Violation(Violation::Overlong));
         }
         if let Some(message) = bytes.strip_prefix(b"RMSG") {
             let Some(colon) = message.iter().position(|byte| *byte == b':') else {
-                return Some(Found::Violation(Violation::NotCp));
+                return Some(FoundReply::Violation(Violation::NotCp));
             };
             let Some(sender) = message.get(..colon).and_then(Username::parse) else {
-                return Some(Found::Violation(Violation::NotCp));
+                return Some(FoundReply::Violation(Violation::NotCp));
             };
             return self.take_message(sender, line.start + VERB_BYTES + colon + 1..end);
         }
-        let Some(code) = parse_code(bytes) else { return Some(Found::Violation(Violation::NotCp)) };
+        let Some(code) = parse_code(bytes) else { return Some(FoundReply::Violation(Violation::NotCp)) };
         self.take_reply(Said { code, text: (line.start + VERB_BYTES).min(end)..end })
     }
 
-    fn take_message(&mut self, sender: Username, body: Range<usize>) -> Option<Found> {
+    fn take_message(&mut self, sender: Username, body: Range<usize>) -> Option<FoundReply> {
         match self.unanswered.front_mut() {
             Some(Unanswered::Download { window, unacknowledged, any_received }) if *unacknowledged < *window => {
                 *unacknowledged += 1;
                 *any_received = true;
-                Some(Found::Message { sender, body })
+                Some(FoundReply::Message { sender, body })
             }
             // It was on its way when the client gave the download up.
             Some(Unanswered::Recover { rejected: true }) => None,
-            _ => Some(Found::Violation(Violation::UnexpectedMessage)),
+            _ => Some(FoundReply::Violation(Violation::UnexpectedMessage)),
         }
     }
 
-    fn take_reply(&mut self, said: Said) -> Option<Found> {
+    fn take_reply(&mut self, said: Said) -> Option<FoundReply> {
         let code = said.code;
         let Some(position) = self.answered_by(code) else {
             return match (code, self.unanswered.front()) {
                 // The server gave the download up when the client did.
                 (550, Some(Unanswered::Recover { rejected: true })) => None,
-                (500, None) => Some(Found::Unasked(said)),
-                _ => Some(Found::Violation(Violation::UnexpectedReply(code))),
+                (500, None) => Some(FoundReply::Unasked(said)),
+                _ => Some(FoundReply::Violation(Violation::UnexpectedReply(code))),
             };
         };
         match (self.unanswered.remove(position)?, code) {
@@ -79,24 +79,24 @@ impl Client {
                 if let Some(password @ Unanswered::Password) = self.unanswered.front_mut() {
                     *password = Unanswered::Void;
                 }
-                Some(Found::LoginFailed(said))
+                Some(FoundReply::LoginFailed(said))
             }
-            (Unanswered::Password, 230) => Some(Found::LoggedIn),
-            (Unanswered::Password, _) => Some(Found::LoginFailed(said)),
-            (Unanswered::Send(number), 240) => Some(Found::Sent(number)),
+            (Unanswered::Password, 230) => Some(FoundReply::LoggedIn),
+            (Unanswered::Password, _) => Some(FoundReply::LoginFailed(said)),
+            (Unanswered::Send(number), 240) => Some(FoundReply::Sent(number)),
             (Unanswered::Send(number), _) => {
                 self.recover_from(code);
-                Some(Found::NotSent(number, said))
+                Some(FoundReply::NotSent(number, said))
             }
-            (Unanswered::Download { .. }, 255) => Some(Found::Complete),
-            (Unanswered::Download { .. }, 256) => Some(Found::Empty),
+            (Unanswered::Download { .. }, 255) => Some(FoundReply::Complete),
+            (Unanswered::Download { .. }, 256) => Some(FoundReply::Empty),
             (Unanswered::Download { .. }, _) => {
                 self.recover_from(code);
-                Some(Found::Failed(said))
+                Some(FoundReply::Failed(said))
             }
-            (Unanswered::Recover { .. }, 201) => Some(Found::Rejected),
-            (Unanswered::Recover { .. }, _) => Some(Found::Violation(Violation::UnexpectedReply(code))),
-            (Unanswered::Help, _) => Some(Found::Help(said)),
+            (Unanswered::Recover { .. }, 201) => Some(FoundReply::Rejected),
+            (Unanswered::Recover { .. }, _) => Some(FoundReply::Violation(Violation::UnexpectedReply(code))),
+            (Unanswered::Help, _) => Some(FoundReply::Help(said)),
         }
     }
 
@@ -132,8 +132,8 @@ impl Client {
         }
     }
 
-    pub(super) fn event(&mut self, found: Found) -> Event<'_> {
-        if let Found::Violation(violation) = found {
+    pub(super) fn event(&mut self, found: FoundReply) -> Event<'_> {
+        if let FoundReply::Violation(violation) = found {
             return self.violate(violation);
         }
         let text = |said: &Said| {
@@ -141,23 +141,25 @@ impl Client {
             std::str::from_utf8(bytes).unwrap_or_default()
         };
         match found {
-            Found::LoggedIn => Event::LoggedIn,
-            Found::LoginFailed(said) => Event::LoginFailed { code: said.code, text: text(&said) },
-            Found::Sent(number) => Event::Sent(number),
-            Found::NotSent(request, said) => {
+            FoundReply::LoggedIn => Event::LoggedIn,
+            FoundReply::LoginFailed(said) => Event::LoginFailed { code: said.code, text: text(&said) },
+            FoundReply::Sent(number) => Event::Sent(number),
+            FoundReply::NotSent(request, said) => {
                 let fate = if said.code == 540 { Fate::Unknown } else { Fate::NotStored };
                 Event::NotSent { request, fate, code: said.code, text: text(&said) }
             }
-            Found::Message { sender, body } => {
+            FoundReply::Message { sender, body } => {
                 Event::Message { sender, body: self.input.get(body).unwrap_or_default() }
             }
-            Found::Complete => Event::DownloadEnded(DownloadEnd::Complete),
-            Found::Empty => Event::DownloadEnded(DownloadEnd::Empty),
-            Found::Failed(said) => Event::DownloadEnded(DownloadEnd::Failed { code: said.code, text: text(&said) }),
-            Found::Rejected => Event::DownloadEnded(DownloadEnd::Rejected),
-            Found::Help(said) => Event::Help(text(&said)),
-            Found::Unasked(said) => Event::Unasked { code: said.code, text: text(&said) },
-            Found::Violation(violation) => Event::Violation(violation),
+            FoundReply::Complete => Event::DownloadEnded(DownloadEnd::Complete),
+            FoundReply::Empty => Event::DownloadEnded(DownloadEnd::Empty),
+            FoundReply::Failed(said) => {
+                Event::DownloadEnded(DownloadEnd::Failed { code: said.code, text: text(&said) })
+            }
+            FoundReply::Rejected => Event::DownloadEnded(DownloadEnd::Rejected),
+            FoundReply::Help(said) => Event::Help(text(&said)),
+            FoundReply::Unasked(said) => Event::Unasked { code: said.code, text: text(&said) },
+            FoundReply::Violation(violation) => Event::Violation(violation),
         }
     }
 }

@@ -118,7 +118,8 @@ impl LoginQueue {
             let newest = !known && !self.newest_was_last && self.strangers.is_crowded();
             let lane = if known { &mut self.known } else { &mut self.strangers };
             let found = if newest { lane.newest(&mut judge) } else { None };
-            let Some(Found { network, address, session, result }) = found.or_else(|| lane.first(&mut judge)) else {
+            let Some(FoundLogin { network, address, session, result }) = found.or_else(|| lane.first(&mut judge))
+            else {
                 continue;
             };
             self.sequence += 1;
@@ -158,7 +159,7 @@ struct AddressQueue {
 }
 
 /// A login that can be verified, and what was said of it.
-struct Found<T> {
+struct FoundLogin<T> {
     network: Network,
     address: AddressKey,
     session: SessionId,
@@ -192,12 +193,12 @@ impl Lane {
     }
 
     /// The first login for which `judge` returns something.
-    fn first<T>(&self, judge: &mut impl FnMut(SessionId) -> Option<T>) -> Option<Found<T>> {
+    fn first<T>(&self, judge: &mut impl FnMut(SessionId) -> Option<T>) -> Option<FoundLogin<T>> {
         self.search(self.order.values(), judge)
     }
 
     /// The same, beginning with the network that arrived last of those that have had no turn.
-    fn newest<T>(&self, judge: &mut impl FnMut(SessionId) -> Option<T>) -> Option<Found<T>> {
+    fn newest<T>(&self, judge: &mut impl FnMut(SessionId) -> Option<T>) -> Option<FoundLogin<T>> {
         self.search(self.order.range(..Rank::FIRST_WITH_A_TURN).rev().map(|(_, network)| network), judge)
     }
 
@@ -205,7 +206,7 @@ impl Lane {
         &'a self,
         networks: impl Iterator<Item = &'a Network>,
         judge: &mut impl FnMut(SessionId) -> Option<T>,
-    ) -> Option<Found<T>> {
+    ) -> Option<FoundLogin<T>> {
         let waiting = networks.filter_map(|network| Some((network, self.networks.get(network)?)));
         let addresses = waiting.flat_map(|(network, queue)| {
             queue.order.values().filter_map(move |address| Some((network, address, queue.addresses.get(address)?)))
@@ -214,7 +215,7 @@ impl Lane {
             queue.logins.iter().take(ADDRESS_SCAN_MAX).map(move |session| (*network, *address, *session))
         });
         logins.take(LANE_SCAN_MAX).find_map(|(network, address, session)| {
-            judge(session).map(|result| Found { network, address, session, result })
+            judge(session).map(|result| FoundLogin { network, address, session, result })
         })
     }
 

@@ -15,7 +15,7 @@ mod subject;
 pub use self::subject::{Subject, Throttled};
 use cp_proto::values::Username;
 
-use self::bucket::{Failures, Headroom, Level, Rate, Table};
+use self::bucket::{BucketTable, Failures, FillLevel, Headroom, Rate};
 use self::name_failures::{NameFailures, NameRates};
 use super::port::AddressKey;
 use super::settings::Limits;
@@ -101,14 +101,18 @@ pub struct GuessingAlert {
 /// The failed logins that are counted.
 #[derive(Debug)]
 pub struct Throttle {
-    addresses: Table<AddressKey, Failures>,
-    pairs: Table<(Username, AddressKey), Failures>,
-    names: Table<Username, NameFailures>,
+    addresses: BucketTable<AddressKey, Failures>,
+    pairs: BucketTable<(Username, AddressKey), Failures>,
+    names: BucketTable<Username, NameFailures>,
 }
 
 impl Default for Throttle {
     fn default() -> Throttle {
-        Throttle { addresses: Table::new(ADDRESSES_MAX), pairs: Table::new(PAIRS_MAX), names: Table::new(NAMES_MAX) }
+        Throttle {
+            addresses: BucketTable::new(ADDRESSES_MAX),
+            pairs: BucketTable::new(PAIRS_MAX),
+            names: BucketTable::new(NAMES_MAX),
+        }
     }
 }
 
@@ -176,7 +180,7 @@ impl Throttle {
 
     /// Whether the address has failed so often that it is throttled.
     pub fn is_throttled(&self, from: AddressKey, limits: &Limits, now: Millis) -> bool {
-        let level = self.addresses.get(from).map_or(Level::default(), |bucket| bucket.level);
+        let level = self.addresses.get(from).map_or(FillLevel::default(), |bucket| bucket.level);
         level.headroom(AllRates::of(limits).address, 0, now) == Headroom::Full
     }
 

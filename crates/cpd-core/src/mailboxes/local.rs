@@ -14,7 +14,7 @@ use std::vec;
 use cp_proto::values::Username;
 
 use self::batcher::Batcher;
-use self::queues::{Purged, Queues};
+use self::queues::{PurgedMessages, Queues};
 use super::{MailboxContext, MailboxEvent, Mailboxes, NotStored, SenderAndRecipient};
 use crate::dfa::Refusal;
 use crate::download::MessageId;
@@ -77,7 +77,7 @@ enum PendingRequest {
     /// The user with this name is added to the queues, once it is in the store.
     Addition(Username),
     Removal(Username),
-    Purge(Username, Purged),
+    Purge(Username, PurgedMessages),
     /// The messages of one page. `true`: more follow.
     Messages(bool),
 }

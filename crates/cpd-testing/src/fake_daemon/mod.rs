@@ -143,7 +143,7 @@ pub fn small(request: &Request) -> Vec<u8> {
         }),
         Request::ThrottleClear { .. } => encode_ok(&ThrottlesCleared { forgotten: 2 }),
         Request::Ping => encode_ok(&Pong { version: "0.1.0".to_owned() }),
-        Request::Status { details } => encode_ok(&Status {
+        Request::Status { details } => encode_ok(&StatusAnswer {
             version: "0.1.0".to_owned(),
             uptime_seconds: 90_061,
             connections: 1,
@@ -157,7 +157,7 @@ pub fn small(request: &Request) -> Vec<u8> {
             configuration: details.then(ConfigurationInfo::default),
             sessions: StateName::ALL.iter().map(|state| (state.key(), 0)).collect(),
             counters: COUNTERS.iter().filter(|c| *details || !c.in_details_only).map(|c| (c.name, 0)).collect(),
-            ..Status::default()
+            ..StatusAnswer::default()
         }),
     }
 }

@@ -36,11 +36,11 @@ pub enum Headroom {
 
 /// How full a bucket is, given by the time when it will be empty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Level {
+pub struct FillLevel {
     pub empty_at: Millis,
 }
 
-impl Level {
+impl FillLevel {
     /// Whether there is room for one more failure while `under_way` other attempts may still fail.
     pub fn headroom(self, rate: Rate, under_way: u32, now: Millis) -> Headroom {
         let failed = self.empty_at.saturating_sub(now);
@@ -57,13 +57,13 @@ impl Level {
     }
 
     /// The fuller one of two levels.
-    pub fn fuller(self, other: Level) -> Level {
-        Level { empty_at: self.empty_at.max(other.empty_at) }
+    pub fn fuller(self, other: FillLevel) -> FillLevel {
+        FillLevel { empty_at: self.empty_at.max(other.empty_at) }
     }
 
     /// The level without what `part` holds.
-    pub fn without(self, part: Level, now: Millis) -> Level {
-        Level { empty_at: self.empty_at.saturating_sub(part.empty_at.saturating_sub(now)) }
+    pub fn without(self, part: FillLevel, now: Millis) -> FillLevel {
+        FillLevel { empty_at: self.empty_at.saturating_sub(part.empty_at.saturating_sub(now)) }
     }
 
     /// The number of failures that it holds.
@@ -77,7 +77,7 @@ impl Level {
     }
 }
 
-/// A bucket that a [`Table`] can hold.
+/// A bucket that a [`BucketTable`] can hold.
 pub trait Bucket: Default {
     /// When the bucket will be empty.
     fn empty_at(&self) -> Millis;
@@ -89,7 +89,7 @@ pub trait Bucket: Default {
 /// The failures from one address, or for one pair of a name and an address.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Failures {
-    pub level: Level,
+    pub level: FillLevel,
     pub under_way: u32,
 }
 
@@ -106,16 +106,16 @@ impl Bucket for Failures {
 /// Buckets by key, at most `max`, apart from those with attempts under way, which always stay. A new bucket takes the
 /// place of the emptiest, so that nobody can push out a full one, nor lock anybody out by filling the table.
 #[derive(Debug)]
-pub struct Table<K, B> {
+pub struct BucketTable<K, B> {
     buckets: HashMap<K, B>,
     /// Buckets without an attempt under way, the emptiest first.
     idle: BTreeSet<(Millis, K)>,
     max: usize,
 }
 
-impl<K: Copy + Eq + Hash + Ord, B: Bucket> Table<K, B> {
-    pub fn new(max: usize) -> Table<K, B> {
-        Table { buckets: HashMap::new(), idle: BTreeSet::new(), max }
+impl<K: Copy + Eq + Hash + Ord, B: Bucket> BucketTable<K, B> {
+    pub fn new(max: usize) -> BucketTable<K, B> {
+        BucketTable { buckets: HashMap::new(), idle: BTreeSet::new(), max }
     }
 
     pub fn len(&self) -> usize {

@@ -3,7 +3,7 @@
 use cp_proto::limits::USERNAME_MAX_BYTES;
 use cp_proto::values::Username;
 
-use super::bucket::{Failures, Level};
+use super::bucket::{Failures, FillLevel};
 use super::name_failures::{NameFailures, SHARES_MAX, Share};
 use super::{ADDRESSES_MAX, DAY_MS, MINUTE_MS, NAMES_MAX, PAIRS_MAX, Throttle};
 use crate::engine::port::AddressKey;
@@ -114,16 +114,16 @@ fn read_count(from: &mut RecordReader<'_>, max: usize) -> Option<usize> {
 }
 
 /// Raises the bucket to this level. Two addresses that 0.1.0 distinguished may count as one now.
-fn raise(bucket: &mut Failures, level: Level) {
+fn raise(bucket: &mut Failures, level: FillLevel) {
     bucket.level = bucket.level.fuller(level);
 }
 
-fn freeze_level(level: Level, now: Millis, out: &mut RecordWriter) {
+fn freeze_level(level: FillLevel, now: Millis, out: &mut RecordWriter) {
     out.u64(level.empty_at.saturating_sub(now));
 }
 
-fn thaw_level(from: &mut RecordReader<'_>, window: Millis, now: Millis) -> Option<Level> {
-    Some(Level { empty_at: now.saturating_add(from.u64()?.min(window)) })
+fn thaw_level(from: &mut RecordReader<'_>, window: Millis, now: Millis) -> Option<FillLevel> {
+    Some(FillLevel { empty_at: now.saturating_add(from.u64()?.min(window)) })
 }
 
 fn freeze_address(address: AddressKey, out: &mut RecordWriter) {

@@ -1,6 +1,6 @@
 //! The failed logins for one name, by which attempts from addresses that it has not logged in from are judged.
 
-use super::bucket::{Bucket, Headroom, Level, Rate};
+use super::bucket::{Bucket, FillLevel, Headroom, Rate};
 use crate::engine::port::AddressKey;
 use crate::time::Millis;
 
@@ -20,15 +20,15 @@ pub struct NameRates {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     pub from: AddressKey,
-    pub minute: Level,
-    pub day: Level,
+    pub minute: FillLevel,
+    pub day: FillLevel,
 }
 
 /// The failures for a name.
 #[derive(Debug, Clone, Default)]
 pub struct NameFailures {
-    pub minute: Level,
-    pub day: Level,
+    pub minute: FillLevel,
+    pub day: FillLevel,
     pub under_way: u32,
     pub shares: Vec<Share>,
     /// Failures since `day` was last empty.
@@ -56,7 +56,7 @@ impl NameFailures {
     /// the attempts under way from there.
     pub fn share_headroom(&self, from: AddressKey, rates: NameRates, under_way: u32, now: Millis) -> Headroom {
         let Some(share) = self.shares.iter().find(|share| share.from == from) else {
-            return Level::default().headroom(rates.minute.half(), under_way, now);
+            return FillLevel::default().headroom(rates.minute.half(), under_way, now);
         };
         let day = share.day.headroom(rates.day.half(), under_way, now);
         share.minute.headroom(rates.minute.half(), under_way, now).max(day)
@@ -117,7 +117,7 @@ impl NameFailures {
                 shares.min_by_key(|(_, share)| share.day.empty_at).map_or(0, |(place, _)| place)
             }
         };
-        let new = Share { from, minute: Level::default(), day: Level::default() };
+        let new = Share { from, minute: FillLevel::default(), day: FillLevel::default() };
         match self.shares.get_mut(place) {
             None => self.shares.push(new),
             Some(share) if share.from != from => *share = new,

@@ -23,7 +23,7 @@ type NameId = u32;
 
 /// One queued message, in 16 bytes.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+struct QueueEntry {
     /// The id, shifted left by `LENGTH_BITS`, and the length of the body in the bits below.
     packed: u64,
     /// When it was queued, in seconds since 1970; later times than 2106 count as that.
@@ -36,10 +36,10 @@ const EXPIRY_SCAN_MAX: usize = 100_000;
 const LENGTH_BITS: u32 = 10;
 const _: () = assert!(cp_proto::limits::MESSAGE_MAX_BYTES < 1 << LENGTH_BITS);
 
-impl Entry {
-    fn new(id: MessageId, bytes: usize, at: u64, sender: NameId) -> Entry {
+impl QueueEntry {
+    fn new(id: MessageId, bytes: usize, at: u64, sender: NameId) -> QueueEntry {
         let length = (bytes as u64) & ((1 << LENGTH_BITS) - 1);
-        Entry { packed: id.0 << LENGTH_BITS | length, at: u32::try_from(at).unwrap_or(u32::MAX), sender }
+        QueueEntry { packed: id.0 << LENGTH_BITS | length, at: u32::try_from(at).unwrap_or(u32::MAX), sender }
     }
 
     fn id(&self) -> MessageId {
@@ -61,13 +61,13 @@ struct Lease {
 
 /// The messages that were removed from one queue.
 #[derive(Debug)]
-pub struct Purged(Vec<Entry>);
+pub struct PurgedMessages(Vec<QueueEntry>);
 
 /// One user's queue.
 #[derive(Debug, Default)]
 struct Mailbox {
     /// In the order of their ids. The first `committed` are on stable storage, the others on their way to it.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<QueueEntry>,
     committed: usize,
     bytes: u64,
     by_sender: NameMap<NameId, u32>,
@@ -79,7 +79,7 @@ struct Mailbox {
 
 /// A name with its counts and its mailbox. It stays when its user is removed.
 #[derive(Debug)]
-struct User {
+struct QueueUser {
     name: Username,
     exists: bool,
     /// Messages of this sender in all queues.
@@ -103,7 +103,7 @@ pub struct QueuedMessage {
 #[derive(Debug, Default)]
 pub struct Queues {
     names: NameMap<Username, NameId>,
-    users: Vec<User>,
+    users: Vec<QueueUser>,
     messages: u64,
     bytes: u64,
 }
@@ -169,7 +169,7 @@ impl Queues {
         self.bytes += bytes as u64;
         self.count_queued(sender);
         if let Some(mailbox) = self.mailbox_or_new(recipient) {
-            mailbox.push(Entry::new(id, bytes, at, sender));
+            mailbox.push(QueueEntry::new(id, bytes, at, sender));
             mailbox.committed += 1;
         }
     }
@@ -203,7 +203,7 @@ impl Queues {
         self.messages += 1;
         self.bytes += bytes as u64;
         if let Some(user) = self.users.get_mut(index as usize) {
-            user.mailbox.get_or_insert_default().push(Entry::new(id, bytes, at, sender));
+            user.mailbox.get_or_insert_default().push(QueueEntry::new(id, bytes, at, sender));
         }
         if let Some(from) = self.users.get_mut(sender as usize) {
             from.queued_as_sender = from.queued_as_sender.saturating_add(1);
@@ -379,7 +379,7 @@ impl Queues {
         (found, None)
     }
 
-    fn describe(&self, entry: &Entry) -> Option<QueuedMessage> {
+    fn describe(&self, entry: &QueueEntry) -> Option<QueuedMessage> {
         let sender = self.users.get(entry.sender as usize)?.name;
         Some(QueuedMessage { id: entry.id(), sender, at: u64::from(entry.at), bytes: entry.bytes() })
     }
@@ -387,16 +387,16 @@ impl Queues {
     fn intern(&mut self, name: Username) -> NameId {
         let next = NameId::try_from(self.users.len()).unwrap_or(NameId::MAX);
         *self.names.entry(name).or_insert_with(|| {
-            self.users.push(User { name, exists: false, queued_as_sender: 0, rate_free_at_us: 0, mailbox: None });
+            self.users.push(QueueUser { name, exists: false, queued_as_sender: 0, rate_free_at_us: 0, mailbox: None });
             next
         })
     }
 
-    fn user(&self, name: Username) -> Option<&User> {
+    fn user(&self, name: Username) -> Option<&QueueUser> {
         self.users.get(*self.names.get(&name)? as usize)
     }
 
-    fn user_mut(&mut self, name: Username) -> Option<&mut User> {
+    fn user_mut(&mut self, name: Username) -> Option<&mut QueueUser> {
         self.users.get_mut(*self.names.get(&name)? as usize)
     }
 
@@ -423,7 +423,7 @@ impl Queues {
     }
 }
 
-fn summary(user: &User) -> Option<QueueSummary> {
+fn summary(user: &QueueUser) -> Option<QueueSummary> {
     let mailbox = user.mailbox.as_ref()?;
     let oldest = mailbox.entries.front().filter(|_| mailbox.committed > 0)?;
     let bytes = mailbox.entries.range(mailbox.committed..).fold(mailbox.bytes, |sum, e| sum - e.bytes());
@@ -431,7 +431,7 @@ fn summary(user: &User) -> Option<QueueSummary> {
 }
 
 impl Mailbox {
-    fn push(&mut self, entry: Entry) {
+    fn push(&mut self, entry: QueueEntry) {
         self.bytes += entry.bytes();
         *self.by_sender.entry(entry.sender).or_default() += 1;
         self.entries.push_back(entry);
@@ -440,11 +440,11 @@ impl Mailbox {
     fn find(&self, id: MessageId) -> Option<usize> {
         match self.entries.front() {
             Some(front) if front.id() == id => Some(0),
-            _ => self.entries.binary_search_by_key(&id, Entry::id).ok(),
+            _ => self.entries.binary_search_by_key(&id, QueueEntry::id).ok(),
         }
     }
 
-    fn take(&mut self, id: MessageId) -> Option<Entry> {
+    fn take(&mut self, id: MessageId) -> Option<QueueEntry> {
         let index = self.find(id)?;
         let entry = self.entries.remove(index)?;
         if index < self.committed {
@@ -455,7 +455,7 @@ impl Mailbox {
     }
 
     /// Takes a removed entry out of the counts.
-    fn uncount(&mut self, entry: Entry) {
+    fn uncount(&mut self, entry: QueueEntry) {
         self.bytes -= entry.bytes();
         if let Some(count) = self.by_sender.get_mut(&entry.sender) {
             *count -= 1;

@@ -1,8 +1,8 @@
 //! Messages that an administrator purges. They are put back if the store could not delete them.
 
-use super::{Entry, Mailbox, MessageId, Purged, Queues, Username};
+use super::{Mailbox, MessageId, PurgedMessages, QueueEntry, Queues, Username};
 
-impl Purged {
+impl PurgedMessages {
     /// The number of messages.
     pub fn count(&self) -> u64 {
         self.0.len() as u64
@@ -11,12 +11,12 @@ impl Purged {
 
 impl Queues {
     /// Removes messages that are on stable storage; `ids` must be in ascending order.
-    pub fn remove_all(&mut self, recipient: Username, ids: &[MessageId]) -> Purged {
+    pub fn remove_all(&mut self, recipient: Username, ids: &[MessageId]) -> PurgedMessages {
         let Some(mailbox) = self.mailbox_mut(recipient) else {
-            return Purged(Vec::new());
+            return PurgedMessages(Vec::new());
         };
         let before = mailbox.bytes;
-        let purged = Purged(mailbox.take_all(ids));
+        let purged = PurgedMessages(mailbox.take_all(ids));
         let bytes = before - mailbox.bytes;
         purged.0.iter().for_each(|entry| self.uncount_queued(entry.sender));
         self.messages -= purged.count();
@@ -27,7 +27,7 @@ impl Queues {
 
     /// Puts messages back that are still in the store: the next download contains them, in their places. Returns
     /// whether a session waits for them.
-    pub fn put_back(&mut self, recipient: Username, purged: Purged) -> bool {
+    pub fn put_back(&mut self, recipient: Username, purged: PurgedMessages) -> bool {
         if !self.exists(recipient) {
             return false;
         }
@@ -37,7 +37,7 @@ impl Queues {
         purged.0.into_iter().for_each(|entry| mailbox.push(entry));
         // Messages on their way to the store have higher ids than those that were stored before the purge, so the
         // stored ones still come first.
-        mailbox.entries.make_contiguous().sort_unstable_by_key(Entry::id);
+        mailbox.entries.make_contiguous().sort_unstable_by_key(QueueEntry::id);
         mailbox.committed += count;
         let (bytes, wanted) = (mailbox.bytes - before, !mailbox.waiters.is_empty());
         self.messages += count as u64;
@@ -48,7 +48,7 @@ impl Queues {
 }
 
 impl Mailbox {
-    fn take_all(&mut self, ids: &[MessageId]) -> Vec<Entry> {
+    fn take_all(&mut self, ids: &[MessageId]) -> Vec<QueueEntry> {
         let (mut taken, mut committed) = (Vec::with_capacity(ids.len()), 0);
         let entries = std::mem::take(&mut self.entries);
         self.entries.reserve(entries.len().saturating_sub(ids.len()));

@@ -1,6 +1,6 @@
 //! Quotas: how many messages a sender may have queued and may send, and how many a queue may hold.
 
-use super::{Mailbox, Millis, NameId, Queues, User};
+use super::{Mailbox, Millis, NameId, QueueUser, Queues};
 use crate::engine::settings::Limits;
 use crate::mailboxes::QuotaError;
 
@@ -24,7 +24,7 @@ impl Queues {
     }
 }
 
-impl User {
+impl QueueUser {
     /// Checks the quotas of the sender. If it may send one more message, returns the value that `rate_free_at_us`
     /// takes then.
     pub(super) fn check_sender_quota(&self, limits: &Limits, now: Millis) -> Result<u64, QuotaError> {
