@@ -23,6 +23,11 @@ const CRATES: &[&str] = &["", "crates/cp-proto/", "crates/cpd-control/", "crates
 /// defines counts as well; what is only in tests does not.
 const WITHOUT_CIRCLES: &[&str] =
     &["crates/cp-proto/src/", "crates/cpd-control/src/", "crates/cpd-core/src/", "crates/cpd-store/src/", "src/"];
+/// Names of types that stand in two places, each with its reason.
+const NAMES_TWICE: &[(&str, &str)] = &[
+    ("Event", "what happens, of each of the two machines that events drive: `client::Event` and `dfa::Event`"),
+    ("Request", "`cpd_control::Request` is an abbreviation of the other one, with its type argument"),
+];
 const UNSAFE_FILE: &str = "src/daemon/fd.rs";
 const ROOT_LINTS: &str = "#![deny(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]";
 
@@ -180,6 +185,32 @@ fn a_circle_is_noticed() {
     assert_eq!(found("use super::*;\n"), ["b uses b/deep", "b/deep uses b"]);
     let root = ["a uses b", "b uses b/deep", "b/deep uses lib", "lib uses a"];
     assert_eq!(found("fn g(_: &str) -> crate::A {}\n"), root);
+}
+
+#[test]
+fn a_name_of_a_type_stands_for_one_thing() {
+    let mut files = Vec::new();
+    CRATES.iter().for_each(|name| collect(Path::new(&format!("{name}src")), &mut files));
+    files.retain(|(path, _)| !path.ends_with("/tests.rs") && !path.contains("/tests/"));
+    assert_eq!(names_twice(&files), NAMES_TWICE.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    let twin = [("a.rs", "pub struct A;\nenum B {}\n"), ("b.rs", "pub(crate) type B<T> = Vec<T>;\n    struct A;\n")];
+    assert_eq!(names_twice(&twin.map(|(path, text)| (path.to_owned(), text.to_owned()))), ["B"]);
+}
+
+/// The names of types that more than one item of the files has, but for items within others and those of tests.
+fn names_twice(files: &[(String, String)]) -> Vec<String> {
+    let mut places = BTreeMap::<&str, usize>::new();
+    for (_, text) in files {
+        for line in text.lines().take_while(|line| *line != "#[cfg(test)]") {
+            let item = line.strip_prefix("pub").map_or(line, |rest| rest.trim_start_matches(|c| c != ' ').trim_start());
+            let Some((kind, rest)) = item.split_once(' ') else { continue };
+            if ["struct", "enum", "trait", "type", "union"].contains(&kind) {
+                let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+                *places.entry(name).or_default() += 1;
+            }
+        }
+    }
+    places.into_iter().filter(|(_, places)| *places > 1).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// What is wrong with the root of a crate.
