@@ -458,7 +458,7 @@ fn lists_are_collected_page_by_page() {
     fails(&mut daemon.cpctl(&["queue", "list"]), 69, "the same part of the list again");
     let (code, out, err) = run(&mut daemon.cpctl(&["store", "check"]));
     assert_eq!((code, out.as_str()), (1, "DAMAGED\nmessage 11\n30 rows checked, 1 damaged\n"));
-    assert_eq!(err, "cpctl: the store is damaged: 1 row not what was written\n");
+    assert_eq!(err, "cpctl: the store is damaged: 1 row not as written\n");
     let (code, out, _) = run(&mut daemon.cpctl(&["store", "check", "--json"]));
     assert_eq!((code, out.as_str()), (1, "{\"rows\":30,\"damaged\":[\"message 11\"]}\n"));
 }

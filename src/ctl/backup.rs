@@ -127,7 +127,7 @@ fn download(
             Some(end) if !bytes.is_empty() && end <= copy.bytes => offset = end,
             _ => {
                 return Err(
-                    client.daemon_failure(&format!("the backup is not the {} bytes it was said to be", copy.bytes))
+                    client.daemon_failure(&format!("the backup does not have the {} bytes that the daemon announced", copy.bytes))
                 );
             }
         }

@@ -243,7 +243,7 @@ pub(super) fn store_check(context: &Context, _: &ArgMatches) -> CommandResult {
         format!("{list}{} checked, {damaged} damaged\n", format_count(document.rows, "row"))
     });
     if damaged > 0 {
-        let message = format!("the store is damaged: {} not what was written", format_count(damaged, "row"));
+        let message = format!("the store is damaged: {} not as written", format_count(damaged, "row"));
         output.failure = Some(Failure::new(ExitStatus::Refused, message));
     }
     Ok(output)
@@ -308,7 +308,7 @@ impl NewPassword {
         if arguments.get_flag("generate") {
             let text = WipedText::from(generate::password()?);
             let password = Password::parse(text.as_bytes())
-                .ok_or_else(|| Failure::new(ExitStatus::Refused, "the password that was made is none"))?;
+                .ok_or_else(|| Failure::new(ExitStatus::Refused, "the generated password is not valid"))?;
             return Ok(NewPassword { password, generated: Some(text) });
         }
         let password = if arguments.get_flag("password-stdin") {

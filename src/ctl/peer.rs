@@ -21,7 +21,7 @@ use nix::unistd::{Uid, User, geteuid};
 pub(super) fn check_trusted(socket: &impl AsFd, path: &Path) -> Result<(), String> {
     let uid = match getsockopt(socket, PeerCredentials) {
         Ok(peer) => peer.uid(),
-        Err(errno) => return Err(format!("it cannot be told who listens there ({})", errno.desc())),
+        Err(errno) => return Err(format!("cannot find out who listens there ({})", errno.desc())),
     };
     if uid == 0 || uid == geteuid().as_raw() {
         return Ok(());

@@ -136,7 +136,7 @@ impl ServiceState {
     pub fn describe(&self) -> String {
         if self.has_failed() {
             let again = if self.active == "failed" { "has failed" } else { "fails and is started again and again" };
-            return format!("{SERVICE} {again} ({}); mend that, then: systemctl restart cpd", self.cause());
+            return format!("{SERVICE} {again} ({}); correct that, then run: systemctl restart cpd", self.cause());
         }
         match self.active.as_str() {
             "" => format!(
@@ -224,7 +224,7 @@ mod tests {
         let failed = "ActiveState=failed\nSubState=failed\nResult=exit-code\nExecMainStatus=78\nStatusText=/etc/cpd/cpd.toml:3: unknown key\n";
         assert_eq!(
             told(failed),
-            "cpd.service has failed (exit status 78: /etc/cpd/cpd.toml:3: unknown key); mend that, then: systemctl restart cpd"
+            "cpd.service has failed (exit status 78: /etc/cpd/cpd.toml:3: unknown key); correct that, then run: systemctl restart cpd"
         );
         let killed = told("ActiveState=failed\nResult=watchdog\nExecMainStatus=6\nStatusText=\n");
         assert!(killed.contains("watchdog, status 6; journalctl -u cpd says why"), "{killed}");

@@ -420,7 +420,7 @@ mod tests {
         for request in 0..QUEUE_MAX_ADMIN_JOBS {
             pool.try_submit(admin(request as u64)).unwrap();
         }
-        assert!(pool.try_submit(admin(999)).is_err(), "the administrators' places are bounded as well");
+        assert!(pool.try_submit(admin(999)).is_err(), "the operators' places are bounded as well");
         assert!(
             pool.try_next().is_some_and(|done| matches!(done, JobResult::Verified { .. })),
             "the one that held it up"

@@ -204,7 +204,7 @@ pub fn store_stall_line(stalled: bool) -> LogLine {
 /// Ends the process from the watching thread, because `part` is stuck.
 fn exit_because_stuck(part: &str, logger: &Logger) {
     let seconds = TICK_INTERVAL.as_secs() * u64::from(STUCK_TICKS);
-    let cause = format!("{part} did not move for {seconds} s");
+    let cause = format!("{part} made no progress for {seconds} s");
     if !logger.has_same_reader_as_stderr() {
         logger.error(LogLine::new("ended").field("cause", &cause));
     }

@@ -32,8 +32,8 @@ pub fn fatal_outcome(result: &FromStore, queued: u64, arguments: &Arguments) -> 
                 false => "what was acknowledged before is at risk",
             };
             let help = match saved {
-                true => "put that in its place, if it is not there, and start cpd; or to restore a backup",
-                false => "to restore a backup",
+                true => "start cpd once that file is back in its place; or restore a backup",
+                false => "restore a backup",
             };
             let restore = restore_command(arguments);
             let said = format!("{what} while cpd ran; {kept} ({queued} messages queued): {help}: {restore}");

@@ -27,9 +27,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Fatal> {
         &arguments.tool
         && name == Path::new("-")
     {
-        let message =
-            "a file has to be named, as its parts are not read or written in their order; ./- is one of that name";
-        return Err(Fatal::new(ExitCode::Usage, format!("-: {message}")));
+        let message = "-: a store cannot be read from or written to a pipe; for a file of that name say ./-";
+        return Err(Fatal::new(ExitCode::Usage, message));
     }
     match &arguments.tool {
         None => Ok(()),

@@ -238,7 +238,7 @@ impl Session {
         }
     }
 
-    /// Drops unsent messages for which `gone` is true, because an administrator has removed them from the queue.
+    /// Drops unsent messages for which `gone` is true, because an operator has removed them from the queue.
     pub fn purged<S: Services>(&mut self, gone: impl Fn(MessageId) -> bool, cx: &mut SessionContext<'_, S>) {
         if let State::ReceivingMessage { download, .. } = &mut self.state {
             download.drop_unsent(gone);

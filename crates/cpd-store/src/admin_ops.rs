@@ -1,4 +1,4 @@
-//! Administrators' requests. A write is executed in the round's transaction, and once more if it is unknown whether
+//! Operators' requests. A write is executed in the round's transaction, and once more if it is unknown whether
 //! that transaction was stored.
 
 use std::ops::ControlFlow;

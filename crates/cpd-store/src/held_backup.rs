@@ -1,4 +1,4 @@
-//! A finished copy of the store that an administrator may read.
+//! A finished copy of the store that an operator may read.
 
 use std::fs::File;
 use std::io;

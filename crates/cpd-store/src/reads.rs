@@ -1,4 +1,4 @@
-//! Reads, which are executed between the writes: pages of messages, users, and administrators' requests.
+//! Reads, which are executed between the writes: pages of messages, users, and operators' requests.
 
 use cpd_core::engine::port::{AdminAnswer, AdminOp, Answer, Batch, MessageId, Op, Page, PageMessage, RequestId};
 use rusqlite::{Connection, ffi};

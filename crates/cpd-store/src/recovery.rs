@@ -82,7 +82,7 @@ fn text(core: &WriterState, error: rusqlite::Error) -> String {
 }
 
 /// Deletes what was inserted and executes the other writes once more, each of which may be stored already. Returns the
-/// answers to administrators' writes that the failed transaction did not reach.
+/// answers to operators' writes that the failed transaction did not reach.
 fn redo(
     core: &WriterState,
     connection: &Connection,

@@ -18,7 +18,7 @@ pub const PENDING_DELETES_MAX: usize = 65_536;
 /// Bytes that a message takes in its page and in the log, in addition to its body.
 const ROW_OVERHEAD_BYTES: u64 = 96;
 
-/// Answers to administrators' writes, in the order of the writes.
+/// Answers to operators' writes, in the order of the writes.
 pub type WriteAnswers = Vec<(RequestId, AdminAnswer)>;
 
 /// How the writes of a round ended.
@@ -35,7 +35,7 @@ pub enum RoundOutcome {
 #[derive(Default)]
 pub struct Round {
     pub batches: Vec<RoundBatch>,
-    /// Answers to the administrators' writes, in the order of the writes.
+    /// Answers to the operators' writes, in the order of the writes.
     pub write_answers: WriteAnswers,
     /// Reads that must see a write of this round: the indices of the batch and of the operation in it.
     deferred: Vec<(usize, usize)>,
@@ -80,7 +80,7 @@ impl Round {
     pub fn answer_reads(&mut self, core: &mut WriterState, connection: &Connection) {
         let mut answers = Vec::new();
         let mut batches = std::mem::take(&mut self.batches);
-        // A login's read must see earlier changes of users; an administrator's read must see every earlier write.
+        // A login's read must see earlier changes of users; an operator's read must see every earlier write.
         let (mut users_change, mut anything_changes) = (false, false);
         for (b, taken) in batches.iter_mut().enumerate() {
             for (o, op) in taken.batch.ops.iter().enumerate() {
@@ -219,7 +219,7 @@ impl Round {
         Ok(())
     }
 
-    /// Nothing can be written: the deletes become pending, and administrators' writes fail.
+    /// Nothing can be written: the deletes become pending, and operators' writes fail.
     /// `logged_cause` is the cause that this round has logged already, or empty.
     fn postpone_deletes(
         &mut self,
@@ -296,7 +296,7 @@ impl Round {
     }
 }
 
-/// The id and the operation of an administrator's write; `None` for any other operation.
+/// The id and the operation of an operator's write; `None` for any other operation.
 pub fn admin_write(op: &Op) -> Option<(RequestId, &AdminOp)> {
     match op {
         Op::Admin { request, op } if admin_ops::is_write(op) => Some((*request, op)),

@@ -39,7 +39,7 @@ pub struct WriterState {
     pub unmoved_log_bytes: u64,
     /// The last checkpoint failed, and that was reported.
     pub checkpoint_fails: bool,
-    /// The finished copy that an administrator may read.
+    /// The finished copy that an operator may read.
     pub held_backup: Option<HeldBackup>,
     /// Copies finished so far, which is the number of the latest.
     pub last_backup: u64,
@@ -61,7 +61,7 @@ impl WriterState {
         (self.on_event)(event);
     }
 
-    /// Answers one administrator's request at once, apart from any round.
+    /// Answers one operator's request at once, apart from any round.
     pub fn answer(&self, request: RequestId, answer: AdminAnswer) {
         self.send(FromStore::Answers(vec![Answer::Admin { request, answer }]));
         (self.wake)();

@@ -25,7 +25,7 @@ pub struct User {
 }
 
 impl User {
-    /// What administrators are shown of the user: everything but the hash.
+    /// What operators are shown of the user: everything but the hash.
     pub fn to_row(&self) -> UserRow {
         UserRow { name: self.name, locked: self.locked, created: self.created, last_login: self.last_login }
     }

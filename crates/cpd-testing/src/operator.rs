@@ -1,4 +1,4 @@
-//! An administrator who speaks the control protocol without cpctl: many requests over one connection.
+//! An operator who speaks the control protocol without cpctl: many requests over one connection.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

@@ -80,7 +80,7 @@ pub fn command() -> Command {
 
 fn parse_listen_address(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr =
-        text.parse().map_err(|_| "it is an address with port, as 127.0.0.1:5035 or [::]:5035".to_owned())?;
+        text.parse().map_err(|_| "an address and a port are wanted, such as 127.0.0.1:5035 or [::]:5035".to_owned())?;
     match super::addresses::listen_obstacle(address) {
         Some(why) => Err(format!("it {why}")),
         None => Ok(address),

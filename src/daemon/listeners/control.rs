@@ -149,7 +149,7 @@ fn make_with_gid(path: &Path, group: &str, gid: Option<Gid>) -> Result<(ControlL
         },
     };
     if file.mode() & 0o177 != 0 {
-        return Err(cannot_create(path, &format!("it came out with mode {:o}", file.mode() & 0o777)));
+        return Err(cannot_create(path, &format!("it was created with mode {:o}", file.mode() & 0o777)));
     }
     let note = match open_to_group(path, &file, group, gid) {
         Ok(gid) => {
@@ -189,7 +189,7 @@ fn remove_stale_socket(path: &Path) -> Result<(), Fatal> {
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(cannot_create(path, &format!("the old socket stays: {error}")))
+            Err(cannot_create(path, &format!("the old socket cannot be removed: {error}")))
         }
         _ => Ok(()),
     }

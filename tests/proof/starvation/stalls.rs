@@ -148,7 +148,7 @@ pub fn ends(mut daemon: Daemon) -> Verdict {
     let _ = asks.kill();
     let _ = asks.wait();
     let log = daemon.log();
-    if code != Some(EX_SOFTWARE) || !log.contains("\ncpd: the event loop did not move for 30 s\n") {
+    if code != Some(EX_SOFTWARE) || !log.contains("\ncpd: the event loop made no progress for 30 s\n") {
         return found(Wrong::Answer, format!("{code:?}: {log}"));
     }
     Ok(format!("ended with {EX_SOFTWARE} after {:.0?}", begun.elapsed()))

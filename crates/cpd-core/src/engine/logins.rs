@@ -27,7 +27,7 @@ struct Login {
     /// `None`: it was malformed.
     password: Option<Password>,
     stage: Stage,
-    /// An administrator has changed the user since the look-up: the login fails whatever the outcome.
+    /// An operator has changed the user since the look-up: the login fails whatever the outcome.
     stale: bool,
 }
 

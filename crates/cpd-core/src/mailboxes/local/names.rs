@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// A hasher for keys that only an administrator can choose, such as user names. It is fast, but colliding keys are easy
+/// A hasher for keys that only an operator can choose, such as user names. It is fast, but colliding keys are easy
 /// to find.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct NameHasher(u64);
@@ -33,7 +33,7 @@ impl Hasher for NameHasher {
     }
 }
 
-/// A map whose keys only an administrator can choose.
+/// A map whose keys only an operator can choose.
 pub(super) type NameMap<K, V> = HashMap<K, V, BuildHasherDefault<NameHasher>>;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Messages that an administrator purges. They are put back if the store could not delete them.
+//! Messages that an operator purges. They are put back if the store could not delete them.
 
 use super::{Mailbox, MessageId, PurgedMessages, QueueEntry, Queues, Username};
 
