@@ -153,6 +153,11 @@ impl Reply {
         }
     }
 
+    /// Whether the reply says that an SMSG was not stored, or is not known to be.
+    pub fn refuses_message(self) -> bool {
+        self.is_failure() && !matches!(self, Reply::DownloadError(_))
+    }
+
     /// Appends the PDU to `out`, with `recover` including a hint how to leave Error Processing.
     pub fn write(self, recover: bool, out: &mut Vec<u8>) {
         let begin = out.len();

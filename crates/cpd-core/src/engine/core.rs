@@ -152,20 +152,8 @@ impl<M: Mailboxes> Services for SessionServices<'_, M> {
     }
 
     fn count_reply(&mut self, reply: Reply) {
-        match reply {
-            Reply::BadCommand(..) => self.core.counters.bad_commands += 1,
-            Reply::SendError(_) | Reply::NoSuchUser | Reply::TooManyColons => self.core.counters.messages_refused += 1,
-            Reply::Recovered
-            | Reply::Help(_)
-            | Reply::UserReceived
-            | Reply::Authenticated
-            | Reply::Sent
-            | Reply::End
-            | Reply::NoMessages
-            | Reply::DownloadError(_)
-            | Reply::UserError
-            | Reply::AuthError => {}
-        }
+        self.core.counters.bad_commands += u64::from(matches!(reply, Reply::BadCommand(..)));
+        self.core.counters.messages_refused += u64::from(reply.refuses_message());
     }
 
     fn logged_in(&mut self, user: Username) {
