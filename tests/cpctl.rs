@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use cpd::ctl::table::{COMMANDS, ArgumentKind};
+use cpd::ctl::table::{ArgumentKind, COMMANDS};
 use cpd_control::answer::*;
 use cpd_control::{ErrorCode, REQUEST_MAX_BYTES, Request, encode_error, encode_ok, request};
 use cpd_testing::fake_daemon;

@@ -126,9 +126,10 @@ fn download(
         match end {
             Some(end) if !bytes.is_empty() && end <= copy.bytes => offset = end,
             _ => {
-                return Err(
-                    client.daemon_failure(&format!("the backup does not have the {} bytes that the daemon announced", copy.bytes))
-                );
+                return Err(client.daemon_failure(&format!(
+                    "the backup does not have the {} bytes that the daemon announced",
+                    copy.bytes
+                )));
             }
         }
         target.write_all(&bytes).map_err(|e| file_failure(name, &e))?;

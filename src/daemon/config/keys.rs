@@ -457,7 +457,8 @@ fn addresses(value: &DeValue<'_>) -> Result<Vec<SocketAddr>, String> {
     let mut all = Vec::with_capacity(list.len());
     for item in list.iter() {
         let text = string(item.get_ref())?;
-        let address: SocketAddr = text.parse().map_err(|_| format!("{} is not an address with a port", quoted(text)))?;
+        let address: SocketAddr =
+            text.parse().map_err(|_| format!("{} is not an address with a port", quoted(text)))?;
         if let Some(why) = super::addresses::listen_obstacle(address) {
             return Err(format!("{} {why}", quoted(text)));
         }
