@@ -1,4 +1,4 @@
-//! The twin of tests/replaced.rs: a cpd that does not look at its files goes on with its 240s, and they are lost.
+//! The twin of tests/server/replaced.rs: a cpd that does not look at its files goes on with its 240s, and they are lost.
 //!
 //! `cargo test --test proof_replaced -- --nocapture`; it builds the sabotaged cpd, unless CPD_SABOTAGED names one.
 

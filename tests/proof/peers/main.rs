@@ -1,5 +1,5 @@
 //! Peers that mean harm, as far as it takes root, minutes or a cpd that was broken on purpose. The rest is in
-//! tests/peers.
+//! tests/server/peers.
 //!
 //! `cargo test --test proof_peers -- --nocapture`; it builds the sabotaged cpd, unless CPD_SABOTAGED names one.
 //! `CONNECTIONS=1000000` opens and closes that many.

@@ -1,5 +1,5 @@
 //! A real cpd that lacks what it needs, as far as it takes root, packages or a cpd that was broken on purpose: memory, a
-//! right clock, entropy, a log service. The rest is in tests/starvation.
+//! right clock, entropy, a log service. The rest is in tests/server/starvation.
 //!
 //! `cargo test --test proof_starvation -- --nocapture`; it builds the sabotaged cpd, unless CPD_SABOTAGED names one. `SQUEEZES=50` takes memory away that often.
 

@@ -1,5 +1,5 @@
 //! What the fuzzing targets check: bytes in, a fault of the product out. The targets of `fuzz/targets` and
-//! `tests/corpora.rs` share it, so that what fuzzing found is held by a plain `cargo test`; `examples/seeds.rs` writes what
+//! `tests/checks/corpora.rs` share it, so that what fuzzing found is held by a plain `cargo test`; `examples/seeds.rs` writes what
 //! [`program`] reads.
 //!
 //! Each check takes a [`Twin`]: a fault put between the product and the check, which the check has to find.

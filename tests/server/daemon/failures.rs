@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::running::{CHEAP, Daemon, cpd, need};
-use crate::{fails, fails_in};
+use super::running::{CHEAP, Daemon, cpd, need};
+use super::{fails, fails_in};
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
@@ -158,7 +158,7 @@ fn a_store_that_belongs_to_somebody_else_is_77() {
         // Only root can give files away.
         return;
     }
-    let inside = crate::folder_with_a_store();
+    let inside = super::folder_with_a_store();
     let store: PathBuf = inside.path().join("data/cpd.db");
     give(&store);
     let cause = fails_in(&inside, "", 77);

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use cpd::daemon::config::{FILE_MAX_BYTES, KEYS, ValueKind};
 
-use crate::fails;
-use crate::running::{cpd, run};
+use super::fails;
+use super::running::{cpd, run};
 
 struct File {
     folder: tempfile::TempDir,

@@ -3,8 +3,8 @@
 use std::net::{SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 
-use crate::running::{Client, Daemon, Setup, answers, cpctl, need, next_address, run, wait_for};
-use crate::units::Unit;
+use super::running::{Client, Daemon, Setup, answers, cpctl, need, next_address, run, wait_for};
+use super::units::Unit;
 
 /// A cpd behind `systemd-socket-activate`, which listens from its start and becomes cpd at the first connection.
 pub struct Activated {

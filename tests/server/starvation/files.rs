@@ -5,9 +5,9 @@ use std::net::{SocketAddrV4, TcpStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::findings::{Verdict, Wrong, found};
-use crate::running::wait_for;
-use crate::wire::{cpu_ticks, descriptors};
+use super::findings::{Verdict, Wrong, found};
+use super::running::wait_for;
+use super::wire::{cpu_ticks, descriptors};
 
 /// `ulimit -n` of the server.
 pub const FILES: usize = 64;

@@ -11,9 +11,9 @@ use cpd::duration;
 use cpd_core::limits;
 use cpd_core::session::settings::Timeouts;
 
-const CPD: &str = include_str!("../man/cpd.8");
-const CONF: &str = include_str!("../man/cpd.conf.5");
-const CP: &str = include_str!("../man/cp.7");
+const CPD: &str = include_str!("../../man/cpd.8");
+const CONF: &str = include_str!("../../man/cpd.conf.5");
+const CP: &str = include_str!("../../man/cp.7");
 
 /// The lines of a section (`.Sh`) or subsection (`.Ss`).
 fn section<'p>(page: &'p str, title: &str) -> Vec<&'p str> {
@@ -72,8 +72,8 @@ fn signals_are_those_that_the_program_takes() {
     let section = section(CPD, "Signals");
     let described: Vec<&str> = items(&section).into_iter().map(|(header, _)| header).collect();
     assert_eq!(described, ["Dv TERM , INT", "Dv HUP", "Dv PIPE"]);
-    // That each does what the page says is tested in tests/daemon/signals.rs.
-    let source = include_str!("../src/daemon/mod.rs");
+    // That each does what the page says is tested in tests/server/daemon/signals.rs.
+    let source = include_str!("../../src/daemon/mod.rs");
     assert!(source.contains("Signals::new([SIGTERM, SIGINT, SIGHUP])"), "other signals are taken");
 }
 
@@ -95,7 +95,7 @@ fn exit_codes_are_the_programs() {
     let section = section(CPD, "EXIT STATUS");
     let described: Vec<&str> = items(&section).into_iter().map(|(header, _)| header).collect();
     assert_eq!(described, known);
-    let variants = include_str!("../src/daemon/exit.rs").lines().filter(|line| line.ends_with(',')).filter(|line| {
+    let variants = include_str!("../../src/daemon/exit.rs").lines().filter(|line| line.ends_with(',')).filter(|line| {
         line.trim().split_once(" = ").is_some_and(|(_, code)| code.trim_end_matches(',').parse::<u8>().is_ok())
     });
     assert_eq!(variants.count(), known.len(), "ExitCode has codes that are not compared here");
@@ -221,7 +221,7 @@ fn states_of_the_page() -> Vec<[String; 4]> {
 
 /// The same of docs/protocol.md, which tests of the program are held against.
 fn states_of_the_contract() -> Vec<[String; 4]> {
-    let contract = include_str!("../docs/protocol.md");
+    let contract = include_str!("../../docs/protocol.md");
     let table = contract.lines().skip_while(|line| *line != "| state | on | next | reply |").skip(2);
     let row = |line: &str| {
         let mut cells = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned());

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::findings::{Findings, Verdict, Wrong, messages};
-use crate::ledger::{Answer, End, Ledger, SessionNo};
-use crate::running::{Client, Daemon};
-use crate::wire::{connect_from, status};
+use super::findings::{Findings, Verdict, Wrong, messages};
+use super::ledger::{Answer, End, Ledger, SessionNo};
+use super::running::{Client, Daemon};
+use super::wire::{connect_from, status};
 
 /// `limits.connections_per_address` and `limits.connections` of the daemon that is flooded.
 pub const PER_ADDRESS: usize = 40;

@@ -195,7 +195,7 @@ fn a_script_sends_everything_at_once() {
 
 /// What the manual has for a script: it cleans the text, sends it, and complains if that was not answered with 240.
 fn recipe_of_the_manual(daemon: &Daemon) -> String {
-    let page = include_str!("../man/cp.7");
+    let page = include_str!("../../man/cp.7");
     let (_, section) = page.split_once("\n.Ss From a script\n").expect("the section");
     let (section, _) = section.split_once("\n.Ss ").expect("another one behind it");
     let blocks = section.split("\n.Bd -literal -offset indent\n").skip(1);

@@ -1,6 +1,6 @@
 //! Limits of connections and of descriptors: who is over a limit hears 500, and who waits is served later.
 
-use crate::running::{Daemon, Setup, wait_for};
+use super::running::{Daemon, Setup, wait_for};
 
 #[test]
 fn a_connection_over_the_limit_hears_500_and_the_end() {

@@ -1,7 +1,7 @@
 //! How fast passwords can be guessed (docs/protocol.md section 7), measured on the whole engine with time of the test's
 //! making: a day of attack takes a second or two. A guess is a password that was compared with the user's hash; what is
 //! throttled is not, whatever it costs. The owner has to get in all the while from an address that has been good before.
-//! `HOURS=240 cargo test --test guess_rate -- --nocapture` attacks for longer.
+//! `HOURS=240 cargo test --test server guess_rate -- --nocapture` attacks for longer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

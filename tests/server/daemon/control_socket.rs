@@ -7,8 +7,8 @@ use std::path::Path;
 use nix::unistd::{Gid, Group, getgid};
 use rustix::process::Signal;
 
-use crate::fails_in;
-use crate::running::{Daemon, answers, wait_for};
+use super::fails_in;
+use super::running::{Daemon, answers, wait_for};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("it is there").mode() & 0o777

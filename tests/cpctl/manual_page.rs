@@ -9,7 +9,7 @@ use cpd::ctl::exit::EXIT_CODES;
 use cpd::ctl::table::COMMANDS;
 use cpd_control::{NAME_RULE, PASSWORD_RULE};
 
-const PAGE: &str = include_str!("../man/cpctl.8");
+const PAGE: &str = include_str!("../../man/cpctl.8");
 
 /// The lines of a section, `.It` headers over several lines joined.
 fn section(title: &str) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::running::{Daemon, Setup, cpd, run, wait_for};
+use super::running::{Daemon, Setup, cpd, run, wait_for};
 
 #[test]
 fn term_and_int_stop_it_with_0() {

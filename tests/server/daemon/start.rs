@@ -3,8 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use crate::running::terminal::Terminal;
-use crate::running::{Daemon, PATIENCE, Setup, answers, cpd, next_address, run, wait_for};
+use super::running::terminal::Terminal;
+use super::running::{Daemon, PATIENCE, Setup, answers, cpd, next_address, run, wait_for};
 
 #[test]
 fn version_and_help_are_told_on_stdout() {
@@ -80,7 +80,7 @@ fn at_a_terminal_it_says_what_to_type_next_and_that_works() {
     let mut cpctl = Command::new(env!("CARGO_BIN_EXE_cpctl"));
     let added = run(cpctl.args(["--data", &data, "user", "add", "bob", "--password-stdin"]), "hunter2\n");
     assert_eq!(added.code(), 0, "{added:?}");
-    crate::running::Client::connect(address).logs_in("bob", "hunter2");
+    super::running::Client::connect(address).logs_in("bob", "hunter2");
     drop(terminal);
     // Who has users already is not told to make one.
     let store = std::path::Path::new(&data).join("cpd.db-lock");
@@ -95,7 +95,7 @@ fn listen_takes_the_place_of_the_configured_address_and_the_status_says_where_it
     let other = next_address();
     let setup = Setup::new("").listen(next_address());
     let daemon = setup.arguments(&["--listen", &other.to_string()]).start();
-    crate::running::Client::connect(other).asks("USER bob", "220 ");
+    super::running::Client::connect(other).asks("USER bob", "220 ");
     assert!(std::net::TcpStream::connect(daemon.address()).is_err(), "the file's address is not used");
     let status = daemon.cpctl(&["status"], "");
     assert!(status.contains(&format!("listens                     cp {other} (cpd)\n")), "{status}");

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 
 use rustix::process::Signal;
 
-use crate::running::{Daemon, PATIENCE};
+use super::running::{Daemon, PATIENCE};
 
 #[test]
 fn a_failed_login_is_one_line_that_a_log_watcher_can_act_on() {

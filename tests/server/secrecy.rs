@@ -1,5 +1,5 @@
 //! Nobody learns who exists (docs/protocol.md section 7): for an unknown user, a wrong password, a locked and a throttled
-//! user the server says the same, byte for byte, in whole conversations. `CONVERSATIONS=2000 cargo test --test secrecy`
+//! user the server says the same, byte for byte, in whole conversations. `CONVERSATIONS=2000 cargo test --test server secrecy`
 //! plays more of them, `SEED=17` the same once more. How long the answers take: tests/proof/secrecy.rs.
 
 use cpd_testing::environment::number;

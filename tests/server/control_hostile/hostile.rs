@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde_json::Value;
 
-use crate::running::{PATIENCE, wait_for};
+use super::running::{PATIENCE, wait_for};
 
 /// What all of a daemon's control connections together may add to its memory: 64 of them, each with a request of 64 KiB
 /// that is not whole and an answer of at most 1 MiB of which not a byte is taken.

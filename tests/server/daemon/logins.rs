@@ -1,6 +1,6 @@
 //! Too many sessions of a user, and too many failed logins: what the client hears, the log says and cpctl lifts.
 
-use crate::running::{Daemon, wait_for};
+use super::running::{Daemon, wait_for};
 
 #[test]
 fn a_user_has_so_many_sessions() {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::running::Daemon;
-use crate::{fails_in, folder_with_a_store};
+use super::running::Daemon;
+use super::{fails_in, folder_with_a_store};
 
 /// Fails on the store in `folder`, as it is, over and over; then the original is put back and serves.
 #[track_caller]

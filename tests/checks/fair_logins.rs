@@ -3,7 +3,7 @@
 //! wave is over, for all of it to have had one.
 //!
 //! The twin is a cpd with one queue for all, which has to be caught:
-//! `CPD_SABOTAGE=one-queue EXPECT_VIOLATION=1 cargo test --features sabotage --test fair_logins`.
+//! `CPD_SABOTAGE=one-queue EXPECT_VIOLATION=1 cargo test --features sabotage --test checks flood`.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::findings::{Verdict, Wrong, found};
-use crate::running::PATIENCE;
+use super::findings::{Verdict, Wrong, found};
+use super::running::PATIENCE;
 
 pub const CONNECTIONS: usize = 8;
 /// What each pipelines.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::running::{Client, Daemon, PATIENCE, Setup, need, wait_for};
-use crate::sockets::{Activated, names_of_the_units};
+use super::running::{Client, Daemon, PATIENCE, Setup, need, wait_for};
+use super::sockets::{Activated, names_of_the_units};
 
 struct Manager {
     socket: UnixDatagram,

@@ -13,7 +13,7 @@ use cpd_testing::running;
 use running::terminal::Terminal;
 use running::{need, next_address, wait_for};
 
-const README: &str = include_str!("../README.md");
+const README: &str = include_str!("../../README.md");
 const RUN: &str = "cargo run --release -- --data ./try";
 const BUILD: &str = "cargo build --release --quiet";
 const ADDRESS: &str = "127.0.0.1";
@@ -149,14 +149,14 @@ fn every_line_of_the_tour_does_what_the_readme_says() {
 #[test]
 fn the_commands_are_all_there_is_to_do() {
     assert_eq!(blocks("sh"), [format!("{RUN}\n"), "cargo test\n".to_owned()]);
-    let manifest: toml::Table = toml::from_str(include_str!("../Cargo.toml")).expect("TOML");
+    let manifest: toml::Table = toml::from_str(include_str!("../../Cargo.toml")).expect("TOML");
     let package = &manifest["package"];
     assert_eq!(package["default-run"].as_str(), Some("cpd"), "cargo run runs something else");
     let common = &manifest["workspace"]["package"];
     let rust = common["rust-version"].as_str().expect("a version");
     assert!(README.contains(&format!("Rust {rust} or later")), "the README asks for another Rust than {rust}");
     assert_eq!(common["license"].as_str(), Some("MIT OR Apache-2.0"));
-    assert!(include_str!("../.gitignore").lines().any(|line| line == "/try"), "the tour leaves files in the clone");
+    assert!(include_str!("../../.gitignore").lines().any(|line| line == "/try"), "the tour leaves files in the clone");
 }
 
 #[test]
