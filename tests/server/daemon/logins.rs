@@ -50,6 +50,10 @@ fn an_address_that_is_throttled_is_told_in_one_line_with_a_number() {
     let told: usize = lines.iter().filter_map(|line| line.split_once(" more=")?.1.parse::<usize>().ok()).sum();
     let alone = lines.iter().filter(|line| line.contains(" port=")).count();
     assert_eq!(told + alone, 20, "{log}");
+    // The check fails for an address that is not throttled.
+    let twin = Daemon::start("limits.failures_per_address = 1000\n");
+    (0..20).for_each(|number| fails(&twin, &format!("n{number}"), 1));
+    wait_for("a line for each", || (twin.log().matches("auth failure").count() == 20).then_some(()));
 }
 
 #[test]
