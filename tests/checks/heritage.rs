@@ -1,4 +1,4 @@
-//! What cpd 0.1.0 leaves when it is replaced: tests/heritage/cpd-0.1.0 holds what its own code wrote of ten sessions and
+//! What cpd 0.1.0 leaves when it is replaced: tests/checks/heritage/cpd-0.1.0 holds what its own code wrote of ten sessions and
 //! of failed logins, and each of them goes on as if nothing had happened.
 
 use std::net::IpAddr;

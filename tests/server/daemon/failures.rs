@@ -110,7 +110,10 @@ fn unprivileged(folder: &Path) -> Command {
     need("setpriv", "util-linux");
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("set");
     let copy = folder.join("cpd-of-nobody");
-    std::fs::copy(env!("CARGO_BIN_EXE_cpd"), &copy).expect("copied");
+    // Not copied by this process: what another test starts in the same moment would have the copy open for writing, and
+    // nobody could execute it.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_cpd")).arg(&copy).status().expect("cp");
+    assert!(copied.success());
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy);
     command
