@@ -118,3 +118,40 @@ fn an_undone_login_keeps_its_remaining_time() {
     scene.session.undo_login(Password::parse(b"bob").as_ref(), scene.world.now);
     assert_eq!(scene.session.deadlines.state, 5000 + limit);
 }
+
+/// Settings may be made shorter while a session is open.
+#[test]
+fn shorter_timeouts_hold_from_the_next_event_on() {
+    let mut scene = Scene::new(Dialect::Cp);
+    scene.world.settings.timeouts.login = 5000;
+    assert_eq!(scene.session.deadline(), 60_000, "nothing has happened since");
+    scene.world.now = 10_000;
+    scene.receive(b"NOOP\r\n");
+    scene.take_output();
+    assert_eq!(scene.session.deadline(), 15_000);
+    scene.world.now = 12_000;
+    scene.receive(b"NOOP\r\n");
+    scene.take_output();
+    assert_eq!(scene.session.deadline(), 15_000, "later events prolong nothing");
+
+    let mut scene = Scene::logged_in();
+    scene.world.settings.timeouts.idle = 2000;
+    scene.world.now = 1000;
+    scene.receive(b"NO");
+    assert_eq!(scene.session.deadlines.idle, 3000, "half a PDU is an event");
+    scene.world.settings.timeouts.idle = 90_000;
+    scene.world.settings.timeouts.pdu = 100;
+    scene.receive(b"O");
+    assert_eq!(
+        (scene.session.deadlines.idle, scene.session.deadlines.pdu),
+        (3000, 1100),
+        "longer from the next start on"
+    );
+
+    let mut scene = Scene::downloading(2, 1..=3, 1);
+    let before = scene.session.deadlines.state;
+    scene.world.settings.timeouts.ack = 50;
+    scene.receive(b"HELP\r\n");
+    assert!(before > scene.world.now + 50);
+    assert_eq!(scene.session.deadlines.state, scene.world.now + 50);
+}
