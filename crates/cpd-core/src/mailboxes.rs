@@ -61,8 +61,8 @@ pub struct MailboxContext<'a> {
 pub enum MailboxEvent {
     /// The outcome of one [`Mailboxes::store`]: the message is on stable storage, or why not.
     Stored { session: SessionId, result: Result<(), Refusal> },
-    /// The outcome of one [`Mailboxes::delete`]: whether the delete is on stable storage.
-    Deleted { session: SessionId, ok: bool },
+    /// The outcome of the next `count` calls of [`Mailboxes::delete`]: whether the deletes are on stable storage.
+    Deleted { session: SessionId, count: u32, ok: bool },
     /// The page that [`Mailboxes::read_queue`] asked for. `None`: it could not be read.
     Page { session: SessionId, download: u32, page: Option<Page> },
     /// The session has got the lease for which it waited or asked.
@@ -110,8 +110,8 @@ pub trait Mailboxes {
     /// read; if so, [`MailboxEvent::Page`] will come.
     fn read_queue(&mut self, session: SessionId, user: Username, serial: u32) -> bool;
 
-    /// Deletes a message that its recipient has acknowledged. Returns whether it was still queued; only then
-    /// [`MailboxEvent::Deleted`] will come.
+    /// Deletes a message that its recipient has acknowledged. Returns whether it was still queued; only then a
+    /// [`MailboxEvent::Deleted`] will count it.
     fn delete(&mut self, session: SessionId, user: Username, id: MessageId, now: Millis) -> bool;
 
     /// Sends delayed writes to the store now, because somebody waits for them.

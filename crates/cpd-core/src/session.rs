@@ -1,6 +1,7 @@
 //! The server's side of one connection: bytes, events and the time go in; output, deadlines and requests to
 //! [`Services`] come out. Nothing here blocks, and every buffer is bounded: once one is full, the client is not read.
 
+mod classic;
 mod deadlines;
 mod dispatch;
 mod expiry;
@@ -16,6 +17,7 @@ use cp_proto::line::Decoder;
 use cp_proto::reply::{BadCommandCause, Reply};
 use cp_proto::secret::WipedBytes;
 
+use self::classic::Classic;
 use self::deadlines::Deadlines;
 use self::output::Output;
 use self::settings::SessionSettings;
@@ -63,9 +65,9 @@ pub struct Session {
     decoder: Decoder,
     /// Input that was received and not parsed, because the PDU at its beginning cannot be handled yet.
     input: WipedBytes,
-    /// In the classic dialect, the decoder's state after `input`, to find the end of a line by silence. `None` until it
-    /// is needed, and while `input` is empty.
-    lookahead: Option<Box<Decoder>>,
+    /// What only a session in the classic dialect has; `None` in the other dialect. On the heap, since most sessions
+    /// are not classic.
+    classic: Option<Box<Classic>>,
     output: Output,
     deadlines: Deadlines,
     /// When the last complete PDU was taken, or the connection was made. While a password is being verified: when that
@@ -82,7 +84,6 @@ pub struct Session {
     no_line_yet: bool,
     /// The client has ended its stream.
     input_ended: bool,
-    dialect: Dialect,
     closing: Closing,
 }
 
@@ -93,7 +94,7 @@ impl Session {
             state: State::Idle,
             decoder: Decoder::default(),
             input: WipedBytes::default(),
-            lookahead: None,
+            classic: Classic::for_dialect(dialect),
             output: Output::default(),
             deadlines: Deadlines { state: now.saturating_add(settings.timeouts.login), ..Deadlines::default() },
             last_pdu_at: now,
@@ -103,7 +104,6 @@ impl Session {
             bad_pdus: 0,
             no_line_yet: true,
             input_ended: false,
-            dialect,
             closing: Closing::Open,
         }
     }
@@ -130,7 +130,7 @@ impl Session {
     /// Whether the client's bytes should be read: only if there is no unread input, or in the classic dialect only a
     /// little, because silence can only be noticed while the socket is read.
     pub fn wants_input(&self) -> bool {
-        let room = match self.dialect {
+        let room = match self.dialect() {
             Dialect::Cp => self.input.is_empty() && !self.output.is_full(),
             Dialect::Classic => self.input.len() < CLASSIC_UNREAD_MAX_BYTES,
         };
@@ -226,9 +226,9 @@ impl Session {
         self.resume(cx);
     }
 
-    /// Handles the outcome of one [`Services::delete`]: whether the delete is on stable storage.
-    pub fn deleted<S: Services>(&mut self, ok: bool, cx: &mut SessionContext<'_, S>) {
-        self.store_work.pending_deletes = self.store_work.pending_deletes.saturating_sub(1);
+    /// Handles the outcome of `count` calls of [`Services::delete`]: whether the deletes are on stable storage.
+    pub fn deleted<S: Services>(&mut self, count: u32, ok: bool, cx: &mut SessionContext<'_, S>) {
+        self.store_work.pending_deletes = self.store_work.pending_deletes.saturating_sub(count);
         if !ok {
             self.apply(Event::StoreFailed, cx);
         }
@@ -276,7 +276,7 @@ impl Session {
 
     /// The dialect of the listener that accepted the connection.
     pub fn dialect(&self) -> Dialect {
-        self.dialect
+        if self.classic.is_some() { Dialect::Classic } else { Dialect::Cp }
     }
 
     /// Whether a store or a delete is under way whose outcome the client has not been sent.

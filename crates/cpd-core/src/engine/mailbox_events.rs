@@ -12,7 +12,9 @@ impl<M: Mailboxes> Engine<M> {
                 MailboxEvent::Stored { session, result } => {
                     self.with_session(session, now, |s, cx| s.stored(result, cx))
                 }
-                MailboxEvent::Deleted { session, ok } => self.with_session(session, now, |s, cx| s.deleted(ok, cx)),
+                MailboxEvent::Deleted { session, count, ok } => {
+                    self.with_session(session, now, |s, cx| s.deleted(count, ok, cx));
+                }
                 MailboxEvent::Page { session, download, page } => {
                     self.with_session(session, now, |s, cx| s.page(download, page, cx));
                 }

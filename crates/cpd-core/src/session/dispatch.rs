@@ -99,7 +99,7 @@ impl Session {
         if matches!(event, Event::Receive { .. } | Event::Wait { .. }) {
             self.downloads = self.downloads.wrapping_add(1);
         }
-        let Transition { state, response, action } = transition(before, event, self.dialect);
+        let Transition { state, response, action } = transition(before, event, self.dialect());
         self.state = state;
         match (&self.state, was_logged_in) {
             (State::AuthenticationValidated { .. }, _) => self.suspend_login_timer(cx.now),

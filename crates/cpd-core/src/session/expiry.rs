@@ -12,7 +12,7 @@ impl Session {
     pub fn deadline(&self) -> Millis {
         self.deadlines
             .pdu
-            .min(self.deadlines.silence)
+            .min(self.silence_deadline())
             .min(if self.is_verifying() { NEVER } else { self.deadlines.state })
             .min(self.deadlines.idle)
             .min(self.output.deadline())
@@ -35,7 +35,7 @@ impl Session {
             self.deadlines.state = NEVER;
             self.expire_state(cx);
         }
-        if self.deadlines.silence <= cx.now {
+        if self.silence_deadline() <= cx.now {
             self.silence_elapsed(cx);
         }
         if self.deadlines.pdu <= cx.now {
@@ -53,7 +53,9 @@ impl Session {
             deadline => deadline.min(cx.now.saturating_add(timeout)),
         };
         self.deadlines.pdu = at_most(self.deadlines.pdu, timeouts.pdu);
-        self.deadlines.silence = at_most(self.deadlines.silence, cx.settings.classic_quiet);
+        if let Some(classic) = &mut self.classic {
+            classic.silence = at_most(classic.silence, cx.settings.classic_quiet);
+        }
         self.deadlines.idle = at_most(self.deadlines.idle, timeouts.idle);
         self.output.shorten_deadline(at_most(self.output.deadline(), timeouts.write));
         self.deadlines.state = match &self.state {
@@ -110,7 +112,7 @@ impl Session {
         if !self.decoder.has_unfinished_line() {
             return;
         }
-        self.lookahead = None;
+        self.drop_lookahead();
         match self.decoder.abandon_line() {
             Some(verb) => {
                 self.no_line_yet = false;
@@ -132,12 +134,13 @@ impl Session {
         self.apply_shortened_timeouts(cx);
         if self.closing != Closing::Open {
             self.input = WipedBytes::default();
-            self.lookahead = None;
+            self.drop_lookahead();
+            self.stop_silence_timer();
             self.deadlines = Deadlines::default();
         } else if self.input_ended && self.awaits_input_only() {
             self.close(cx);
         } else {
-            if self.input_ended && self.input.is_empty() && self.dialect == Dialect::Cp {
+            if self.input_ended && self.input.is_empty() && self.dialect() == Dialect::Cp {
                 self.decoder.drop_unfinished_line();
             }
             // Bytes after an erased line begin another line with a timer of its own, even in the same segment.
@@ -155,7 +158,7 @@ impl Session {
     /// Whether nothing can happen any more without further input.
     pub(super) fn awaits_input_only(&self) -> bool {
         // In the classic dialect, the silence after the last byte still ends a PDU.
-        let silence = self.dialect == Dialect::Classic && self.decoder.awaits_terminator();
+        let silence = self.dialect() == Dialect::Classic && self.decoder.awaits_terminator();
         if silence || self.output.is_full() || self.store_work.pending_deletes > 0 || self.has_unread_input() {
             return false;
         }

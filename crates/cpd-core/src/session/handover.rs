@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 
 use cp_proto::limits::{PDU_MAX_BYTES, USERNAME_MAX_BYTES, WINDOW_MAX_MESSAGES};
+use cp_proto::line::Decoder;
 use cp_proto::reply::Reply;
 use cp_proto::secret::WipedBytes;
 use cp_proto::values::{Password, Username};
 
+use super::classic::Classic;
 use super::deadlines::Deadlines;
 use super::output::Output;
 use super::{Closing, NEVER, Services, Session, SessionContext, StoreWork};
@@ -55,7 +57,7 @@ impl Session {
             }
         } else if let Some(password) = password {
             self.input = WipedBytes::concat(&[b"PASS", password.as_bytes(), b"\r\n", &self.input]);
-            self.lookahead = None;
+            self.drop_lookahead();
             self.state = State::UserValidated { name };
         }
     }
@@ -81,15 +83,15 @@ impl Session {
         if let State::ReceivingMessage { download, .. } = &self.state {
             freeze_download(download, out);
         }
-        out.u8(match self.dialect {
+        out.u8(match self.dialect() {
             Dialect::Cp => 0,
             Dialect::Classic => 1,
         });
         decoder_record::freeze(&self.decoder, out);
         out.bytes(&self.input);
         out.bytes(self.output());
-        let Deadlines { pdu, silence, state, idle } = self.deadlines;
-        for deadline in [pdu, silence, state, idle, self.output.deadline()] {
+        let Deadlines { pdu, state, idle } = self.deadlines;
+        for deadline in [pdu, self.silence_deadline(), state, idle, self.output.deadline()] {
             out.u64(if deadline == NEVER { NEVER } else { deadline.saturating_sub(now) });
         }
         out.u32(self.downloads);
@@ -100,7 +102,8 @@ impl Session {
         out.u8(self.bad_pdus);
         out.bool(self.no_line_yet);
         // The lookahead is rebuilt from the input, except for this flag, which the input does not show.
-        out.bool(self.lookahead.as_ref().is_some_and(|lookahead| lookahead.skip_next_lf()));
+        let lookahead = self.classic.as_ref().and_then(|classic| classic.lookahead.as_ref());
+        out.bool(lookahead.is_some_and(Decoder::skip_next_lf));
         out.u16(self.output.progress());
         Some(())
     }
@@ -138,27 +141,31 @@ impl Session {
             state,
             decoder,
             input,
-            lookahead: None,
+            classic: Classic::for_dialect(dialect),
             output: Output::restored(output, write),
-            deadlines: Deadlines { pdu, silence, state: state_deadline, idle: idle_deadline },
+            deadlines: Deadlines { pdu, state: state_deadline, idle: idle_deadline },
             store_work: StoreWork::default(),
             downloads: from.u32()?,
             login_failures: from.u8().filter(|failures| *failures <= LOGIN_FAILURES_MAX)?,
             input_ended: from.bool()?,
-            dialect,
             closing: if from.bool()? { Closing::Flush } else { Closing::Open },
             last_pdu_at: now.checked_sub(from.u64()?)?,
             bad_pdus: 0,
             // 0.1.0 did not record whether a line had come. Only in Idle it is possible that none had.
             no_line_yet: is_idle,
         };
+        match &mut session.classic {
+            Some(classic) => classic.silence = silence,
+            None if silence == NEVER => {}
+            None => return None,
+        }
         if form == RecordFormat::Current {
             session.bad_pdus = from.u8().filter(|count| *count <= BAD_PDUS_MAX)?;
             session.no_line_yet = from.bool()?;
             if from.bool()? {
                 let mut lookahead = session.decoder.lookahead(&session.input);
                 lookahead.set_skip_next_lf();
-                session.lookahead = Some(Box::new(lookahead));
+                session.classic.as_mut()?.lookahead = Some(lookahead);
             }
             session.output.set_progress(from.u16()?)?;
         }

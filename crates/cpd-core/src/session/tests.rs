@@ -292,7 +292,7 @@ fn a_deadline_ends_with_its_cause() {
     assert_eq!(scene.world.asked.pop(), Some(ServiceCall::FlushDeletes));
     scene.wait(40_000);
     assert_eq!(scene.take_codes(), "", "all is acknowledged: a slow store is not the client's time");
-    call!(scene, deleted, true);
+    call!(scene, deleted, 1, true);
     assert_eq!(scene.take_codes(), "255");
 }
 
@@ -363,7 +363,7 @@ fn idle_time_restarts_when_a_failing_delete_ends_a_wait() {
     scene.receive(b"250\r\n550\r\n201\r\nWMSG300\r\n");
     assert_eq!((scene.take_codes().as_str(), scene.session.deadlines.idle), ("RMSGbob:x RMSGbob:x 201", NEVER));
     scene.world.now = 1000;
-    call!(scene, deleted, false);
+    call!(scene, deleted, 1, false);
     assert_eq!((scene.take_codes().as_str(), scene.session.deadlines.idle), ("550", 1000 + 30 * 60_000));
     scene.receive(b"201\r\n");
     assert_eq!((scene.take_codes().as_str(), scene.session.next_close_step()), ("201", Closing::Open));
@@ -377,7 +377,7 @@ fn what_was_purged_is_not_sent_and_the_download_ends() {
     assert_eq!(scene.take_output(), "RMSGbob:x\r\n");
     call!(scene, purged, |id| id.0 > 1);
     scene.receive(b"250\r\n");
-    call!(scene, deleted, true);
+    call!(scene, deleted, 1, true);
     assert_eq!(scene.take_codes(), "255");
     // The download also ends if nothing was sent that could be acknowledged.
     let mut scene = Scene::logged_in();
@@ -422,7 +422,7 @@ fn after_the_end_of_input_everything_under_way_is_still_answered() {
     deleting.receive(b"250\r\n");
     deleting.take_output();
     let mut deleting = ended(deleting);
-    call!(deleting, deleted, true);
+    call!(deleting, deleted, 1, true);
     over(&mut deleting, "255");
 
     // The whole window is sent, as far as the client reads it.
@@ -447,7 +447,7 @@ fn a_stopping_session_handles_no_pdu_and_answers_work_under_way() {
     assert!(scene.session.has_store_work());
     scene.session.stop();
     assert_eq!(scene.session.next_close_step(), Closing::Stopping);
-    call!(scene, deleted, true);
+    call!(scene, deleted, 1, true);
     assert_eq!(scene.take_codes(), "255");
     assert!(!scene.session.has_store_work());
     assert_eq!(scene.session.next_close_step(), Closing::Flush);

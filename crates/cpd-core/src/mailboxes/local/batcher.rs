@@ -12,11 +12,12 @@ pub const BATCHES_UNDER_WAY_MAX: usize = 32;
 const INSERTS_MAX: usize = 16_384;
 /// Bytes of the bodies of these messages, at most.
 const INSERT_BYTES_MAX: usize = 8 << 20;
-/// How long a lazy write may wait for another commit that it can join; otherwise most deletes would cost one of their
-/// own.
-const LAZY_DELAY_MS: Millis = 10;
+/// How long a lazy write may wait for another commit that it can join. Most lazy writes are the deletes of downloads in
+/// progress: each commit keeps their next pages waiting for a sync, and rewrites pages of the store's file that the
+/// deletes after it rewrite again.
+const LAZY_DELAY_MS: Millis = 30;
 /// The number of lazy writes at which they wait no longer.
-const LAZY_OPS_MAX: usize = 4096;
+const LAZY_OPS_MAX: usize = 8192;
 /// Emptied batches whose memory is kept, at most.
 const SPARES_MAX: usize = 8;
 /// A batch whose buffers have grown beyond this is not kept.

@@ -6,7 +6,7 @@ use super::{LocalMailboxes, ReturnedBatch, sabotage};
 use crate::dfa::Refusal;
 use crate::download::Page;
 use crate::engine::counters::Counters;
-use crate::engine::port::{Answer, FromStore, Op, Outcome};
+use crate::engine::port::{Answer, FromStore, Op, Outcome, SessionId};
 use crate::mailboxes::MailboxEvent;
 use crate::time::Millis;
 
@@ -100,7 +100,12 @@ impl LocalMailboxes {
                     }
                     return Some(MailboxEvent::Stored { session: *session, result });
                 }
-                Op::Delete { session, .. } => return Some(MailboxEvent::Deleted { session: *session, ok: *deletes }),
+                Op::Delete { session, .. } => {
+                    let more = count_deletes(batch.ops.get(*next..).unwrap_or_default(), *session);
+                    *next += more;
+                    let count = u32::try_from(1 + more).unwrap_or(u32::MAX);
+                    return Some(MailboxEvent::Deleted { session: *session, count, ok: *deletes });
+                }
                 Op::DeleteExpired { .. }
                 | Op::Fetch { .. }
                 | Op::Lookup { .. }
@@ -116,9 +121,54 @@ impl LocalMailboxes {
     }
 }
 
+/// How many operations at the beginning of `ops` are deletes of `session`: acknowledgements often come together.
+fn count_deletes(ops: &[Op], session: SessionId) -> usize {
+    ops.iter().take_while(|op| matches!(op, Op::Delete { session: of, .. } if *of == session)).count()
+}
+
 /// The page without the messages that left the queue while it was being read.
 fn still_queued(queues: &Queues, mut page: Page, read: &super::PendingRead) -> Page {
-    page.messages.retain(|message| queues.contains(read.user, message.id));
+    queues.retain_queued(read.user, &mut page.messages);
     page.more = read.more;
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use cp_proto::values::Username;
+
+    use super::*;
+    use crate::download::MessageId;
+    use crate::engine::port::StoredMessage;
+    use crate::mailboxes::Mailboxes;
+
+    #[test]
+    fn deletes_of_a_session_that_stand_together_are_one_event() {
+        let [a, b] = [1, 2].map(|serial| SessionId { serial, slot: 0 });
+        let bob = Username::parse(b"bob").expect("a name");
+        let mut mailboxes = LocalMailboxes::new(10);
+        mailboxes.load_user(bob);
+        for id in 1..=5 {
+            let message = StoredMessage { id: MessageId(id), recipient: bob, sender: bob, queued_at: 0, bytes: 1 };
+            mailboxes.load_message(&message);
+        }
+        for (session, id) in [(a, 1), (a, 2), (b, 3), (a, 5)] {
+            assert!(mailboxes.delete(session, bob, MessageId(id), 0));
+        }
+        mailboxes.flush();
+        let batch = mailboxes.next_batch(0).expect("the deletes");
+        let mut counters = Counters::default();
+        mailboxes.answered(
+            FromStore::Done(batch, Outcome { inserts: true, no_room: false, deletes: true, epoch: 0 }),
+            &mut counters,
+        );
+        let mut events = Vec::new();
+        while let Some(event) = mailboxes.next_event(&mut counters, 0) {
+            match event {
+                MailboxEvent::Deleted { session, count, ok: true } => events.push((session, count)),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(events, [(a, 2), (b, 1), (a, 1)]);
+    }
 }

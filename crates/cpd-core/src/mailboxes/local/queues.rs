@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use cp_proto::values::Username;
 
 use super::names::NameMap;
-use crate::download::MessageId;
+use crate::download::{MessageId, PageMessage};
 use crate::engine::port::SessionId;
 use crate::engine::requests::{QueueSummary, keep_first_by_key};
 use crate::engine::settings::Limits;
@@ -239,9 +239,17 @@ impl Queues {
         true
     }
 
-    /// Whether the message is in `user`'s queue, be it stored or on its way to the store.
-    pub fn contains(&self, user: Username, id: MessageId) -> bool {
-        self.mailbox(user).is_some_and(|m| m.find(id).is_some())
+    /// Removes from `messages`, which are in the order of their ids, those that are not in `user`'s queue.
+    pub fn retain_queued(&self, user: Username, messages: &mut Vec<PageMessage>) {
+        let (Some(mailbox), Some(first)) = (self.mailbox(user), messages.first()) else {
+            return messages.clear();
+        };
+        let start = mailbox.entries.partition_point(|entry| entry.id() < first.id);
+        let mut queued = mailbox.entries.range(start..).map(QueueEntry::id).peekable();
+        messages.retain(|message| {
+            while queued.next_if(|id| *id < message.id).is_some() {}
+            queued.peek() == Some(&message.id)
+        });
     }
 
     /// Gives `session` the lease of `user`'s queue, up to the last message that is on stable storage now. `false`:
