@@ -44,12 +44,15 @@ impl Decoder {
         self.skip_next_lf = true;
     }
 
-    /// Advances this lookahead past `bytes`. Returns whether a line is unfinished now and any of `bytes` belong to a
-    /// line; bytes of NVT commands do not.
+    /// Advances this lookahead past `bytes`. Returns whether a line is unfinished now and any of `bytes` belong to it;
+    /// bytes of NVT commands do not.
     pub fn observe(&mut self, bytes: &[u8]) -> bool {
         self.line_bytes_seen = false;
         self.advance_past(bytes);
-        self.line_bytes_seen && self.awaits_terminator()
+        // A line that is nothing but an IAC has begun with the last of these bytes: the line before it, if there was
+        // one, has ended.
+        let has_begun = self.line_bytes_seen || !self.has_unfinished_line();
+        has_begun && self.awaits_terminator()
     }
 
     /// Whether a line has begun that silence would end. An IAC that nothing follows counts as a byte of a line.

@@ -29,7 +29,7 @@ const READ_MAX_BYTES: usize = 8 * 1024;
 /// the replies of stores that were under way.
 const OUTPUT_MAX_BYTES: usize = 2 * OUTPUT_HIGH_WATER_BYTES + 2 * PDU_MAX_BYTES;
 /// After this long the store has written what nobody waited for.
-const LAZY: Millis = 16;
+const LAZY: Millis = 32;
 /// The longest record of a session: its input, its output, a window of ids, one line.
 const RECORD_MAX_BYTES: usize = 64 * 1024 + OUTPUT_MAX_BYTES + 8 * 256 + 2 * PDU_MAX_BYTES;
 

@@ -131,6 +131,11 @@ fn only_bytes_of_an_unfinished_line_restart_the_silence() {
         (b"US\xff\xfa", b"SMSG", false),
         (b"US\r", b"\0", true),
         (b"US", b"", false),
+        // An IAC alone may be the beginning of a command, unless it is the whole line.
+        (b"US", b"\xff", false),
+        (b"", b"\xff", true),
+        (b"US", b"\n\xff", true),
+        (b"US", b"\xff\xf8\xff", true),
     ] {
         assert_eq!(decoder.lookahead(unread).observe(bytes), sounds, "{bytes:?} behind {unread:?}");
     }
