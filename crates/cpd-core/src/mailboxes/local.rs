@@ -13,7 +13,7 @@ use std::vec;
 
 use cp_proto::values::Username;
 
-use self::batcher::Batcher;
+use self::batcher::{Batcher, DELETE_DELAY_MS, LOGIN_DELAY_MS};
 use self::queues::{PurgedMessages, Queues};
 use super::{MailboxContext, MailboxEvent, Mailboxes, NotStored, SenderAndRecipient};
 use crate::dfa::Refusal;
@@ -160,7 +160,7 @@ impl Mailboxes for LocalMailboxes {
     fn delete(&mut self, session: SessionId, user: Username, id: MessageId, now: Millis) -> bool {
         let there = self.queues.remove(user, id);
         if there {
-            self.batcher.write_lazily(Op::Delete { session, id }, now);
+            self.batcher.write_lazily(Op::Delete { session, id }, now + DELETE_DELAY_MS);
         }
         there
     }
@@ -197,7 +197,8 @@ impl Mailboxes for LocalMailboxes {
         rehash: Option<Box<(String, String)>>,
         cx: &MailboxContext<'_>,
     ) {
-        self.batcher.write_lazily(Op::LoggedIn { name, from, at: cx.wall_seconds, rehash }, cx.now);
+        let op = Op::LoggedIn { name, from, at: cx.wall_seconds, rehash };
+        self.batcher.write_lazily(op, cx.now + LOGIN_DELAY_MS);
     }
 
     fn queued(&self, name: Username) -> u64 {
@@ -239,7 +240,7 @@ impl Mailboxes for LocalMailboxes {
         let messages = expired.len() as u64;
         for (user, id) in expired {
             self.queues.remove(user, id);
-            self.batcher.write_lazily(Op::DeleteExpired { id }, now);
+            self.batcher.write_lazily(Op::DeleteExpired { id }, now + DELETE_DELAY_MS);
         }
         (messages, next)
     }

@@ -12,10 +12,13 @@ pub const BATCHES_UNDER_WAY_MAX: usize = 32;
 const INSERTS_MAX: usize = 16_384;
 /// Bytes of the bodies of these messages, at most.
 const INSERT_BYTES_MAX: usize = 8 << 20;
-/// How long a lazy write may wait for another commit that it can join. Most lazy writes are the deletes of downloads in
-/// progress: each commit keeps their next pages waiting for a sync, and rewrites pages of the store's file that the
-/// deletes after it rewrite again.
-const LAZY_DELAY_MS: Millis = 30;
+/// How long the delete of an acknowledged or expired message may wait for another commit that it can join. Each commit
+/// keeps the next pages of downloads waiting for a sync, and rewrites pages of the store's file that the deletes after it
+/// rewrite again.
+pub const DELETE_DELAY_MS: Millis = 30;
+/// How long the record of a login may wait for one. Where thousands log in at once, a longer time would only make batches
+/// that take more memory.
+pub const LOGIN_DELAY_MS: Millis = 10;
 /// The number of lazy writes at which they wait no longer.
 const LAZY_OPS_MAX: usize = 8192;
 /// Emptied batches whose memory is kept, at most.
@@ -75,11 +78,10 @@ impl Batcher {
         self.has_writes = true;
     }
 
-    /// Adds a lazy write: nobody waits for it unless [`Batcher::flush_lazy`] is called.
-    pub fn write_lazily(&mut self, op: Op, now: Millis) {
-        if self.lazy.is_empty() {
-            self.lazy_due = now + LAZY_DELAY_MS;
-        }
+    /// Adds a lazy write, which goes at `due` together with all others: nobody waits for it unless
+    /// [`Batcher::flush_lazy`] is called.
+    pub fn write_lazily(&mut self, op: Op, due: Millis) {
+        self.lazy_due = if self.lazy.is_empty() { due } else { self.lazy_due.min(due) };
         self.lazy.push(op);
         self.flush_due |= self.lazy.len() >= LAZY_OPS_MAX;
     }

@@ -171,26 +171,27 @@ fn batch_memory_is_reused_unless_it_is_large() {
 fn a_lazy_write_waits_for_a_commit_to_share() {
     let forget = |id| Op::DeleteExpired { id: MessageId(id) };
     let mut work = Batcher::default();
-    work.write_lazily(forget(1), 100);
-    work.write_lazily(forget(2), 105);
-    assert_eq!((work.due(), work.is_idle()), (Some(100 + LAZY_DELAY_MS), false));
-    assert!(work.next_batch(100 + LAZY_DELAY_MS - 1).is_none());
+    work.write_lazily(forget(1), 130);
+    work.write_lazily(forget(2), 110);
+    work.write_lazily(forget(3), 140);
+    assert_eq!((work.due(), work.is_idle()), (Some(110), false), "the earliest of them");
+    assert!(work.next_batch(109).is_none());
     work.fetch(|ids| ids.push(9), |ids| Op::Fetch { session: SESSION, download: 1, ids });
     assert_eq!(ids(&work.next_batch(101).expect("the read alone")), [0u64; 0]);
-    assert_eq!(ids(&work.next_batch(100 + LAZY_DELAY_MS).expect("their time has come")), [1, 2]);
+    assert_eq!(ids(&work.next_batch(110).expect("their time has come")), [1, 2, 3]);
     assert_eq!(work.due(), None);
 
-    work.write_lazily(forget(3), 200);
+    work.write_lazily(forget(3), 230);
     insert(&mut work, 4, b"x");
     assert_eq!(ids(&work.next_batch(200).expect("company")), [4, 3]);
-    work.write_lazily(forget(5), 300);
+    work.write_lazily(forget(5), 330);
     work.flush_lazy();
     assert_eq!(ids(&work.next_batch(300).expect("somebody waits")), [5]);
     for id in 0..LAZY_OPS_MAX as u64 {
         assert!(work.next_batch(400).is_none());
-        work.write_lazily(forget(id), 400);
+        work.write_lazily(forget(id), 430);
     }
     assert_eq!(work.next_batch(400).expect("enough of them").ops.len(), LAZY_OPS_MAX);
-    work.write_lazily(forget(6), 500);
+    work.write_lazily(forget(6), 530);
     assert!(work.next_batch(500).is_none(), "the flush is over");
 }
