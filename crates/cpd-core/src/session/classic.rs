@@ -20,7 +20,18 @@ impl Classic {
     pub fn for_dialect(dialect: Dialect) -> Option<Box<Classic>> {
         match dialect {
             Dialect::Cp => None,
-            Dialect::Classic => Some(Box::new(Classic { lookahead: None, silence: NEVER })),
+            Dialect::Classic => Some(Box::default()),
         }
+    }
+
+    /// The lookahead of `decoder` behind the unread `input`; it is made if there is none.
+    pub fn lookahead(&mut self, decoder: &Decoder, input: &[u8]) -> &mut Decoder {
+        self.lookahead.get_or_insert_with(|| decoder.lookahead(input))
+    }
+}
+
+impl Default for Classic {
+    fn default() -> Classic {
+        Classic { lookahead: None, silence: NEVER }
     }
 }

@@ -2,6 +2,7 @@
 
 use cp_proto::secret::WipedBytes;
 
+use super::classic::Classic;
 use super::deadlines::Deadlines;
 use super::{Closing, NEVER, Services, Session, SessionContext};
 use crate::dfa::{Dialect, Event, State};
@@ -134,8 +135,9 @@ impl Session {
         self.apply_shortened_timeouts(cx);
         if self.closing != Closing::Open {
             self.input = WipedBytes::default();
-            self.drop_lookahead();
-            self.stop_silence_timer();
+            if let Some(classic) = &mut self.classic {
+                **classic = Classic::default();
+            }
             self.deadlines = Deadlines::default();
         } else if self.input_ended && self.awaits_input_only() {
             self.close(cx);

@@ -14,7 +14,7 @@ impl Session {
     /// Restarts the silence timer if `bytes` belong to an unfinished line. Call this before they are handled.
     pub(super) fn note_input<S: Services>(&mut self, bytes: &[u8], cx: &SessionContext<'_, S>) {
         if let Some(classic) = &mut self.classic {
-            let lookahead = classic.lookahead.get_or_insert_with(|| self.decoder.lookahead(&self.input));
+            let lookahead = classic.lookahead(&self.decoder, &self.input);
             if lookahead.observe(bytes) {
                 classic.silence = cx.now.saturating_add(cx.settings.classic_quiet);
             }
@@ -24,7 +24,7 @@ impl Session {
     /// Appends `bytes` to the unread input, and restarts the silence timer if they belong to an unfinished line.
     pub(super) fn note_queued_input<S: Services>(&mut self, bytes: &[u8], cx: &SessionContext<'_, S>) {
         let Some(classic) = &mut self.classic else { return self.input.append(bytes) };
-        let lookahead = classic.lookahead.get_or_insert_with(|| self.decoder.lookahead(&self.input));
+        let lookahead = classic.lookahead(&self.decoder, &self.input);
         if lookahead.observe_queued(&self.decoder, bytes, &mut self.input) {
             classic.silence = cx.now.saturating_add(cx.settings.classic_quiet);
         }
@@ -43,7 +43,7 @@ impl Session {
             self.resume(cx);
         } else {
             // There is nothing to resume: the input before that line cannot be handled yet.
-            let lookahead = classic.lookahead.get_or_insert_with(|| self.decoder.lookahead(&self.input));
+            let lookahead = classic.lookahead(&self.decoder, &self.input);
             self.decoder.end_queued_line(lookahead, &mut self.input);
         }
     }
@@ -57,8 +57,7 @@ impl Session {
             }
             self.decoder.awaits_terminator()
         } else {
-            let lookahead = classic.lookahead.get_or_insert_with(|| self.decoder.lookahead(&self.input));
-            lookahead.awaits_terminator()
+            classic.lookahead(&self.decoder, &self.input).awaits_terminator()
         };
         let all_is_read = self.input_ended || self.input.len() < CLASSIC_UNREAD_MAX_BYTES;
         if !unfinished || !all_is_read {
@@ -72,13 +71,6 @@ impl Session {
     pub(super) fn drop_lookahead(&mut self) {
         if let Some(classic) = &mut self.classic {
             classic.lookahead = None;
-        }
-    }
-
-    /// Stops the silence timer.
-    pub(super) fn stop_silence_timer(&mut self) {
-        if let Some(classic) = &mut self.classic {
-            classic.silence = NEVER;
         }
     }
 }

@@ -11,8 +11,10 @@ use cpd_core::engine::port::{AddressKey, Batch, FromStore, Op, Outcome, RequestI
 use cpd_core::engine::requests::{PurgeFilter, Request};
 use cpd_core::engine::{Engine, Verification};
 use cpd_core::limits::OUTPUT_HIGH_WATER_BYTES;
+use cpd_core::mailboxes::local::batcher::DELETE_DELAY_MS;
 use cpd_core::session::Closing;
 use cpd_core::time::{Millis, NEVER};
+use cpd_core::timer::TICK_MS;
 
 use super::Twin;
 use super::framing;
@@ -29,7 +31,7 @@ const READ_MAX_BYTES: usize = 8 * 1024;
 /// the replies of stores that were under way.
 const OUTPUT_MAX_BYTES: usize = 2 * OUTPUT_HIGH_WATER_BYTES + 2 * PDU_MAX_BYTES;
 /// After this long the store has written what nobody waited for.
-const LAZY: Millis = 32;
+const LAZY: Millis = DELETE_DELAY_MS.next_multiple_of(TICK_MS);
 /// The longest record of a session: its input, its output, a window of ids, one line.
 const RECORD_MAX_BYTES: usize = 64 * 1024 + OUTPUT_MAX_BYTES + 8 * 256 + 2 * PDU_MAX_BYTES;
 

@@ -168,7 +168,7 @@ fn a_line_without_a_deadline_for_silence_gets_one() {
     let mut scene = logging_in();
     scene.receive(b"TERM");
     // This is how an older version leaves it.
-    scene.session.stop_silence_timer();
+    scene.session.classic.as_mut().expect("a classic session").silence = NEVER;
     call!(scene, verified, true);
     assert_eq!(scene.session.deadline(), QUIET);
 }

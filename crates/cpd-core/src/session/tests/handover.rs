@@ -124,6 +124,18 @@ fn the_third_failed_login_closes_across_a_hand_over_too() {
 }
 
 #[test]
+fn a_record_with_a_silence_in_the_dialect_that_knows_none_is_refused() {
+    let mut scene = Scene::new(Dialect::Classic);
+    scene.receive(b"USER");
+    let mut record = record(&scene.session, 0).expect("nothing is under way");
+    assert!(thawed(&record, 0).is_some());
+    // The dialect comes behind the state and the name, which is empty.
+    let dialect = 5;
+    assert_eq!(std::mem::replace(&mut record[dialect], 0), 1);
+    assert!(thawed(&record, 0).is_none());
+}
+
+#[test]
 fn a_record_of_an_impossible_download_is_refused() {
     let scene = Scene::downloading(2, 1..=3, 1);
     let good = record(&scene.session, 0).expect("nothing is under way");
