@@ -56,7 +56,8 @@ impl Side {
 /// Adds rows, each with the geometric mean of its rounds' ratios and the interval of 95% around it.
 pub fn run(lab: &mut Lab) -> Result<(), String> {
     let Some(other) = lab.options.against.clone() else { return Ok(()) };
-    let builds = [Build::own(), Build::of(&other)];
+    let filtered = lab.options.filter;
+    let builds = [Build::own(), Build::of(&other)].map(|build| build.filtered(filtered));
     if lab.options.wants("store") {
         store(lab, &builds, &other.display().to_string())?;
     }

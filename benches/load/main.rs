@@ -8,6 +8,7 @@ mod against;
 mod client;
 mod deaf;
 mod fetch;
+mod filtered;
 mod flat;
 mod flood;
 mod floor;

@@ -6,13 +6,14 @@ use std::time::Duration;
 pub const USAGE: &str =
     "usage: cargo bench --bench load -- [--quick] [--only store,fetch,flat,idle,deaf,login,flood] [--rounds N]
                                  [--json FILE] [--limits-only]
-                                 [--against CPD]
+                                 [--against CPD [--filter]]
   --quick        short rounds and small numbers: does it work, not how fast is it
   --only LIST    these scenarios alone
   --rounds N     pairs of rounds of each scenario, 1 to 100 (5; 1 with --quick)
   --json FILE    the table for programs, too
   --limits-only  measure what cpd is compared with, without cpd
-  --against CPD  store, fetch, idle, login and flood with this build and another one's cpd, in turns";
+  --against CPD  store, fetch, idle, login and flood with this build and another one's cpd, in turns
+  --filter       both of these under a filter of system calls, as their units start them";
 pub const SCENARIOS: [&str; 7] = ["store", "fetch", "flat", "idle", "deaf", "login", "flood"];
 const ROUNDS: usize = 5;
 const ROUNDS_MAX: usize = 100;
@@ -25,6 +26,7 @@ pub struct Options {
     pub json: Option<PathBuf>,
     pub limits_only: bool,
     pub against: Option<PathBuf>,
+    pub filter: bool,
 }
 
 /// What the arguments ask for.
@@ -36,8 +38,15 @@ pub enum Request {
 }
 
 pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, String> {
-    let mut options =
-        Options { quick: false, only: Vec::new(), rounds: 0, json: None, limits_only: false, against: None };
+    let mut options = Options {
+        quick: false,
+        only: Vec::new(),
+        rounds: 0,
+        json: None,
+        limits_only: false,
+        against: None,
+        filter: false,
+    };
     let mut bench = false;
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} wants a value"));
@@ -48,6 +57,7 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, Str
             "--only" => options.only = scenarios(&value()?)?,
             "--rounds" => options.rounds = rounds(&value()?)?,
             "--against" => options.against = Some(value()?.into()),
+            "--filter" => options.filter = true,
             "--json" => options.json = Some(value()?.into()),
             "--help" | "-h" => return Ok(Request::Help),
             filter if !filter.starts_with('-') => {
@@ -57,6 +67,9 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Request, Str
             }
             unknown => return Err(format!("unknown option {unknown}")),
         }
+    }
+    if options.filter && options.against.is_none() {
+        return Err("--filter wants --against".to_owned());
     }
     if options.rounds == 0 {
         options.rounds = if options.quick { 1 } else { ROUNDS };

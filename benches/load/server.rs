@@ -11,6 +11,7 @@ use cp_proto::client::Client;
 use cp_proto::values::{Password, Username};
 use cpd_testing::running::{PATIENCE, Setup, address_in, cpctl_of, run};
 
+use crate::filtered::FILTERED;
 use crate::process::Guard;
 
 /// The password of every user.
@@ -74,21 +75,35 @@ impl Server {
 pub struct Build {
     cpd: PathBuf,
     cpctl: PathBuf,
+    /// Started under a filter of system calls.
+    filtered: bool,
 }
 
 impl Build {
     /// This one.
     pub fn own() -> Build {
-        Build { cpd: env!("CARGO_BIN_EXE_cpd").into(), cpctl: env!("CARGO_BIN_EXE_cpctl").into() }
+        Build { cpd: env!("CARGO_BIN_EXE_cpd").into(), cpctl: env!("CARGO_BIN_EXE_cpctl").into(), filtered: false }
     }
 
     /// The one to which that cpd belongs.
     pub fn of(cpd: &Path) -> Build {
-        Build { cpd: cpd.to_path_buf(), cpctl: cpd.with_file_name("cpctl") }
+        Build { cpd: cpd.to_path_buf(), cpctl: cpd.with_file_name("cpctl"), filtered: false }
     }
-}
 
-impl Build {
+    /// The same, started under a filter of system calls or not.
+    pub fn filtered(self, filtered: bool) -> Build {
+        Build { filtered, ..self }
+    }
+
+    /// What is put before its program's name.
+    fn launcher(&self) -> Result<Vec<String>, String> {
+        if !self.filtered {
+            return Ok(Vec::new());
+        }
+        let program = std::env::current_exe().map_err(|e| e.to_string())?;
+        Ok(vec![program.to_string_lossy().into_owned(), CHILD.to_owned(), FILTERED.to_owned()])
+    }
+
     /// Whether it knows every key of that file.
     fn takes(&self, config: &Path) -> bool {
         let mut check = Command::new(&self.cpd);
@@ -117,7 +132,9 @@ pub fn cpd(build: &Build, folder: &Path, hashing: Hashing) -> Result<Server, Str
     written.map_err(|e| format!("{}: {e}", config.display()))?;
     let log = fs::File::create(folder.join(LOG)).map_err(|e| format!("{LOG}: {e}"))?;
     let begun = Instant::now();
-    let mut process = Guard::spawn(setup(true).command(folder, &config).stdout(Stdio::null()).stderr(log))?;
+    let launcher = build.launcher()?;
+    let wrapped = setup(true).wrapped(&launcher.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut process = Guard::spawn(wrapped.command(folder, &config).stdout(Stdio::null()).stderr(log))?;
     while begun.elapsed() < PATIENCE {
         let log = fs::read_to_string(folder.join(LOG)).unwrap_or_default();
         if let Some(address) = address_in(&log, "cp").map(SocketAddr::from).filter(|address| answers(*address)) {

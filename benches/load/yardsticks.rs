@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 
+use crate::filtered::{FILTERED, become_it};
 use crate::floor::{self, FloorOptions};
 use crate::memory_server;
 
@@ -15,6 +16,12 @@ pub const MEMORY: &str = "memory";
 
 /// Runs as a child; returns only when that fails.
 pub fn run(arguments: &[String]) -> Result<(), String> {
+    // Before there is a thread: the filter is this one's, and the program that it becomes has an input of its own.
+    if let [kind, program, rest @ ..] = arguments
+        && kind == FILTERED
+    {
+        return become_it(program, rest);
+    }
     std::thread::spawn(|| {
         let mut rest = [0; 64];
         while std::io::stdin().read(&mut rest).is_ok_and(|read| read > 0) {}

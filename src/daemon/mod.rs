@@ -258,7 +258,7 @@ pub fn serve(
     for socket in &control {
         line = line.field("control", socket.name());
     }
-    logger.info(line.field("store", config.store_path.display()));
+    let line = line.field("store", config.store_path.display());
     let details = status_details(&config, &streams, &control);
     let (sockets, control_files): (Vec<_>, Vec<_>) = control.into_iter().map(|c| (c.socket, c.file)).unzip();
     let hub = Hub::new(sockets, poll.registry(), Reactor::OPERATOR_TOKENS)
@@ -282,6 +282,8 @@ pub fn serve(
         connections_max,
     };
     let mut reactor = Reactor::new(parts, Instant::now())?;
+    // Not before: whoever reads it may count on everything being open.
+    logger.info(line);
     match handover_fds {
         Ok(None) => {}
         Ok(Some(handover_fds)) => reactor.resume_connections(handover_fds),

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cpd_testing::environment::number;
+use cpd_testing::wire::descriptors;
 use cpd_testing::{operator, random, running};
 use hostile::*;
 use operator::Operator;
@@ -119,7 +120,7 @@ fn who_is_one_too_many_is_refused_unread() {
     });
     assert_eq!(faults_of_a_flood(&flooded, "too_many_connections"), Vec::<String>::new(), "{flooded:?}");
     assert!(flooded.sent < 1 << 20, "no more than the socket holds: {flooded:?}");
-    waits_for_descriptors(pid, open + 1);
+    waits_for_descriptors(pid, open);
     all_is_well(&mut daemon);
     println!(
         "proof: control socket: one connection too many with a line of 1 GiB, closed after {} KiB, memory grew by {} KiB",
@@ -262,7 +263,7 @@ fn garbage_in_pieces_and_half_requests_harm_nobody() {
         }
         (lines, refused)
     });
-    waits_for_descriptors(daemon.id(), open + 1);
+    waits_for_descriptors(daemon.id(), open);
     all_is_well(&mut daemon);
     println!(
         "proof: control socket: {lines} lines of garbage over 60 connections that end half-way, {refused} too many"
@@ -282,7 +283,7 @@ fn one_who_does_not_read_answers_gets_one_at_a_time() {
     assert!(written < (PER_UID - 2) * UNREAD_MAX, "read on without end: {written} bytes");
     let grown = peak_kib(pid).saturating_sub(before);
     assert!(grown < GROWTH_MAX_KIB, "{grown} KiB");
-    waits_for_descriptors(pid, open + 1);
+    waits_for_descriptors(pid, open);
     all_is_well(&mut daemon);
     println!("proof: control socket: {} readers of nothing, {written} bytes asked, {grown} KiB", PER_UID - 2);
 }
@@ -353,7 +354,7 @@ fn a_crowd_is_bounded_and_administrators_are_served() {
         all_is_well(&mut daemon);
     }
     drop(crowds);
-    waits_for_descriptors(pid, open + 2);
+    waits_for_descriptors(pid, open);
     let found = Operator::connect(&socket).asks(r#"{"v":1,"cmd":"user.show","name":"evil"}"#);
     assert_eq!(found["error"]["code"], "no_such_user", "a request was obeyed whose connection was refused");
     all_is_well(&mut daemon);

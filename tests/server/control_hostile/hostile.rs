@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use cpd_testing::wire::descriptors;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde_json::Value;
 
@@ -168,13 +169,5 @@ fn refusal(stream: &mut UnixStream) -> Option<String> {
 /// Waits until the process is back at no more than `most` descriptors.
 #[track_caller]
 pub fn waits_for_descriptors(pid: u32, most: usize) {
-    wait_for("its descriptors to go", || {
-        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("ours").count();
-        (open <= most).then_some(())
-    });
-}
-
-/// Open descriptors of the process.
-pub fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("ours").count()
+    wait_for("its descriptors to go", || (descriptors(pid) <= most).then_some(()));
 }

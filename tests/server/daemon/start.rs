@@ -3,8 +3,10 @@
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
+use cpd_testing::wire::descriptors;
+
 use super::running::terminal::Terminal;
-use super::running::{Daemon, PATIENCE, Setup, answers, cpd, next_address, run, wait_for};
+use super::running::{Daemon, PATIENCE, Setup, answers, cpd, need, next_address, run, wait_for};
 
 #[test]
 fn version_and_help_are_told_on_stdout() {
@@ -186,4 +188,18 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
     }
     assert!(daemon.runs(), "within {PATIENCE:?}");
     daemon.stop();
+}
+
+/// Whoever counts its descriptors from here on counts nothing that was still to be opened.
+#[test]
+fn everything_is_open_when_it_says_that_it_has_started() {
+    need("strace", "strace");
+    // The descriptor in reserve is opened last, and takes its time here. -D: the process that was started is cpd.
+    let strace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", "/dev/null", "-e", "trace=openat", "-e"];
+    let late = [&strace[..], &["inject=openat:delay_enter=500000"]].concat();
+    let daemon = Setup::new("").wrapped(&late).start();
+    let open = descriptors(daemon.id());
+    let mut client = daemon.connect();
+    client.asks("NOOP", "500 ");
+    assert_eq!(descriptors(daemon.id()), open + 1, "what was open, and the connection");
 }
