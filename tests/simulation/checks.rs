@@ -25,6 +25,24 @@ impl World {
         }
     }
 
+    /// Whether the store explains that a right password is refused on this connection: it could not read the record now, or
+    /// so often before, for the same user or at the same address, that logins are throttled. A login that fails for
+    /// want of the record counts as any other: whoever guesses must not see a difference.
+    pub fn login_may_fail(&self, conn: usize) -> bool {
+        let conn = &self.conns[conn];
+        if conn.clocks.failed || !self.plan.throttles() || conn.clocks.failures == 0 {
+            return conn.clocks.failed;
+        }
+        let limits = &self.plan.settings.limits;
+        let failures = |alike: &dyn Fn(&Conn) -> bool| -> u32 {
+            self.conns.iter().filter(|other| other.clocks.failed && alike(other)).map(|one| one.clocks.failures).sum()
+        };
+        let user = |conn: &Conn| self.plan.user_of(conn.client);
+        // One address can fill no more than half of the bucket of a name.
+        failures(&|other| user(other) == user(conn)) >= limits.failures_per_user / 2
+            || failures(&|other| other.from == conn.from) >= limits.failures_per_address
+    }
+
     /// What the ledger has found. It cannot know for how long the server held a queue for one who was too late; that only
     /// one downloads is seen at the server instead.
     pub fn check(&mut self) {

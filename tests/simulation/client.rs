@@ -156,7 +156,7 @@ impl Client {
     }
 
     /// Takes what came. What is wrong with it.
-    pub fn hear(&mut self, bytes: &[u8], failed: bool, world: &mut Shared<'_>) -> Result<(), String> {
+    pub fn hear(&mut self, bytes: &[u8], login_may_fail: bool, world: &mut Shared<'_>) -> Result<(), String> {
         let mut unread = std::mem::take(&mut self.unread);
         unread.extend_from_slice(bytes);
         let mut rest = unread.as_slice();
@@ -168,7 +168,7 @@ impl Client {
             let heard = match line {
                 None => Err("no line of the protocol".to_owned()),
                 Some(line) if line.starts_with(b"RMSG") => self.hear_message(),
-                Some(line) => self.hear_reply(line, failed, world),
+                Some(line) => self.hear_reply(line, login_may_fail, world),
             };
             let text = || line.unwrap_or(b"?").escape_ascii();
             heard.map_err(|problem| format!("client {}: {problem} on {}", self.number, text()))?;
@@ -186,7 +186,7 @@ impl Client {
         Ok(())
     }
 
-    fn hear_reply(&mut self, line: &[u8], failed: bool, world: &mut Shared<'_>) -> Result<(), String> {
+    fn hear_reply(&mut self, line: &[u8], login_may_fail: bool, world: &mut Shared<'_>) -> Result<(), String> {
         let line = std::str::from_utf8(line).map_err(|_| "not UTF-8")?;
         let known = ALL.iter().find(|reply| line.starts_with(reply.heading())).ok_or("unknown")?;
         let (rest, code) = (&line[known.heading().len()..], known.code());
@@ -205,7 +205,7 @@ impl Client {
             }
             (Some(Expect::Help { named }), "214") if line == self.help(named) => {}
             (Some(Expect::Pass { right: true }), "230") => self.logged_in = true,
-            (Some(Expect::Pass { right: true }), "565") if failed => {}
+            (Some(Expect::Pass { right: true }), "565") if login_may_fail => {}
             (Some(Expect::Pass { right: true }), "500")
                 if world.plan.limits_sessions() && is_one_too_many(line.as_bytes()) =>
             {

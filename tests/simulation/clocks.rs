@@ -28,7 +28,7 @@ pub struct Busy {
 pub struct Clocks {
     pub opened: Millis,
     logged_in: bool,
-    failures: u32,
+    pub failures: u32,
     head: Vec<u8>,
     /// The first byte of a line that has no end yet.
     begun: Option<Millis>,

@@ -458,10 +458,12 @@ impl World {
         if let Some(text) = self.conns[conn].compare(bytes) {
             return self.report(Some(Problem::new(Sort::Altered, text)));
         }
-        let failed = self.conns[conn].clocks.failed;
+        let login_may_fail = self.login_may_fail(conn);
         let World { plan, ledger, bodies, calm, .. } = self;
         let heard = match &mut self.actors[actor].who {
-            Who::Honest(client) => client.hear(bytes, failed, &mut Shared { plan, ledger, bodies, calm: *calm }),
+            Who::Honest(client) => {
+                client.hear(bytes, login_may_fail, &mut Shared { plan, ledger, bodies, calm: *calm })
+            }
             Who::Hostile(hostile) => hostile.hear(bytes),
         };
         self.report(heard.err().map(|text| Problem::new(Sort::Reply, text)));
